@@ -1,0 +1,31 @@
+//! The pure heart of Purlin: what is known, what is wanted, what follows.
+//!
+//! Nothing here has a clock, a file, a socket, a thread, randomness or an
+//! iteration order that depends on a hash. The crate is `no_std` with `alloc`,
+//! so that none of these can be had by mistake; time and random bits arrive as
+//! arguments. A week without the cloud is then a loop in a test.
+//!
+//! | module | what it decides |
+//! | --- | --- |
+//! | [`inventory`] | what a machine is made of, as values |
+//! | [`idset`] | sets of CPU and node ids in the kernel's list form |
+//! | [`metric`] | a measured point: name, unit, attributes, value |
+//! | [`identity`] | who a record is from: incarnation, class, sequence |
+//! | [`settings`] | which settings exist, their limits, and which source wins |
+//! | [`window`] | how far a cursor may move when acknowledgements come in any order |
+//! | [`retention`] | what a full store gives up first |
+//! | [`backoff`] | when to try again |
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod backoff;
+pub mod identity;
+pub mod idset;
+pub mod inventory;
+pub mod metric;
+pub mod retention;
+pub mod settings;
+pub mod window;

@@ -1,0 +1,22 @@
+//! Compiles the `.proto` files without `protoc`, and keeps their descriptors,
+//! comments included, so that documents can be checked and explained by field.
+
+use std::{env, fs, io, path::PathBuf};
+
+const FILES: [&str; 5] = [
+    "purlin/v1/agent.proto",
+    "purlin/v1/desired.proto",
+    "purlin/v1/ledger.proto",
+    "purlin/v1/reported.proto",
+    "purlin/v1/telemetry.proto",
+];
+
+fn main() -> io::Result<()> {
+    println!("cargo::rerun-if-changed=purlin");
+    let mut compiler = protox::Compiler::new(["."]).map_err(io::Error::other)?;
+    compiler.include_source_info(true).include_imports(true);
+    compiler.open_files(FILES).map_err(io::Error::other)?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
+    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    prost_build::Config::new().bytes(["."]).compile_fds(compiler.file_descriptor_set())
+}

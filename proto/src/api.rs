@@ -1,0 +1,366 @@
+//! The JSON of the local API, version 1. Times are milliseconds since 1970,
+//! durations milliseconds, sizes bytes. A reader ignores fields it doesn't know;
+//! a field is never given another meaning under the same version.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Version of this API.
+    pub api: u32,
+    /// Version of the agent.
+    pub version: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Node id.
+    pub node: String,
+    /// Fleet.
+    pub fleet: String,
+    /// Random id of the state directory, in hexadecimal.
+    pub incarnation: String,
+    /// How the agent runs.
+    pub mode: Mode,
+    /// Since the agent started.
+    pub uptime_ms: u64,
+    /// From the start of the process to being ready.
+    pub ready_after_ms: u64,
+    /// State directory.
+    pub state_dir: String,
+    /// Named tasks.
+    pub tasks: Vec<Task>,
+    /// The helper process.
+    pub helper: Helper,
+    /// The uplink, in short.
+    pub link: Link,
+    /// The spool, in short.
+    pub queue: Queue,
+    /// The document in force; absent on defaults.
+    pub config: Option<Applied>,
+    /// What is wrong now. Empty when all is well.
+    pub faults: Vec<Fault>,
+    /// What this agent may not do, and why.
+    pub limits: Vec<Limitation>,
+    /// Everything that has a bound, and how full it is.
+    pub bounds: Vec<Bound>,
+}
+
+/// How the agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// As the node's service, configured by a file.
+    System,
+    /// By hand, under the user's own directories.
+    Standalone,
+}
+
+/// A named task of the agent.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Task {
+    /// Name.
+    pub name: String,
+    /// Running, or waiting to be restarted.
+    pub running: bool,
+    /// Restarts since the agent started.
+    pub restarts: u32,
+    /// Why it ended last.
+    pub last_error: Option<String>,
+}
+
+/// The helper process.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Helper {
+    /// Its process id, while there is one.
+    pub pid: Option<u32>,
+    /// Helpers started since the agent started.
+    pub started: u32,
+    /// Helpers given up because a read didn't return.
+    pub abandoned: u32,
+    /// Process ids of abandoned helpers that the kernel has not let go of.
+    pub stuck_pids: Vec<u32>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Fault {
+    /// Stable id, e.g. `helper-stuck`.
+    pub id: String,
+    /// What is wrong, for a person.
+    pub what: String,
+    /// What to do next.
+    pub next: String,
+}
+
+/// Something this agent may not do.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Limitation {
+    /// What it can't do.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Something with a bound.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Bound {
+    /// What is bounded.
+    pub what: String,
+    /// How much is used.
+    pub used: u64,
+    /// The most it may be.
+    pub limit: u64,
+    /// Unit of both, e.g. `By`, `{record}`.
+    pub unit: String,
+}
+
+/// `GET /v1/link`: the uplink.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Link {
+    /// Where it stands.
+    pub state: LinkState,
+    /// The broker, e.g. `mqtt://127.0.0.1:18830`; absent when none is configured.
+    pub endpoint: Option<String>,
+    /// Client id in use.
+    pub client_id: String,
+    /// When the state was entered.
+    pub since_unix_ms: u64,
+    /// Why the last connection ended or could not be made.
+    pub last_error: Option<String>,
+    /// Until the next attempt, while waiting.
+    pub retry_in_ms: Option<u64>,
+    /// Attempts since the link was last up.
+    pub attempts: u32,
+    /// Connections made since the agent started.
+    pub connects: u32,
+    /// Batches sent and not yet acknowledged.
+    pub in_flight: u32,
+    /// Batches acknowledged since the agent started.
+    pub acked_batches: u64,
+    /// Records acknowledged since the agent started.
+    pub acked_records: u64,
+    /// Bytes of payload acknowledged since the agent started.
+    pub acked_bytes: u64,
+    /// Publishes that the broker refused since the agent started.
+    pub refused: u64,
+    /// Publishes acknowledged to nobody (no matching subscribers).
+    pub unheard: u64,
+}
+
+/// Where the uplink stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkState {
+    /// No endpoint is configured: telemetry stays in the spool.
+    #[default]
+    Unconfigured,
+    /// An attempt is under way.
+    Connecting,
+    /// The broker has accepted us.
+    Up,
+    /// Waiting for the next attempt.
+    Down,
+}
+
+/// `POST /v1/link/test`: one attempt, step by step.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LinkTest {
+    /// The broker that was tried.
+    pub endpoint: String,
+    /// What was done, in order; the first that failed is the last.
+    pub steps: Vec<LinkTestStep>,
+    /// True if every step succeeded.
+    pub ok: bool,
+}
+
+/// One step of a link test.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LinkTestStep {
+    /// What was tried, e.g. `connect tcp 127.0.0.1:18830`.
+    pub step: String,
+    /// Succeeded.
+    pub ok: bool,
+    /// How long it took.
+    pub took_ms: u64,
+    /// What came of it, and what to do if it failed.
+    pub detail: String,
+}
+
+/// `GET /v1/queue`: the spool.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Queue {
+    /// Random id of the state directory, in hexadecimal.
+    pub incarnation: String,
+    /// Each class's log.
+    pub classes: Vec<QueueClass>,
+}
+
+/// One class's log. Sequence numbers start at 1.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct QueueClass {
+    /// `metric` or `event`.
+    pub class: String,
+    /// Oldest record kept; one past the newest when empty.
+    pub first_seq: u64,
+    /// Newest record on disk; this and all before it survive a power cut.
+    pub durable_seq: u64,
+    /// Newest record accepted, durable or still in memory.
+    pub last_seq: u64,
+    /// Newest record that the core has acknowledged, with all before it.
+    pub acked_seq: u64,
+    /// Records waiting for the core.
+    pub pending: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// The most bytes it may take.
+    pub cap_bytes: u64,
+    /// Segment files.
+    pub segments: u32,
+    /// Records dropped since the state directory was made because the log was full.
+    pub dropped: u64,
+    /// Records lost to damage on disk, found since the agent started.
+    pub corrupt: u64,
+    /// Records that were not accepted since the agent started (disk error or a
+    /// full inbox).
+    pub rejected: u64,
+    /// Longest a record stays in memory before it is made durable.
+    pub commit_window_ms: u64,
+    /// Why the disk can't be written now.
+    pub error: Option<String>,
+}
+
+/// `GET /v1/config`: what is in force.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Config {
+    /// The document in force; absent on defaults.
+    pub active: Option<Applied>,
+    /// Every setting, with where its value came from.
+    pub settings: Vec<Setting>,
+    /// What became of the last document offered.
+    pub last: Option<Verdict>,
+}
+
+/// One setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Setting {
+    /// Path, e.g. `sampling.interval_s`.
+    pub path: String,
+    /// Its value.
+    pub value: String,
+    /// Where the value came from, e.g. `default`, `PURLIN_UPLINK__ENDPOINT`,
+    /// `desired version 7`.
+    pub origin: String,
+}
+
+/// A document that was put in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Applied {
+    /// Counts the documents this node has put in force.
+    pub generation: u64,
+    /// The document's own number.
+    pub version: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+    /// `uplink` or `local`.
+    pub origin: String,
+    /// When.
+    pub unix_ms: u64,
+}
+
+/// What became of a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Verdict {
+    /// In force, or refused whole.
+    pub accepted: bool,
+    /// The document's own number.
+    pub version: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+    /// `uplink` or `local`.
+    pub origin: String,
+    /// Who offered it.
+    pub by: String,
+    /// When.
+    pub unix_ms: u64,
+    /// Every reason, when refused.
+    pub refusals: Vec<Refusal>,
+    /// True if this very document had been judged before: nothing was written.
+    pub repeated: bool,
+}
+
+/// One reason for refusing a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Refusal {
+    /// Where in the document.
+    pub path: String,
+    /// What stood there.
+    pub value: String,
+    /// What may stand there.
+    pub limit: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// `GET /v1/config/diff`, and `POST` with a document: what would change.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Diff {
+    /// What is on the left, e.g. `previous (generation 3)`.
+    pub from: String,
+    /// What is on the right.
+    pub to: String,
+    /// Settings whose values differ.
+    pub changes: Vec<Change>,
+}
+
+/// One setting that differs.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Change {
+    /// Path.
+    pub path: String,
+    /// Value on the left.
+    pub from: String,
+    /// Value on the right.
+    pub to: String,
+}
+
+/// `GET /v1/config/history`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct History {
+    /// Verdicts, newest first.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// `GET /v1/log?after=N`: what the agent has written about itself lately.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Log {
+    /// Lines after `after`, oldest first.
+    pub lines: Vec<LogLine>,
+    /// Lines between `after` and the first of `lines` that are no longer kept.
+    pub missed: u64,
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    /// Counts the lines since the agent started, from 1.
+    pub number: u64,
+    /// When.
+    pub unix_ms: u64,
+    /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`.
+    pub level: String,
+    /// The module that wrote it.
+    pub target: String,
+    /// The text, with its fields as `key=value`.
+    pub text: String,
+}
+
+/// The body of every answer that is not a success.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Error {
+    /// What went wrong and what to do next.
+    pub error: String,
+    /// Every reason, when a document was refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
+}

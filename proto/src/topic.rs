@@ -1,0 +1,43 @@
+//! MQTT topic names, `purlin/v1/<fleet>/<node>/…`.
+
+use crate::v1::Class;
+
+/// A node's topics.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    prefix: String,
+}
+
+impl Topics {
+    /// Topics of `node` in `fleet`; both must be [valid levels](is_level).
+    pub fn new(fleet: &str, node: &str) -> Self {
+        Self { prefix: format!("purlin/v1/{fleet}/{node}") }
+    }
+
+    /// Durable batches of one class.
+    pub fn class(&self, class: Class) -> String {
+        let name = match class {
+            Class::Unspecified => "unspecified",
+            Class::Metric => "metric",
+            Class::Event => "event",
+        };
+        format!("{}/{name}", self.prefix)
+    }
+
+    /// Retained: the configuration the core wants of this node.
+    pub fn desired(&self) -> String {
+        format!("{}/desired", self.prefix)
+    }
+
+    /// Retained: what the node runs on and what became of the last document.
+    pub fn reported(&self) -> String {
+        format!("{}/reported", self.prefix)
+    }
+}
+
+/// Whether `name` may stand for a fleet or a node: one topic level of 1 to 64
+/// letters, digits, `-`, `_` or `.`, so that it needs no escaping anywhere.
+pub fn is_level(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}

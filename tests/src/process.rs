@@ -1,0 +1,102 @@
+//! Processes that a test started, and none of which outlives it.
+
+use std::{
+    collections::BTreeSet,
+    process::{Child, Command, ExitStatus},
+    sync::Mutex,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::Result;
+
+/// Pids of the children that have not been reaped, for a test that hangs and so
+/// never drops what it started.
+static STARTED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// A child process; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts `command`.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let program = command.get_program().to_owned();
+        let child = command.spawn().map_err(|e| format!("{}: {e}", program.display()))?;
+        let process = Self { child };
+        started().insert(process.pid().as_raw());
+        Ok(process)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Sends `signal`.
+    pub fn signal(&self, signal: Signal) -> Result {
+        Ok(kill(self.pid(), signal)?)
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let ended = self.child.try_wait()?;
+        if ended.is_some() {
+            started().remove(&self.pid().as_raw());
+        }
+        Ok(ended)
+    }
+
+    /// Waits for its end; how it ended and how long that took.
+    pub fn wait(&mut self, deadline: Duration) -> Result<(ExitStatus, Duration)> {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.ended()? {
+                return Ok((status, began.elapsed()));
+            }
+            if began.elapsed() > deadline {
+                return Err(format!("process {} still runs after {deadline:?}", self.pid()).into());
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL, and reaped.
+    pub fn kill(&mut self) -> Result {
+        if self.ended()?.is_none() {
+            self.child.kill()?;
+            self.child.wait()?;
+            started().remove(&self.pid().as_raw());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+/// Kills whatever a hanging test left.
+pub(crate) fn kill_all() {
+    for &pid in started().iter() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Whether a process of that id exists, a zombie included.
+pub fn exists(pid: u32) -> bool {
+    kill(Pid::from_raw(pid.cast_signed()), None).is_ok()
+}
+
+fn started() -> std::sync::MutexGuard<'static, BTreeSet<i32>> {
+    STARTED.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,1 +1,47 @@
-//! Comes next.
+//! Who a record is from.
+//!
+//! A record's identity is (node, incarnation, class, sequence number). Delivery
+//! is at least once; a reader drops what it has seen by this identity.
+
+use core::{fmt, num::ParseIntError, str::FromStr};
+
+/// A random number made together with a state directory. A node that lost its
+/// directory starts a new incarnation, so that its sequence numbers may start
+/// again without being taken for old records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for Incarnation {
+    type Err = ParseIntError;
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        u64::from_str_radix(text.trim(), 16).map(Self)
+    }
+}
+
+/// What kind of record it is; each class has its own log and sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Something that happened. Made durable at once, drained first.
+    Event,
+    /// A sample. Made durable in groups.
+    Metric,
+}
+
+impl Class {
+    /// Every class, in the order in which they are drained.
+    pub const ALL: [Class; 2] = [Class::Event, Class::Metric];
+
+    /// The name used for its directory and its topic.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Event => "event",
+            Class::Metric => "metric",
+        }
+    }
+}

@@ -1,1 +1,524 @@
-//! Comes next.
+//! Which settings exist, what they may be, and which source wins.
+//!
+//! A document arrives as a [`Draft`] of unchecked values; [`check`] turns it
+//! into a [`Desired`] or into *every* reason why not. [`Settings::resolve`] then
+//! lays it over what the agent started with, and each value keeps its [`Origin`].
+
+use alloc::{
+    collections::BTreeMap,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::{fmt, ops::RangeInclusive, str::FromStr};
+
+use semver::Version;
+
+use crate::metric::Sampler;
+
+/// Seconds between samples. Below 1 s the agent's own cost becomes a load;
+/// beyond an hour a chart has nothing left to show.
+pub const INTERVAL_S: RangeInclusive<u32> = 1..=3600;
+/// Seconds between samples if nobody says otherwise.
+pub const INTERVAL_S_DEFAULT: u32 = 10;
+/// Size of the spool in MiB: at least two segments, at most what a 32-bit
+/// node's small disk could never hold anyway.
+pub const SPOOL_CAP_MIB: RangeInclusive<u32> = 2..=65_536;
+/// About a month of the default metrics.
+pub const SPOOL_CAP_MIB_DEFAULT: u32 = 256;
+/// Seconds for which a metric may stay in memory.
+pub const COMMIT_WINDOW_S: RangeInclusive<u32> = 1..=300;
+/// One commit a minute is what flash bears for a decade (docs/decisions).
+pub const COMMIT_WINDOW_S_DEFAULT: u32 = 60;
+
+/// Values as they stand in a document, none of them checked.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs, reason = "each field is documented in proto/purlin/v1/desired.proto")]
+pub struct Draft {
+    pub node: String,
+    pub version: u64,
+    pub least_agent: String,
+    pub interval_s: Option<u32>,
+    pub interval_s_by_sampler: BTreeMap<String, u32>,
+    pub log_level: Option<String>,
+    pub spool_cap_mib: Option<u32>,
+    pub commit_window_s: Option<u32>,
+    pub endpoint: Option<String>,
+}
+
+/// A document whose every value is possible here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    version: u64,
+    interval_s: Option<u32>,
+    interval_s_by_sampler: BTreeMap<Sampler, u32>,
+    log_level: Option<Level>,
+    spool_cap_mib: Option<u32>,
+    commit_window_s: Option<u32>,
+    endpoint: Option<Endpoint>,
+}
+
+/// One reason for refusing a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Where in the document, e.g. `sampling.interval_s`.
+    pub path: String,
+    /// What stood there.
+    pub value: String,
+    /// What may stand there.
+    pub limit: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// Who checks: a document may be for another node or another agent.
+#[derive(Clone, Debug)]
+pub struct Reader<'a> {
+    /// This node's id.
+    pub node: &'a str,
+    /// This agent's version.
+    pub agent: &'a str,
+}
+
+/// Checks every value of a draft. The error holds every reason, not the first.
+pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    check_reader(draft, reader, &mut refusals);
+    let in_range = |path: &str, value: Option<u32>, range, refusals: &mut Vec<Refusal>| {
+        value.filter(|&value| check_range(path, value, &range, refusals))
+    };
+    let desired = Desired {
+        version: draft.version,
+        interval_s: in_range("sampling.interval_s", draft.interval_s, INTERVAL_S, &mut refusals),
+        interval_s_by_sampler: check_samplers(&draft.interval_s_by_sampler, &mut refusals),
+        log_level: parsed("log.level", &draft.log_level, &mut refusals),
+        spool_cap_mib: in_range("spool.cap_mib", draft.spool_cap_mib, SPOOL_CAP_MIB, &mut refusals),
+        commit_window_s: in_range(
+            "spool.commit_window_s",
+            draft.commit_window_s,
+            COMMIT_WINDOW_S,
+            &mut refusals,
+        ),
+        endpoint: parsed("uplink.endpoint", &draft.endpoint, &mut refusals),
+    };
+    if refusals.is_empty() { Ok(desired) } else { Err(refusals) }
+}
+
+fn check_reader(draft: &Draft, reader: &Reader<'_>, refusals: &mut Vec<Refusal>) {
+    if !draft.node.is_empty() && draft.node != reader.node {
+        refusals.push(Refusal {
+            path: "node".into(),
+            value: draft.node.clone(),
+            limit: format!("\"{}\", this node's id, or nothing", reader.node),
+            hint: "this document is for another node: publish it on that node's topic".into(),
+        });
+    }
+    if draft.least_agent.is_empty() {
+        return;
+    }
+    match (Version::parse(&draft.least_agent), Version::parse(reader.agent)) {
+        (Ok(least), Ok(agent)) if least <= agent => {}
+        (Ok(_), _) => refusals.push(Refusal {
+            path: "least_agent".into(),
+            value: draft.least_agent.clone(),
+            limit: format!("at most {}, this agent's version", reader.agent),
+            hint: "update the agent on this node, or leave out what needs the newer one".into(),
+        }),
+        (Err(error), _) => refusals.push(Refusal {
+            path: "least_agent".into(),
+            value: draft.least_agent.clone(),
+            limit: "a semantic version such as 0.1.0".into(),
+            hint: error.to_string(),
+        }),
+    }
+}
+
+fn check_range(
+    path: &str,
+    value: u32,
+    range: &RangeInclusive<u32>,
+    refusals: &mut Vec<Refusal>,
+) -> bool {
+    let possible = range.contains(&value);
+    if !possible {
+        let nearest = value.clamp(*range.start(), *range.end());
+        refusals.push(Refusal {
+            path: path.into(),
+            value: value.to_string(),
+            limit: format!("{} to {}", range.start(), range.end()),
+            hint: format!("the nearest possible value is {nearest}"),
+        });
+    }
+    possible
+}
+
+fn check_samplers(
+    intervals: &BTreeMap<String, u32>,
+    refusals: &mut Vec<Refusal>,
+) -> BTreeMap<Sampler, u32> {
+    let mut checked = BTreeMap::new();
+    for (name, &interval) in intervals {
+        let path = format!("sampling.interval_s_by_sampler.{name}");
+        let possible = check_range(&path, interval, &INTERVAL_S, refusals);
+        match Sampler::ALL.into_iter().find(|sampler| sampler.name() == name) {
+            Some(sampler) if possible => _ = checked.insert(sampler, interval),
+            Some(_) => {}
+            None => refusals.push(Refusal {
+                path,
+                value: name.clone(),
+                limit: one_of(&Sampler::ALL.map(Sampler::name)),
+                hint: "name one of the samplers, or leave this line out".into(),
+            }),
+        }
+    }
+    checked
+}
+
+fn parsed<T>(path: &str, value: &Option<String>, refusals: &mut Vec<Refusal>) -> Option<T>
+where
+    T: FromStr<Err = Impossible>,
+{
+    match value.as_ref()?.parse() {
+        Ok(value) => Some(value),
+        Err(Impossible { limit, hint }) => {
+            let value = value.clone().unwrap_or_default();
+            refusals.push(Refusal { path: path.into(), value, limit, hint });
+            None
+        }
+    }
+}
+
+fn one_of(names: &[&str]) -> String {
+    format!("one of {}", names.join(", "))
+}
+
+/// Why a text can't be a value: what may stand there, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Impossible {
+    /// What may stand there.
+    pub limit: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// How much the agent writes about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Level {
+    const ALL: [Level; 5] = [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace];
+
+    /// The name used in documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        }
+    }
+}
+
+impl FromStr for Level {
+    type Err = Impossible;
+    fn from_str(text: &str) -> Result<Self, Impossible> {
+        Level::ALL.into_iter().find(|level| level.name() == text).ok_or_else(|| Impossible {
+            limit: one_of(&Level::ALL.map(Level::name)),
+            hint: "levels are written in lower case".into(),
+        })
+    }
+}
+
+/// Where an MQTT broker is: `mqtt://host[:port]`, or `mqtts://` with TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// With TLS.
+    pub tls: bool,
+    /// Name or address, an IPv6 address without its brackets.
+    pub host: String,
+    /// TCP port; 1883 or 8883 where none was given (IANA).
+    pub port: u16,
+}
+
+impl FromStr for Endpoint {
+    type Err = Impossible;
+    fn from_str(text: &str) -> Result<Self, Impossible> {
+        let impossible = |hint: &str| Impossible {
+            limit: "mqtt://HOST[:PORT] or mqtts://HOST[:PORT]".into(),
+            hint: hint.into(),
+        };
+        let (tls, rest) = match text.split_once("://") {
+            Some(("mqtt", rest)) => (false, rest),
+            Some(("mqtts", rest)) => (true, rest),
+            _ => return Err(impossible("start with mqtt:// or mqtts://")),
+        };
+        if rest.contains('@') {
+            return Err(impossible("leave the credentials out: they stand in the agent's file"));
+        }
+        let (host, port) = split_port(rest.trim_end_matches('/'))
+            .ok_or_else(|| impossible("the port is a number from 1 to 65535"))?;
+        let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:%".contains(c);
+        if host.is_empty() || host.len() > 253 || !host.chars().all(is_host) {
+            return Err(impossible("the host is a name or an address"));
+        }
+        let port = port.unwrap_or(if tls { 8883 } else { 1883 });
+        Ok(Self { tls, host: host.into(), port })
+    }
+}
+
+/// Splits `host[:port]`, with an IPv6 address in brackets; `None` if what
+/// follows the host is no port.
+fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
+    let (host, rest) = match text.strip_prefix('[') {
+        Some(bracketed) => bracketed.split_once(']')?,
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    match rest.strip_prefix(':') {
+        None if rest.is_empty() => Some((host, None)),
+        None => None,
+        Some(port) => Some((host, Some(port.parse().ok().filter(|&port| port != 0)?))),
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        match self.host.contains(':') {
+            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
+            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// The agent's own file, a variable or the embedded broker, as named.
+    Start(String),
+    /// The configuration the core or a technician asked for.
+    Desired {
+        /// The document's own number.
+        version: u64,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::Start(source) => f.write_str(source),
+            Origin::Desired { version } => write!(f, "desired version {version}"),
+        }
+    }
+}
+
+/// A value and its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The value in force.
+    pub value: T,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// What the agent starts with, before any document.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Log level, and the source that named it.
+    pub log_level: Option<(Level, String)>,
+    /// First uplink endpoint, and the source that named it.
+    pub endpoint: Option<(Endpoint, String)>,
+}
+
+/// Every setting in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Seconds between samples, for each sampler.
+    pub interval_s: BTreeMap<Sampler, Setting<u32>>,
+    /// How much the agent writes about itself.
+    pub log_level: Setting<Level>,
+    /// Size of the spool in MiB.
+    pub spool_cap_mib: Setting<u32>,
+    /// Longest time a metric stays in memory, in seconds.
+    pub commit_window_s: Setting<u32>,
+    /// The broker; `None`: there is none.
+    pub endpoint: Setting<Option<Endpoint>>,
+}
+
+impl Settings {
+    /// Lays a document over what the agent started with.
+    pub fn resolve(start: &Start, desired: Option<&Desired>) -> Self {
+        let none = Desired::default();
+        let wanted = desired.unwrap_or(&none);
+        let interval = |sampler: Sampler| {
+            let own = wanted.interval_s_by_sampler.get(&sampler).copied();
+            wanted.setting(own.or(wanted.interval_s), None, INTERVAL_S_DEFAULT)
+        };
+        Self {
+            interval_s: Sampler::ALL.into_iter().map(|s| (s, interval(s))).collect(),
+            log_level: wanted.setting(wanted.log_level, start.log_level.clone(), Level::Info),
+            spool_cap_mib: wanted.setting(wanted.spool_cap_mib, None, SPOOL_CAP_MIB_DEFAULT),
+            commit_window_s: wanted.setting(wanted.commit_window_s, None, COMMIT_WINDOW_S_DEFAULT),
+            endpoint: wanted.setting(
+                wanted.endpoint.clone().map(Some),
+                start.endpoint.clone().map(|(endpoint, source)| (Some(endpoint), source)),
+                None,
+            ),
+        }
+    }
+
+    /// Every setting as (path, value, origin), for people.
+    pub fn rows(&self) -> Vec<(String, String, &Origin)> {
+        let sampling = self.interval_s.iter().map(|(sampler, setting)| {
+            let path = format!("sampling.interval_s_by_sampler.{}", sampler.name());
+            (path, setting.value.to_string(), &setting.origin)
+        });
+        let (level, cap) = (&self.log_level, &self.spool_cap_mib);
+        let (window, endpoint) = (&self.commit_window_s, &self.endpoint);
+        let named = endpoint.value.as_ref().map_or("none".into(), Endpoint::to_string);
+        let others = [
+            ("log.level".into(), level.value.name().into(), &level.origin),
+            ("spool.cap_mib".into(), cap.value.to_string(), &cap.origin),
+            ("spool.commit_window_s".into(), window.value.to_string(), &window.origin),
+            ("uplink.endpoint".into(), named, &endpoint.origin),
+        ];
+        sampling.chain(others).collect()
+    }
+}
+
+impl Desired {
+    /// The document's own number.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The document's value, else the start's, else the built-in one.
+    fn setting<T>(&self, wanted: Option<T>, start: Option<(T, String)>, default: T) -> Setting<T> {
+        match (wanted, start) {
+            (Some(value), _) => {
+                Setting { value, origin: Origin::Desired { version: self.version } }
+            }
+            (None, Some((value, source))) => Setting { value, origin: Origin::Start(source) },
+            (None, None) => Setting { value: default, origin: Origin::Default },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    const READER: Reader<'_> = Reader { node: "n1", agent: "0.1.0" };
+
+    fn refusals(draft: &Draft) -> String {
+        let refusals = check(draft, &READER).expect_err("a draft that is refused");
+        let line =
+            |r: &Refusal| format!("{}: {} (may be {}; {})\n", r.path, r.value, r.limit, r.hint);
+        refusals.iter().map(line).collect()
+    }
+
+    #[track_caller]
+    fn check_refused(draft: Draft, expected: Expect) {
+        expected.assert_eq(&refusals(&draft));
+    }
+
+    #[test]
+    fn an_empty_document_is_all_defaults() {
+        let desired = check(&Draft::default(), &READER).expect("nothing to refuse");
+        let settings = Settings::resolve(&Start::default(), Some(&desired));
+        assert_eq!(settings, Settings::resolve(&Start::default(), None));
+    }
+
+    #[test]
+    fn every_reason_is_told_at_once() {
+        check_refused(
+            Draft {
+                node: "n2".into(),
+                least_agent: "9.0.0".into(),
+                interval_s: Some(0),
+                interval_s_by_sampler: [("cpuu".into(), 5), ("disk".into(), 9999)].into(),
+                log_level: Some("loud".into()),
+                spool_cap_mib: Some(1),
+                commit_window_s: Some(301),
+                endpoint: Some("http://broker".into()),
+                ..Draft::default()
+            },
+            expect![[r#"
+                node: n2 (may be "n1", this node's id, or nothing; this document is for another node: publish it on that node's topic)
+                least_agent: 9.0.0 (may be at most 0.1.0, this agent's version; update the agent on this node, or leave out what needs the newer one)
+                sampling.interval_s: 0 (may be 1 to 3600; the nearest possible value is 1)
+                sampling.interval_s_by_sampler.cpuu: cpuu (may be one of cpu, memory, pressure, disk, network, temperature; name one of the samplers, or leave this line out)
+                sampling.interval_s_by_sampler.disk: 9999 (may be 1 to 3600; the nearest possible value is 3600)
+                log.level: loud (may be one of error, warn, info, debug, trace; levels are written in lower case)
+                spool.cap_mib: 1 (may be 2 to 65536; the nearest possible value is 2)
+                spool.commit_window_s: 301 (may be 1 to 300; the nearest possible value is 300)
+                uplink.endpoint: http://broker (may be mqtt://HOST[:PORT] or mqtts://HOST[:PORT]; start with mqtt:// or mqtts://)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_document_beats_the_start_and_the_start_beats_the_default() {
+        let endpoint = |text: &str| text.parse::<Endpoint>().expect("a valid endpoint");
+        let start = Start {
+            log_level: Some((Level::Debug, "PURLIN_LOG__LEVEL".into())),
+            endpoint: Some((endpoint("mqtt://first"), "purlin.toml".into())),
+        };
+        let draft = Draft {
+            version: 7,
+            endpoint: Some("mqtts://second:9000".into()),
+            interval_s: Some(30),
+            interval_s_by_sampler: [("cpu".into(), 1)].into(),
+            ..Draft::default()
+        };
+        let desired = check(&draft, &READER).expect("a valid document");
+        let settings = Settings::resolve(&start, Some(&desired));
+        let rows: String = (settings.rows().iter())
+            .map(|(path, value, origin)| format!("{path} = {value} ({origin})\n"))
+            .collect();
+        expect![[r#"
+            sampling.interval_s_by_sampler.cpu = 1 (desired version 7)
+            sampling.interval_s_by_sampler.memory = 30 (desired version 7)
+            sampling.interval_s_by_sampler.pressure = 30 (desired version 7)
+            sampling.interval_s_by_sampler.disk = 30 (desired version 7)
+            sampling.interval_s_by_sampler.network = 30 (desired version 7)
+            sampling.interval_s_by_sampler.temperature = 30 (desired version 7)
+            log.level = debug (PURLIN_LOG__LEVEL)
+            spool.cap_mib = 256 (default)
+            spool.commit_window_s = 60 (default)
+            uplink.endpoint = mqtts://second:9000 (desired version 7)
+        "#]]
+        .assert_eq(&rows);
+    }
+
+    #[test]
+    fn endpoints_are_read_strictly() {
+        let check = |text: &str, printed: &str| {
+            let printed_now = match text.parse::<Endpoint>() {
+                Ok(endpoint) => endpoint.to_string(),
+                Err(Impossible { hint, .. }) => hint,
+            };
+            assert_eq!(printed_now, printed, "{text}");
+        };
+        check("mqtt://broker", "mqtt://broker:1883");
+        check("mqtts://broker/", "mqtts://broker:8883");
+        check("mqtt://[::1]:18830", "mqtt://[::1]:18830");
+        check("mqtt://user:pw@broker", "leave the credentials out: they stand in the agent's file");
+        check("mqtt://broker:0", "the port is a number from 1 to 65535");
+        check("mqtt://broker:x", "the port is a number from 1 to 65535");
+        check("mqtt://", "the host is a name or an address");
+        check("mqtt://a b", "the host is a name or an address");
+    }
+}

@@ -78,6 +78,10 @@ fn not_permitted(lab: &Lab) -> Result {
     for folder in [lab.dir(), node.dir()] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     }
+    // The build directory may be closed to others.
+    let binary = lab.dir().join("purlin");
+    fs::copy(node.binary(), &binary)?;
+    node.run_with(&[], &binary);
     node.start()?;
     let document = lab.file("desired.toml", "version = 1\n")?.display().to_string();
     let answer = node.cli_as(&NOBODY, &["config", "apply", &document])?;

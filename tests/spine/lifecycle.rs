@@ -1,6 +1,6 @@
 //! Starting, stopping, starting again.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::net::UnixDatagram, time::Duration};
 
 use nix::sys::signal::Signal;
 use purlin_proto::api::{LinkState, Mode};
@@ -14,6 +14,7 @@ pub fn tests() -> Vec<Test> {
         test("a_second_agent_on_one_state_directory_is_refused", 60, second_is_refused),
         test("without_any_configuration_it_is_its_own_core", 60, standalone),
         test("all_is_well_on_an_idle_node", 60, all_is_well),
+        test("a_service_manager_is_told_ready_alive_and_stopping", 60, notifies),
     ]
 }
 
@@ -93,6 +94,35 @@ fn standalone(lab: &Lab) -> Result {
     ensure!(log.contains("purlin status"), "says which command to type next: {log}");
     node.stop()?;
     Ok(())
+}
+
+/// sd_notify(3), as `purlind.service` (Type=notify, WatchdogSec=) relies on it.
+fn notifies(lab: &Lab) -> Result {
+    let path = lab.dir().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut node = Node::new(lab, "node")?;
+    node.set("NOTIFY_SOCKET", &path);
+    node.set("WATCHDOG_USEC", "1000000");
+    node.launch()?;
+    for expected in ["READY=1", "WATCHDOG=1", "WATCHDOG=1"] {
+        wait_for_word(&manager, expected)?;
+    }
+    ensure!(node.cli(&["status"])?.code == 0, "ready means that it answers");
+    node.stop()?;
+    wait_for_word(&manager, "STOPPING=1")
+}
+
+/// Reads notifications until one holds that line.
+fn wait_for_word(manager: &UnixDatagram, expected: &str) -> Result {
+    let mut buffer = [0; 4096];
+    loop {
+        let length = manager.recv(&mut buffer).map_err(|e| format!("no {expected}: {e}"))?;
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        if text.lines().any(|line| line == expected) {
+            return Ok(());
+        }
+    }
 }
 
 fn all_is_well(lab: &Lab) -> Result {

@@ -80,6 +80,11 @@ impl Node {
         self.binary = binary.to_owned();
     }
 
+    /// The binary it runs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Sets an environment variable for whatever is started from now on.
     pub fn set(&mut self, variable: &str, value: impl AsRef<OsStr>) {
         self.environment.insert(variable.to_owned(), value.as_ref().to_owned());

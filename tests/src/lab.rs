@@ -40,6 +40,14 @@ impl Lab {
         Ok(path)
     }
 
+    fn new() -> Result<Self> {
+        Ok(Self { dir: tempfile::Builder::new().prefix("purlin-lab-").tempdir()? })
+    }
+
+    fn explain(&self, failed: &Failed) -> Failed {
+        format!("{}{}", failed.message().unwrap_or("failed"), self.logs()).into()
+    }
+
     fn logs(&self) -> String {
         let mut files: Vec<_> = fs::read_dir(self.dir())
             .into_iter()
@@ -154,10 +162,15 @@ pub fn run(tests: impl IntoIterator<Item = Test>) -> ExitCode {
     conclusion.exit_code()
 }
 
+/// Runs `body` with a directory of its own, and shows its logs if it fails.
+pub fn in_a_lab(body: fn(&Lab) -> Result) -> Result {
+    let lab = Lab::new()?;
+    body(&lab).map_err(|e| lab.explain(&e))
+}
+
 /// Runs `body` in a thread of its own, which is left behind if it hangs.
 fn within(deadline: Duration, body: fn(&Lab) -> Result) -> Result {
-    let dir = tempfile::Builder::new().prefix("purlin-lab-").tempdir()?;
-    let lab = Arc::new(Lab { dir });
+    let lab = Arc::new(Lab::new()?);
     let (done, result) = mpsc::channel();
     let theirs = Arc::clone(&lab);
     thread::spawn(move || done.send(body(&theirs)));
@@ -165,5 +178,5 @@ fn within(deadline: Duration, body: fn(&Lab) -> Result) -> Result {
         mpsc::RecvTimeoutError::Timeout => Err(format!("not over after {deadline:?}").into()),
         mpsc::RecvTimeoutError::Disconnected => Err("the test panicked".into()),
     });
-    result.map_err(|e: Failed| format!("{}{}", e.message().unwrap_or("failed"), lab.logs()).into())
+    result.map_err(|e| lab.explain(&e))
 }

@@ -282,7 +282,7 @@ pub fn class<'a>(queue: &'a api::Queue, name: &str) -> Result<&'a api::QueueClas
 }
 
 /// The binary under test: `PURLIN_BIN`, or what cargo put beside this test.
-pub(crate) fn binary() -> std::result::Result<PathBuf, String> {
+pub fn binary() -> std::result::Result<PathBuf, String> {
     let path = match env::var_os("PURLIN_BIN") {
         Some(path) => PathBuf::from(path),
         None => {

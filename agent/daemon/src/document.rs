@@ -210,7 +210,7 @@ fn unknown_field(descriptor: &MessageDescriptor, path: String, name: &str) -> Re
 
 fn wrong<T>(path: &str, value: &Json, limit: &str, refusals: &mut Vec<Refusal>) -> Option<T> {
     let path = if path.is_empty() { "the document" } else { path };
-    push(refusals, refusal(path, quote(value), limit, "write it so"));
+    push(refusals, refusal(path, quote(value), limit, "correct this value"));
     None
 }
 
@@ -281,11 +281,11 @@ mod tests {
             Format::Toml,
             b"verion = 1\nnode = 5\nlog = 3\n[sampling]\ninterval_s = \"10\"\ninterval_s_by_sampler.cpu = -1\n[spool]\ncap_mib = 1.5\n[zzz]\n",
             expect![[r#"
-                log: 3 (may be a table of settings; write it so)
-                node: 5 (may be text in quotes; write it so)
-                sampling.interval_s: "10" (may be a whole number from 0 to 4294967295; write it so)
-                sampling.interval_s_by_sampler.cpu: -1 (may be a whole number from 0 to 4294967295; write it so)
-                spool.cap_mib: 1.5 (may be a whole number from 0 to 4294967295; write it so)
+                log: 3 (may be a table of settings; correct this value)
+                node: 5 (may be text in quotes; correct this value)
+                sampling.interval_s: "10" (may be a whole number from 0 to 4294967295; correct this value)
+                sampling.interval_s_by_sampler.cpu: -1 (may be a whole number from 0 to 4294967295; correct this value)
+                spool.cap_mib: 1.5 (may be a whole number from 0 to 4294967295; correct this value)
                 verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink; did you mean "version"?)
                 zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink; leave it out, or update the agent if it is newer than this one)
             "#]],
@@ -312,7 +312,7 @@ mod tests {
             Format::Yaml,
             b"- 1\n- 2\n",
             expect![[r#"
-            the document: [1,2] (may be a table of settings; write it so)
+            the document: [1,2] (may be a table of settings; correct this value)
         "#]],
         );
     }

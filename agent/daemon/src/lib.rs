@@ -1,6 +1,10 @@
 //! The agent.
 #![forbid(unsafe_code)]
+pub mod boot;
+pub mod clock;
 pub mod document;
 pub mod ledger;
+pub mod logging;
 pub mod spool;
 pub mod state;
+pub mod tasks;

@@ -1,1 +1,78 @@
-//! placeholder
+//! Reads the machine.
+//!
+//! Every part has a module with one `read(&Root) -> (Option<T>, Vec<Problem>)`:
+//! what could be read, and what could not, with the file's name. Nothing here
+//! returns an error for a machine that is odd, broken or half there, and
+//! nothing here may panic on what a file says.
+//!
+//! | module | part | page |
+//! | --- | --- | --- |
+//! | [`platform`] | who made it, what it runs | `hw-docs/platform.md` |
+//! | [`cpu`] | packages, cores, PUs, caches | `hw-docs/cpu.md` |
+//! | [`numa`] | NUMA nodes | `hw-docs/numa.md` |
+//! | [`memory`] | memory of the whole machine | `hw-docs/memory.md` |
+//! | [`pci`] | PCI functions | `hw-docs/pci.md` |
+//! | [`nic`] | network interfaces | `hw-docs/nic.md` |
+//! | [`disk`] | block devices | `hw-docs/disk.md` |
+//! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
+//! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
+//! | [`sample`] | what changes: metrics | the pages above |
+//!
+//! Invariant: a driver sees files only through [`Root`], so that a dump is read
+//! by the very code that reads the live machine, and never mixes with it. The
+//! one exception is NVML, which [`gpu`] asks only when the root is live.
+//!
+//! Deliberately absent: threads, deadlines and retries. A read can hang in the
+//! kernel; whoever calls for a part that may (GPU, sensor) does so in a process
+//! it can afford to lose.
+
+#![forbid(unsafe_code)]
+
+pub mod cpu;
+pub mod disk;
+pub mod gpu;
+pub mod memory;
+pub mod nic;
+pub mod numa;
+pub mod pci;
+pub mod platform;
+mod probe;
+mod root;
+pub mod sample;
+pub mod sensor;
+
+pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
+pub use root::{OpenError, Root};
+pub use sample::sample;
+
+/// Reads one part.
+pub fn read(part: Part, root: &Root) -> (Option<PartData>, Vec<Problem>) {
+    match part {
+        Part::Platform => wrap(platform::read(root), PartData::Platform),
+        Part::Cpu => wrap(cpu::read(root), PartData::Cpu),
+        Part::Numa => wrap(numa::read(root), PartData::Numa),
+        Part::Memory => wrap(memory::read(root), PartData::Memory),
+        Part::Pci => wrap(pci::read(root), PartData::Pci),
+        Part::Nic => wrap(nic::read(root), PartData::Nic),
+        Part::Disk => wrap(disk::read(root), PartData::Disk),
+        Part::Gpu => wrap(gpu::read(root), PartData::Gpu),
+        Part::Sensor => wrap(sensor::read(root), PartData::Sensor),
+    }
+}
+
+/// Reads every part, one after the other.
+pub fn inventory(root: &Root) -> Inventory {
+    let mut inventory = Inventory::default();
+    for part in Part::ALL {
+        let (data, problems) = read(part, root);
+        inventory.put(part, data, problems);
+    }
+    inventory
+}
+
+fn wrap<T>(
+    (data, problems): (Option<T>, Vec<Problem>),
+    as_part: impl Fn(T) -> PartData,
+) -> (Option<PartData>, Vec<Problem>) {
+    (data.map(as_part), problems)
+}

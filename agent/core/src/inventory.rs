@@ -392,7 +392,8 @@ pub struct Gpu {
 /// A sensor of the machine itself, with its reading at inventory time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sensor {
-    /// hwmon device and name, e.g. `coretemp` at `hwmon2`.
+    /// Chip and what it sits on, e.g. `nvme at nvme0`; unlike the number in
+    /// `hwmon2` it stays the same over a reboot.
     pub device: String,
     /// Label, or the channel's file name (`temp1`) where it has none.
     pub label: String,

@@ -1,0 +1,445 @@
+//! What the agent, and every command that must find it, needs to start.
+//!
+//! Read from `/etc/purlin/purlin.toml` (or `--config FILE`) and from `PURLIN_…`
+//! variables, which win. The keys, their comments and their types are those of
+//! `purlin.v1.AgentFile`; nothing is listed twice. All errors are told at once.
+
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage};
+use purlin_core::settings::{Endpoint, Impossible, Level, Refusal, Start};
+use purlin_proto::{api::Mode, topic, v1};
+use serde_json::Value as Json;
+
+use crate::{document, state};
+
+/// The file whose presence means: this is a node's service.
+pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
+/// Where the embedded broker listens unless the port is taken: away from 1883,
+/// so that a real broker on this machine is left alone.
+pub const BROKER_PORT: u16 = 18_830;
+const VARIABLE_PREFIX: &str = "PURLIN_";
+/// A path in a Unix socket address has 108 bytes with its final NUL (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// What the agent starts with.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// The node's service, or run by hand.
+    pub mode: Mode,
+    /// Fleet.
+    pub fleet: String,
+    /// Node id; `None` if it is neither given nor derivable.
+    pub node: Option<String>,
+    /// State directory.
+    pub state_dir: PathBuf,
+    /// Socket of the local API.
+    pub socket: PathBuf,
+    /// First settings, each with the source that named it.
+    pub start: Start,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// MQTT user name; `None`: the node id.
+    pub username: Option<String>,
+    /// File that holds the MQTT password.
+    pub password_file: Option<PathBuf>,
+    /// PEM file of trusted certificate authorities.
+    pub trust_anchors: Option<PathBuf>,
+    /// Port of the embedded broker.
+    pub broker_port: u16,
+    /// Set by this project's own tests alone.
+    pub test: v1::AgentTest,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// To the journal under systemd, else text.
+    Auto,
+    /// A line of text for each event, on standard error.
+    Text,
+    /// A JSON object for each event, on standard error.
+    Json,
+    /// To the journal.
+    Journald,
+}
+
+impl LogFormat {
+    const ALL: [(&'static str, LogFormat); 4] = [
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+        ("journald", LogFormat::Journald),
+    ];
+}
+
+impl Boot {
+    /// Reads the file and the environment. The error holds every reason.
+    pub fn load(file: Option<&Path>) -> Result<Self, Vec<Refusal>> {
+        let system = Path::new(SYSTEM_FILE);
+        let path = file.or_else(|| system.exists().then_some(system));
+        Self::from_sources(path, env::vars().collect())
+    }
+
+    fn from_sources(
+        path: Option<&Path>,
+        variables: BTreeMap<String, String>,
+    ) -> Result<Self, Vec<Refusal>> {
+        let mut tree = match path {
+            None => Json::Object(serde_json::Map::new()),
+            Some(path) => read_tree(path)?,
+        };
+        let mut origins = BTreeMap::new();
+        let source = path.map_or("the environment".into(), |path| path.display().to_string());
+        overlay(&descriptor(), &mut tree, "", &variables, &mut origins);
+        let message = document::build(descriptor(), tree).map_err(|mut refusals| {
+            for refusal in &mut refusals {
+                let origin = origins.get(&refusal.path).unwrap_or(&source);
+                refusal.hint = format!("{} (in {origin})", refusal.hint);
+            }
+            refusals
+        })?;
+        let file: v1::AgentFile = message.transcode_to().unwrap_or_default();
+        let mode = if path.is_some() { Mode::System } else { Mode::Standalone };
+        Reader { origins, source, variables, refusals: Vec::new() }.boot(mode, file)
+    }
+}
+
+/// Turns a file's values into a [`Boot`], collecting what is impossible.
+struct Reader {
+    origins: BTreeMap<String, String>,
+    source: String,
+    variables: BTreeMap<String, String>,
+    refusals: Vec<Refusal>,
+}
+
+impl Reader {
+    fn boot(mut self, mode: Mode, file: v1::AgentFile) -> Result<Boot, Vec<Refusal>> {
+        let log = file.log.unwrap_or_default();
+        let uplink = file.uplink.unwrap_or_default();
+        let port = file.broker.unwrap_or_default().port;
+        let state_dir = path(file.state_dir).unwrap_or_else(|| self.default_state_dir(mode));
+        let boot = Boot {
+            mode,
+            fleet: self.level("fleet", file.fleet).unwrap_or("default".into()),
+            node: self.level("node", file.node).or_else(state::node_of_machine),
+            socket: path(file.socket).unwrap_or_else(|| self.default_socket(mode, &state_dir)),
+            start: Start {
+                log_level: self.parsed::<Level>("log.level", log.level),
+                endpoint: self.parsed::<Endpoint>("uplink.endpoint", uplink.endpoint),
+            },
+            log_format: self.log_format(log.format),
+            username: given(uplink.username),
+            password_file: path(uplink.password_file),
+            trust_anchors: path(uplink.trust_anchors),
+            broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
+            test: file.test.unwrap_or_default(),
+            state_dir,
+        };
+        if boot.socket.as_os_str().len() > MAX_SOCKET_PATH {
+            let limit = format!("a path of at most {MAX_SOCKET_PATH} bytes (unix(7))");
+            self.refuse("socket", boot.socket.display().to_string(), &limit, "name a shorter one");
+        }
+        if self.refusals.is_empty() { Ok(boot) } else { Err(self.refusals) }
+    }
+
+    fn default_state_dir(&self, mode: Mode) -> PathBuf {
+        match (mode, self.variable("XDG_STATE_HOME"), self.variable("HOME")) {
+            (Mode::System, ..) => "/var/lib/purlin".into(),
+            (_, Some(state), _) => PathBuf::from(state).join("purlin"),
+            (_, None, home) => PathBuf::from(home.unwrap_or("/")).join(".local/state/purlin"),
+        }
+    }
+
+    fn default_socket(&self, mode: Mode, state_dir: &Path) -> PathBuf {
+        match (mode, self.variable("XDG_RUNTIME_DIR")) {
+            (Mode::System, _) => "/run/purlin/agent.sock".into(),
+            (_, Some(runtime)) => PathBuf::from(runtime).join("purlin/agent.sock"),
+            (_, None) => state_dir.join("agent.sock"),
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn level(&mut self, path: &str, value: Option<String>) -> Option<String> {
+        let value = given(value)?;
+        if topic::is_level(&value) {
+            return Some(value);
+        }
+        let hint = "it becomes part of every MQTT topic";
+        self.refuse(path, value, "1 to 64 letters, digits, '-', '_' or '.'", hint);
+        None
+    }
+
+    fn parsed<T>(&mut self, path: &str, value: Option<String>) -> Option<(T, String)>
+    where
+        T: std::str::FromStr<Err = Impossible>,
+    {
+        let value = given(value)?;
+        match value.parse() {
+            Ok(parsed) => Some((parsed, self.origin(path))),
+            Err(Impossible { limit, hint }) => {
+                self.refuse(path, value, &limit, &hint);
+                None
+            }
+        }
+    }
+
+    fn log_format(&mut self, value: Option<String>) -> LogFormat {
+        let Some(value) = given(value) else { return LogFormat::Auto };
+        match LogFormat::ALL.into_iter().find(|(name, _)| *name == value) {
+            Some((_, format)) => format,
+            None => {
+                let names = LogFormat::ALL.map(|(name, _)| name).join(", ");
+                self.refuse("log.format", value, &format!("one of {names}"), "choose one");
+                LogFormat::Auto
+            }
+        }
+    }
+
+    fn port(&mut self, path: &str, value: Option<u32>) -> Option<u16> {
+        match u16::try_from(value?) {
+            Ok(port) if port != 0 => Some(port),
+            _ => {
+                let value = value.unwrap_or_default().to_string();
+                self.refuse(path, value, "1 to 65535", "choose a free TCP port");
+                None
+            }
+        }
+    }
+
+    fn origin(&self, path: &str) -> String {
+        self.origins.get(path).unwrap_or(&self.source).clone()
+    }
+
+    fn refuse(&mut self, path: &str, value: String, limit: &str, hint: &str) {
+        let hint = format!("{hint} (in {})", self.origin(path));
+        self.refusals.push(Refusal { path: path.into(), value, limit: limit.into(), hint });
+    }
+}
+
+/// A value that was given: an empty one stands for none.
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.is_empty())
+}
+
+fn path(value: Option<String>) -> Option<PathBuf> {
+    given(value).map(PathBuf::from)
+}
+
+fn descriptor() -> MessageDescriptor {
+    v1_descriptor("AgentFile")
+}
+
+/// The descriptor of one of our own messages.
+pub fn v1_descriptor(name: &str) -> MessageDescriptor {
+    (purlin_proto::DESCRIPTORS.get_message_by_name(&format!("purlin.v1.{name}")))
+        .expect("the message is compiled into purlin-proto")
+}
+
+fn read_tree(path: &Path) -> Result<Json, Vec<Refusal>> {
+    let refuse = |limit: &str, hint: String| {
+        let path = path.display().to_string();
+        vec![Refusal { value: String::new(), path, limit: limit.into(), hint }]
+    };
+    let text = fs::read_to_string(path).map_err(|error: io::Error| {
+        refuse("a readable file", format!("{error}; `purlin config default` prints one"))
+    })?;
+    toml::from_str(&text).map_err(|error| refuse("well-formed TOML", error.to_string()))
+}
+
+/// Lays the variables over the tree, and notes which value came from which.
+fn overlay(
+    descriptor: &MessageDescriptor,
+    tree: &mut Json,
+    path: &str,
+    variables: &BTreeMap<String, String>,
+    origins: &mut BTreeMap<String, String>,
+) {
+    for field in descriptor.fields() {
+        let path = match path {
+            "" => field.name().to_owned(),
+            path => format!("{path}.{}", field.name()),
+        };
+        if let Kind::Message(inner) = field.kind() {
+            let mut section = tree.get(field.name()).cloned().unwrap_or(Json::Null);
+            overlay(&inner, &mut section, &path, variables, origins);
+            set(tree, field.name(), section);
+        } else if let Some(value) = variables.get(&variable_name(&path)) {
+            set(tree, field.name(), typed(&field, value));
+            origins.insert(path.clone(), variable_name(&path));
+        }
+    }
+}
+
+fn variable_name(path: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", path.to_uppercase().replace('.', "__"))
+}
+
+fn typed(field: &FieldDescriptor, value: &str) -> Json {
+    match (field.kind(), value.parse::<u64>()) {
+        (Kind::Uint32 | Kind::Uint64, Ok(number)) => number.into(),
+        _ => value.into(),
+    }
+}
+
+fn set(tree: &mut Json, name: &str, value: Json) {
+    if value.is_null() {
+        return;
+    }
+    if tree.is_null() {
+        *tree = Json::Object(serde_json::Map::new());
+    }
+    // A section that is no table stays as it is, for the reader to refuse.
+    if let Json::Object(fields) = tree {
+        fields.insert(name.into(), value);
+    }
+}
+
+/// The whole file with its comments and defaults, for `purlin config default`.
+pub fn default_file() -> String {
+    let mut defaults = DynamicMessage::new(descriptor());
+    let agent = v1::AgentFile {
+        fleet: Some("default".into()),
+        log: Some(v1::AgentLog {
+            level: Some(Level::Info.name().into()),
+            format: Some("auto".into()),
+        }),
+        broker: Some(v1::AgentBroker { port: Some(BROKER_PORT.into()) }),
+        ..Default::default()
+    };
+    defaults.transcode_from(&agent).expect("both are of the same message");
+    let mut text = comment_of(&descriptor());
+    text.push('\n');
+    write_section(&defaults, &mut text);
+    text
+}
+
+fn write_section(values: &DynamicMessage, text: &mut String) {
+    let descriptor = values.descriptor();
+    let (sections, keys): (Vec<_>, Vec<_>) =
+        descriptor.fields().partition(|field| matches!(field.kind(), Kind::Message(_)));
+    for field in keys {
+        text.push_str(&field_comment(&descriptor, &field));
+        let value = values.get_field(&field);
+        let value = match field.kind() {
+            Kind::String => format!("{:?}", value.as_str().unwrap_or_default()),
+            _ => value.to_string(),
+        };
+        text.push_str(&format!("# {} = {value}\n\n", field.name()));
+    }
+    for field in sections.iter().filter(|field| field.name() != "test") {
+        if let (Kind::Message(inner), Some(values)) =
+            (field.kind(), values.get_field(field).as_message())
+        {
+            text.push_str(&comment_of(&inner));
+            text.push_str(&format!("[{}]\n\n", field.name()));
+            write_section(values, text);
+        }
+    }
+}
+
+fn comment_of(descriptor: &MessageDescriptor) -> String {
+    comment(descriptor, descriptor.path())
+}
+
+fn field_comment(descriptor: &MessageDescriptor, field: &FieldDescriptor) -> String {
+    comment(descriptor, field.path())
+}
+
+/// The comment that stands before a definition in its `.proto` file.
+fn comment(descriptor: &MessageDescriptor, path: &[i32]) -> String {
+    let file = descriptor.parent_file();
+    let locations = file.file_descriptor_proto().source_code_info.as_ref();
+    let leading = locations
+        .and_then(|info| info.location.iter().find(|location| location.path == path))
+        .and_then(|location| location.leading_comments.clone())
+        .unwrap_or_default();
+    leading.lines().map(|line| format!("#{}\n", line.trim_end())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn load(file: &str, variables: &[(&str, &str)]) -> Result<Boot, String> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("purlin.toml");
+        fs::write(&path, file).expect("a write");
+        let variables =
+            variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Boot::from_sources(Some(&path), variables).map_err(|refusals| {
+            let line =
+                |r: &Refusal| format!("{}: {} (may be {}; {})\n", r.path, r.value, r.limit, r.hint);
+            let text: String = refusals.iter().map(line).collect();
+            text.replace(&path.display().to_string(), "FILE")
+        })
+    }
+
+    #[track_caller]
+    fn check_refused(file: &str, variables: &[(&str, &str)], expected: Expect) {
+        expected.assert_eq(&load(file, variables).expect_err("a file that is refused"));
+    }
+
+    #[test]
+    fn the_environment_wins_and_is_named() {
+        let file =
+            "node = \"n1\"\n[uplink]\nendpoint = \"mqtt://file\"\n[log]\nlevel = \"debug\"\n";
+        let boot = load(file, &[("PURLIN_UPLINK__ENDPOINT", "mqtt://env")]).expect("a valid file");
+        let (endpoint, origin) = boot.start.endpoint.expect("an endpoint");
+        assert_eq!((endpoint.host.as_str(), origin.as_str()), ("env", "PURLIN_UPLINK__ENDPOINT"));
+        let (level, origin) = boot.start.log_level.expect("a level");
+        assert!(level == Level::Debug && origin.ends_with("purlin.toml"));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_with_its_source() {
+        check_refused(
+            "fleeet = \"x\"\nnode = 7\n[broker]\nport = \"many\"\n",
+            &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
+            expect![[r#"
+                broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, test; did you mean "fleet"? (in FILE))
+                node: 7 (may be text in quotes; correct this value (in FILE))
+                test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
+            "#]],
+        );
+        check_refused(
+            "fleet = \"a/b\"\n[broker]\nport = 70000\n[log]\nlevel = \"LOUD\"\nformat = \"xml\"\n",
+            &[("PURLIN_UPLINK__ENDPOINT", "tcp://x")],
+            expect![[r#"
+                fleet: a/b (may be 1 to 64 letters, digits, '-', '_' or '.'; it becomes part of every MQTT topic (in FILE))
+                log.level: LOUD (may be one of error, warn, info, debug, trace; levels are written in lower case (in FILE))
+                uplink.endpoint: tcp://x (may be mqtt://HOST[:PORT] or mqtts://HOST[:PORT]; start with mqtt:// or mqtts:// (in PURLIN_UPLINK__ENDPOINT))
+                log.format: xml (may be one of auto, text, json, journald; choose one (in FILE))
+                broker.port: 70000 (may be 1 to 65535; choose a free TCP port (in FILE))
+            "#]],
+        );
+    }
+
+    #[test]
+    fn the_default_file_explains_itself_and_loads() {
+        let text = default_file();
+        for key in ["fleet", "state_dir", "[uplink]", "trust_anchors", "[broker]", "18830"] {
+            assert!(text.contains(key), "{key} is missing from:\n{text}");
+        }
+        assert!(!text.contains("test"), "for our own tests alone:\n{text}");
+        load(&text, &[]).expect("a valid file");
+        let uncommented: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ").filter(|line| line.contains(" = ")) {
+                Some(key) => format!("{key}\n"),
+                None => format!("{line}\n"),
+            })
+            .collect();
+        load(&uncommented, &[]).expect("every default is a valid value");
+    }
+}

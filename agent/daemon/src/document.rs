@@ -1,0 +1,356 @@
+//! From a document's bytes to a message, with *every* reason why not.
+//!
+//! TOML, YAML and JSON are read into one tree and walked beside the message's
+//! descriptor: serde would stop at the first error. Binary protobuf is decoded
+//! through the descriptor as well, since prost drops unknown fields silently.
+//! Nothing here knows what a value means; that is the core's to check.
+
+use prost::Message;
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
+};
+use purlin_core::settings::Refusal;
+use serde_json::Value as Json;
+
+/// Largest document that is looked at. The uplink announces more to the broker,
+/// so that one too large still arrives and can be refused with a reason.
+pub const MAX_BYTES: usize = 256 << 10;
+/// A document with more wrong than this is not worth listing further.
+const MAX_REFUSALS: usize = 50;
+/// A wrong value is quoted up to this length.
+const MAX_QUOTE: usize = 60;
+
+/// How a document is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Format {
+    Toml,
+    Yaml,
+    Json,
+    Protobuf,
+}
+
+impl Format {
+    /// The format that a media type names; TOML where it names none.
+    pub fn of_media_type(media_type: &str) -> Option<Self> {
+        match media_type.split(';').next().unwrap_or_default().trim() {
+            "" | "application/toml" | "text/plain" => Some(Format::Toml),
+            "application/yaml" | "text/yaml" => Some(Format::Yaml),
+            "application/json" => Some(Format::Json),
+            "application/x-protobuf" | "application/octet-stream" => Some(Format::Protobuf),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a document as message `M` of the given descriptor.
+pub fn parse<M: Message + Default>(
+    descriptor: MessageDescriptor,
+    format: Format,
+    bytes: &[u8],
+) -> Result<M, Vec<Refusal>> {
+    if bytes.len() > MAX_BYTES {
+        return Err(vec![refusal(
+            "the document",
+            format!("{} bytes", bytes.len()),
+            format!("at most {MAX_BYTES} bytes"),
+            "split off what this node doesn't need",
+        )]);
+    }
+    let message = match format {
+        Format::Protobuf => parse_protobuf(descriptor, bytes)?,
+        Format::Toml => build(descriptor, tree(bytes, |t| toml::from_str(t), "TOML")?)?,
+        Format::Yaml => build(descriptor, tree(bytes, |t| serde_saphyr::from_str(t), "YAML")?)?,
+        Format::Json => build(descriptor, tree(bytes, |t| serde_json::from_str(t), "JSON")?)?,
+    };
+    message.transcode_to().map_err(|error| {
+        vec![refusal("the document", String::new(), "a whole message", &error.to_string())]
+    })
+}
+
+/// The document as one tree; the only error there is for syntax.
+fn tree<E: std::fmt::Display>(
+    bytes: &[u8],
+    parse: impl FnOnce(&str) -> Result<Json, E>,
+    language: &str,
+) -> Result<Json, Vec<Refusal>> {
+    let unreadable = |why: String| {
+        vec![refusal("the document", String::new(), format!("well-formed {language}"), why.trim())]
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))?;
+    parse(text).map_err(|error| unreadable(error.to_string()))
+}
+
+/// Builds the message from a tree, or tells everything that is wrong with it.
+pub fn build(descriptor: MessageDescriptor, tree: Json) -> Result<DynamicMessage, Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    let message = build_message(descriptor, &tree, "", &mut refusals);
+    match message {
+        Some(message) if refusals.is_empty() => Ok(message),
+        _ => Err(refusals),
+    }
+}
+
+fn build_message(
+    descriptor: MessageDescriptor,
+    tree: &Json,
+    path: &str,
+    refusals: &mut Vec<Refusal>,
+) -> Option<DynamicMessage> {
+    let fields = match tree {
+        Json::Object(fields) => fields,
+        // An empty YAML document.
+        Json::Null if path.is_empty() => return Some(DynamicMessage::new(descriptor)),
+        other => return wrong(path, other, "a table of settings", refusals),
+    };
+    let mut message = DynamicMessage::new(descriptor.clone());
+    for (name, value) in fields {
+        let path = join(path, name);
+        match descriptor.get_field_by_name(name) {
+            None => push(refusals, unknown_field(&descriptor, path, name)),
+            Some(field) => {
+                if let Some(value) = build_field(&field, value, &path, refusals) {
+                    message.set_field(&field, value);
+                }
+            }
+        }
+    }
+    Some(message)
+}
+
+fn build_field(
+    field: &FieldDescriptor,
+    tree: &Json,
+    path: &str,
+    refusals: &mut Vec<Refusal>,
+) -> Option<Value> {
+    if !field.is_map() {
+        return build_value(&field.kind(), tree, path, refusals);
+    }
+    let Json::Object(entries) = tree else {
+        return wrong(path, tree, "a table of names and values", refusals);
+    };
+    let Kind::Message(entry) = field.kind() else { return None };
+    let kind = entry.map_entry_value_field().kind();
+    let built = entries.iter().filter_map(|(key, value)| {
+        let value = build_value(&kind, value, &join(path, key), refusals)?;
+        Some((MapKey::String(key.clone()), value))
+    });
+    Some(Value::Map(built.collect()))
+}
+
+fn build_value(kind: &Kind, tree: &Json, path: &str, refusals: &mut Vec<Refusal>) -> Option<Value> {
+    match kind {
+        Kind::Message(descriptor) => {
+            build_message(descriptor.clone(), tree, path, refusals).map(Value::Message)
+        }
+        Kind::String => match tree.as_str() {
+            Some(text) => Some(Value::String(text.into())),
+            None => wrong(path, tree, "text in quotes", refusals),
+        },
+        Kind::Uint32 => match tree.as_u64().map(u32::try_from) {
+            Some(Ok(number)) => Some(Value::U32(number)),
+            _ => wrong(path, tree, "a whole number from 0 to 4294967295", refusals),
+        },
+        Kind::Uint64 => match tree.as_u64() {
+            Some(number) => Some(Value::U64(number)),
+            None => wrong(path, tree, "a whole number from 0 on", refusals),
+        },
+        other => wrong(path, tree, &format!("a {other:?}, which only protobuf can hold"), refusals),
+    }
+}
+
+fn parse_protobuf(
+    descriptor: MessageDescriptor,
+    bytes: &[u8],
+) -> Result<DynamicMessage, Vec<Refusal>> {
+    let name = descriptor.full_name().to_owned();
+    let message = DynamicMessage::decode(descriptor, bytes).map_err(|error| {
+        let limit = format!("an encoded {name}");
+        vec![refusal("the document", format!("{} bytes", bytes.len()), limit, &error.to_string())]
+    })?;
+    let mut refusals = Vec::new();
+    find_unknown(&message, "", &mut refusals);
+    if refusals.is_empty() { Ok(message) } else { Err(refusals) }
+}
+
+fn find_unknown(message: &DynamicMessage, path: &str, refusals: &mut Vec<Refusal>) {
+    for unknown in message.unknown_fields() {
+        push(
+            refusals,
+            refusal(
+                &join(path, &format!("field {}", unknown.number())),
+                String::new(),
+                format!("a field of {}", message.descriptor().full_name()),
+                "it was written for a newer agent: update this one, or leave the field out",
+            ),
+        );
+    }
+    for (field, value) in message.fields() {
+        if let Value::Message(inner) = value {
+            find_unknown(inner, &join(path, field.name()), refusals);
+        }
+    }
+}
+
+fn unknown_field(descriptor: &MessageDescriptor, path: String, name: &str) -> Refusal {
+    let names: Vec<String> = descriptor.fields().map(|field| field.name().to_owned()).collect();
+    let nearest = names
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+    let hint = match nearest {
+        Some(nearest) if strsim::jaro_winkler(nearest, name) > 0.7 => {
+            format!("did you mean \"{nearest}\"?")
+        }
+        _ => "leave it out, or update the agent if it is newer than this one".into(),
+    };
+    let limit = format!("one of {}", names.join(", "));
+    refusal(&path, name.into(), limit, &hint)
+}
+
+fn wrong<T>(path: &str, value: &Json, limit: &str, refusals: &mut Vec<Refusal>) -> Option<T> {
+    let path = if path.is_empty() { "the document" } else { path };
+    push(refusals, refusal(path, quote(value), limit, "correct this value"));
+    None
+}
+
+fn push(refusals: &mut Vec<Refusal>, refusal: Refusal) {
+    if refusals.len() < MAX_REFUSALS {
+        refusals.push(refusal);
+    }
+}
+
+fn refusal(path: &str, value: String, limit: impl Into<String>, hint: &str) -> Refusal {
+    Refusal { path: path.into(), value, limit: limit.into(), hint: hint.into() }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.into() } else { format!("{path}.{name}") }
+}
+
+fn quote(value: &Json) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(MAX_QUOTE) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use purlin_proto::v1;
+
+    use super::*;
+
+    fn desired() -> MessageDescriptor {
+        let name = "purlin.v1.Desired";
+        purlin_proto::DESCRIPTORS.get_message_by_name(name).expect("a message of ours")
+    }
+
+    #[track_caller]
+    fn check(format: Format, document: &[u8], expected: Expect) {
+        let shown = match parse::<v1::Desired>(desired(), format, document) {
+            Ok(desired) => format!("{desired:?}\n"),
+            Err(refusals) => (refusals.iter())
+                .map(|r| format!("{}: {} (may be {}; {})\n", r.path, r.value, r.limit, r.hint))
+                .collect(),
+        };
+        expected.assert_eq(&shown);
+    }
+
+    #[test]
+    fn the_three_human_forms_say_the_same() {
+        let toml = "version = 7\n[sampling]\ninterval_s = 5\ninterval_s_by_sampler.cpu = 1\n";
+        let yaml = "version: 7\nsampling:\n  interval_s: 5\n  interval_s_by_sampler: {cpu: 1}\n";
+        let json = r#"{"version":7,"sampling":{"interval_s":5,"interval_s_by_sampler":{"cpu":1}}}"#;
+        for (format, text) in [(Format::Toml, toml), (Format::Yaml, yaml), (Format::Json, json)] {
+            check(
+                format,
+                text.as_bytes(),
+                expect![[r#"
+                Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None }
+            "#]],
+            );
+        }
+    }
+
+    #[test]
+    fn all_errors_of_shape_are_told_at_once() {
+        check(
+            Format::Toml,
+            b"verion = 1\nnode = 5\nlog = 3\n[sampling]\ninterval_s = \"10\"\ninterval_s_by_sampler.cpu = -1\n[spool]\ncap_mib = 1.5\n[zzz]\n",
+            expect![[r#"
+                log: 3 (may be a table of settings; correct this value)
+                node: 5 (may be text in quotes; correct this value)
+                sampling.interval_s: "10" (may be a whole number from 0 to 4294967295; correct this value)
+                sampling.interval_s_by_sampler.cpu: -1 (may be a whole number from 0 to 4294967295; correct this value)
+                spool.cap_mib: 1.5 (may be a whole number from 0 to 4294967295; correct this value)
+                verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink; did you mean "version"?)
+                zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink; leave it out, or update the agent if it is newer than this one)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_no_document_at_all_says_where() {
+        check(
+            Format::Json,
+            b"{",
+            expect![[r#"
+            the document:  (may be well-formed JSON; EOF while parsing an object at line 1 column 1)
+        "#]],
+        );
+        check(
+            Format::Toml,
+            b"\xff",
+            expect![[r#"
+            the document:  (may be well-formed TOML; invalid utf-8 sequence of 1 bytes from index 0)
+        "#]],
+        );
+        check(
+            Format::Yaml,
+            b"- 1\n- 2\n",
+            expect![[r#"
+            the document: [1,2] (may be a table of settings; correct this value)
+        "#]],
+        );
+    }
+
+    #[test]
+    fn unknown_binary_fields_are_refused_at_any_depth() {
+        // Field 99 of Desired = 1; sampling (10) holds field 50 = 1.
+        let bytes = [0x98, 0x06, 0x01, 0x52, 0x03, 0x90, 0x03, 0x01];
+        check(
+            Format::Protobuf,
+            &bytes,
+            expect![[r#"
+            field 99:  (may be a field of purlin.v1.Desired; it was written for a newer agent: update this one, or leave the field out)
+            sampling.field 50:  (may be a field of purlin.v1.Sampling; it was written for a newer agent: update this one, or leave the field out)
+        "#]],
+        );
+        check(
+            Format::Protobuf,
+            &[0xff; 9],
+            expect![[r#"
+            the document: 9 bytes (may be an encoded purlin.v1.Desired; failed to decode Protobuf message: invalid varint)
+        "#]],
+        );
+    }
+
+    #[test]
+    fn bombs_are_refused_in_little_time() {
+        let deep = "[".repeat(100_000);
+        for format in [Format::Json, Format::Yaml, Format::Toml] {
+            assert!(parse::<v1::Desired>(desired(), format, deep.as_bytes()).is_err());
+        }
+        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for n in 1..12 {
+            let again = vec![format!("*a{}", n - 1); 9].join(", ");
+            laughs += &format!("a{n}: &a{n} [{again}]\n");
+        }
+        assert!(parse::<v1::Desired>(desired(), Format::Yaml, laughs.as_bytes()).is_err());
+        let large = vec![b'#'; MAX_BYTES + 1];
+        assert!(parse::<v1::Desired>(desired(), Format::Toml, &large).is_err());
+    }
+}

@@ -1,0 +1,161 @@
+//! The on-disk format of the spool: one segment file.
+//!
+//! ```text
+//! header   magic "PURLSPL" | version 1     8 bytes
+//!          incarnation                     u64
+//!          class: 0 event, 1 metric        u32
+//!          first sequence number           u64
+//!          CRC-32C of the 28 bytes above   u32
+//! record   payload length, never 0         u32
+//!          CRC-32C of sequence + payload   u32
+//!          sequence number                 u64
+//!          payload
+//! ```
+//!
+//! All numbers are little-endian. A file is named after its first sequence
+//! number, 20 digits, `.seg`. Sequence numbers grow within a file and from file
+//! to file; a gap means records that were lost to damage.
+//!
+//! What may be found after a crash, and what it means:
+//! - a tail that holds no whole record: it was never durable, and is cut off;
+//! - a damaged record with whole ones behind it: skipped and counted. Each record
+//!   carries its own sequence number, so the reader finds the next whole one by
+//!   looking at every byte;
+//! - a last file without a whole header: nothing was ever written to it.
+
+use purlin_core::identity::{Class, Incarnation};
+
+/// Bytes of the header.
+pub const HEADER_BYTES: usize = 32;
+/// Bytes of a record before its payload.
+pub const RECORD_HEADER_BYTES: usize = 16;
+/// Largest payload: far over any sample, far under a segment.
+pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
+/// A segment is closed at this size. It is the unit of dropping, so a quarter
+/// of the smallest cap that can be configured.
+pub const SEGMENT_BYTES: u64 = 512 << 10;
+
+const MAGIC: [u8; 8] = *b"PURLSPL\x01";
+
+/// What a segment's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The state directory it was written in.
+    pub incarnation: Incarnation,
+    /// The class of its records.
+    pub class: Class,
+    /// Sequence number of its first record.
+    pub first_seq: u64,
+}
+
+impl Header {
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..16].copy_from_slice(&self.incarnation.0.to_le_bytes());
+        bytes[16..20].copy_from_slice(&(self.class as u32).to_le_bytes());
+        bytes[20..28].copy_from_slice(&self.first_seq.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..28]);
+        bytes[28..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header; `None` if it is not one of this version, or damaged.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
+        let class = Class::ALL.into_iter().find(|&class| class as u32 == u32_at(bytes, 16))?;
+        let whole = bytes[..8] == MAGIC && crc32c::crc32c(&bytes[..28]) == u32_at(bytes, 28);
+        whole.then(|| Self {
+            incarnation: Incarnation(u64_at(bytes, 8)),
+            class,
+            first_seq: u64_at(bytes, 20),
+        })
+    }
+}
+
+/// Appends one record to `out`.
+pub fn encode_record(seq: u64, payload: &[u8], out: &mut Vec<u8>) {
+    debug_assert!((1..=MAX_PAYLOAD_BYTES).contains(&payload.len()));
+    out.extend((payload.len() as u32).to_le_bytes());
+    out.extend(record_crc(seq, payload).to_le_bytes());
+    out.extend(seq.to_le_bytes());
+    out.extend(payload);
+}
+
+fn record_crc(seq: u64, payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&seq.to_le_bytes()), payload)
+}
+
+/// One whole record, and where in the bytes it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Its sequence number.
+    pub seq: u64,
+    /// Its payload.
+    pub payload: &'a [u8],
+    /// Offset of the first byte after it.
+    pub end: usize,
+}
+
+/// The record that starts at `offset`, if a whole one does.
+pub fn record_at(bytes: &[u8], offset: usize) -> Option<Record<'_>> {
+    let rest = bytes.get(offset..)?;
+    let header = rest.get(..RECORD_HEADER_BYTES)?;
+    let length = u32_at(header, 0) as usize;
+    if !(1..=MAX_PAYLOAD_BYTES).contains(&length) {
+        return None;
+    }
+    let payload = rest.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length)?;
+    let seq = u64_at(header, 8);
+    (record_crc(seq, payload) == u32_at(header, 4)).then_some(Record {
+        seq,
+        payload,
+        end: offset + RECORD_HEADER_BYTES + length,
+    })
+}
+
+/// The first whole record at or after `offset`, over any damage in between.
+pub fn next_record(bytes: &[u8], offset: usize) -> Option<Record<'_>> {
+    (offset..bytes.len()).find_map(|offset| record_at(bytes, offset))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Header =
+        Header { incarnation: Incarnation(7), class: Class::Metric, first_seq: 42 };
+
+    #[test]
+    fn a_header_is_read_back_and_a_flipped_bit_is_seen() {
+        let bytes = HEADER.encode();
+        assert_eq!(Header::decode(&bytes), Some(HEADER));
+        for bit in 0..8 * HEADER_BYTES {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&damaged), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_reader_finds_the_next_whole_record_behind_any_damage() {
+        let mut bytes = Vec::new();
+        encode_record(1, b"first", &mut bytes);
+        let second = bytes.len();
+        encode_record(2, b"second", &mut bytes);
+        for at in 0..second {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0xff;
+            assert_eq!(next_record(&damaged, 0).map(|record| record.seq), Some(2), "byte {at}");
+        }
+    }
+}

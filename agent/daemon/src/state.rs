@@ -1,0 +1,212 @@
+//! The state directory: who may use it, and how files in it are replaced.
+//!
+//! ```text
+//! lock           held by the one agent that uses the directory; its pid
+//! incarnation    16 hexadecimal digits, random, made with the directory
+//! node           node id, where the machine has no machine id to derive it from
+//! ledger.a .b    the configuration the node boots from
+//! spool/         telemetry on its way to the core
+//! broker.password  standalone only, mode 0600
+//! ```
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use purlin_core::identity::Incarnation;
+use ring::{hmac, rand::SecureRandom};
+
+/// A state directory in use. The lock ends with the process, however it ends,
+/// and no child inherits it.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// Why a state directory can't be used.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another agent uses it.
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// The other agent's process id, if it could be read.
+        pid: Option<u32>,
+    },
+    /// It can't be made or written.
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Held { path, pid } => {
+                let pid = pid.map_or("of unknown pid".into(), |pid| format!("with pid {pid}"));
+                write!(
+                    f,
+                    "another agent {pid} uses {}: stop it first, or give this one its own \
+                     state_dir and socket",
+                    path.display()
+                )
+            }
+            OpenError::Io { path, error } => write!(
+                f,
+                "can't use {} as state directory: {error}. Set state_dir to a directory that \
+                 this user can write",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl StateDir {
+    /// Makes the directory if it isn't there, and takes its lock.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let io = |error| OpenError::Io { path: path.to_owned(), error };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join("lock"))
+            .map_err(io)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                let pid = format!("{}\n", std::process::id());
+                lock.set_len(0).and_then(|()| lock.write_all(pid.as_bytes())).map_err(io)?;
+                Ok(Self { path: path.to_owned(), _lock: lock })
+            }
+            Err((mut file, nix::Error::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                _ = file.read_to_string(&mut pid);
+                Err(OpenError::Held { path: path.to_owned(), pid: pid.trim().parse().ok() })
+            }
+            Err((_, error)) => Err(io(error.into())),
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// This directory's incarnation, made now if it has none.
+    pub fn incarnation(&self) -> io::Result<Incarnation> {
+        let made = || Ok(Incarnation(random_u64()?).to_string());
+        let text = self.read_or_make("incarnation", 0o644, made)?;
+        text.parse().map_err(|_| {
+            let path = self.path.join("incarnation");
+            let what = format!("{} holds no 16 hexadecimal digits: remove it", path.display());
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        })
+    }
+
+    /// A node id for a machine without a machine id, made now if there is none.
+    pub fn random_node(&self) -> io::Result<String> {
+        self.read_or_make("node", 0o644, random_hex)
+    }
+
+    /// The content of a one-line file, which is made with `make` if it isn't there.
+    pub fn read_or_make(
+        &self,
+        name: &str,
+        mode: u32,
+        make: impl FnOnce() -> io::Result<String>,
+    ) -> io::Result<String> {
+        let path = self.path.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) if !text.trim().is_empty() => Ok(text.trim().into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => {
+                let text = make()?;
+                replace(&path, mode, format!("{text}\n").as_bytes())?;
+                Ok(text)
+            }
+        }
+    }
+}
+
+/// Puts a file in place of another so that after a power cut either the old or
+/// the new one is there, whole.
+pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The node id of this machine: an application-specific hash of its machine id,
+/// as machine-id(5) asks for, so that the id itself stays private. `None` if the
+/// machine has none.
+pub fn node_of_machine() -> Option<String> {
+    const APPLICATION: &[u8] = b"purlin node id";
+    let machine_id = fs::read_to_string("/etc/machine-id").ok()?;
+    let machine_id = machine_id.trim();
+    if machine_id.len() != 32 || !machine_id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let key = hmac::Key::new(hmac::HMAC_SHA256, machine_id.as_bytes());
+    Some(hex(&hmac::sign(&key, APPLICATION).as_ref()[..8]))
+}
+
+/// Random bits from the kernel.
+pub fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    (ring::rand::SystemRandom::new().fill(&mut bytes))
+        .map_err(|_| io::Error::other("the kernel gives no random bytes"))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// 16 random hexadecimal digits.
+pub fn random_hex() -> io::Result<String> {
+    random_u64().map(|random| format!("{random:016x}"))
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_agent_a_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let held = StateDir::open(dir.path()).expect("a free directory");
+        match StateDir::open(dir.path()) {
+            Err(OpenError::Held { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+            other => panic!("{other:?}"),
+        }
+        drop(held);
+        StateDir::open(dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn an_incarnation_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDir::open(dir.path()).expect("a free directory");
+        let made = state.incarnation().expect("made");
+        assert_eq!(state.incarnation().expect("read"), made);
+        fs::write(dir.path().join("incarnation"), "nonsense").expect("a write");
+        assert!(state.incarnation().is_err(), "never silently another one");
+    }
+}

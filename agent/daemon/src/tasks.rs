@@ -1,0 +1,163 @@
+//! Named tasks: each is restarted when it fails or panics, with backoff, counted
+//! and shown. The agent goes on meanwhile.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use purlin_core::backoff::Backoff;
+use purlin_proto::api;
+use tokio::{sync::watch, task::JoinSet, time};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::state;
+
+const RESTART_FIRST: Duration = Duration::from_millis(500);
+const RESTART_MOST: Duration = Duration::from_secs(60);
+/// A task that ran this long was healthy: its next restart is quick again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+
+/// What is known of each task; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Board(watch::Sender<Vec<api::Task>>);
+
+impl Board {
+    /// Every task, in the order of their start.
+    pub fn tasks(&self) -> Vec<api::Task> {
+        self.0.borrow().clone()
+    }
+
+    /// Notes that a task runs.
+    pub fn running(&self, name: &str) {
+        self.update(name, |task| task.running = true);
+    }
+
+    /// Notes that a task ended; `error` if it should not have.
+    pub fn ended(&self, name: &str, error: Option<&str>) {
+        self.update(name, |task| {
+            task.running = false;
+            if let Some(error) = error {
+                task.restarts += 1;
+                task.last_error = Some(error.to_owned());
+            }
+        });
+    }
+
+    fn update(&self, name: &str, change: impl FnOnce(&mut api::Task)) {
+        self.0.send_modify(|tasks| {
+            let index = tasks.iter().position(|task| task.name == name).unwrap_or_else(|| {
+                let (running, restarts, last_error) = (false, 0, None);
+                tasks.push(api::Task { name: name.into(), running, restarts, last_error });
+                tasks.len() - 1
+            });
+            change(&mut tasks[index]);
+        });
+    }
+}
+
+/// The tasks of one agent.
+#[derive(Debug)]
+pub struct Tasks {
+    set: JoinSet<()>,
+    board: Board,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// No task yet; all end when `stop` is cancelled.
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { set: JoinSet::new(), board: Board(watch::channel(Vec::new()).0), stop }
+    }
+
+    /// What is known of each task.
+    pub fn board(&self) -> Board {
+        self.board.clone()
+    }
+
+    /// Starts a task, and again whenever it fails. One that returns `Ok` is done.
+    pub fn spawn<F>(&mut self, name: &str, make: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let (name, board) = (name.to_owned(), self.board.clone());
+        self.board.running(&name);
+        let stop = self.stop.clone();
+        self.set.spawn(async move {
+            stop.run_until_cancelled(supervise(&name, &board, make)).await;
+            board.ended(&name, None);
+        });
+    }
+
+    /// Waits until every task has ended, at most until the deadline. False if
+    /// some had to be cut off.
+    pub async fn drain(&mut self, deadline: Duration) -> bool {
+        time::timeout(deadline, async { while self.set.join_next().await.is_some() {} })
+            .await
+            .is_ok()
+    }
+}
+
+async fn supervise<F>(name: &str, board: &Board, mut make: impl FnMut() -> F)
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let mut backoff = Backoff::new(RESTART_FIRST, RESTART_MOST);
+    loop {
+        board.running(name);
+        let started = Instant::now();
+        let error = match AbortOnDropHandle::new(tokio::spawn(make())).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(joined) => panic_text(joined.try_into_panic().ok()),
+        };
+        if started.elapsed() > HEALTHY_AFTER {
+            backoff.succeed();
+        }
+        board.ended(name, Some(&error));
+        let wait = backoff.fail(state::random_u64().unwrap_or_default());
+        tracing::error!(task = name, error, restart_in = ?wait, "a task ended and is restarted");
+        time::sleep(wait).await;
+    }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: Option<Box<dyn std::any::Any + Send>>) -> String {
+    let text = panic.as_ref().and_then(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied())
+    });
+    format!("panicked: {}", text.unwrap_or("without a text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_restarted_counted_and_shown() {
+        let stop = CancellationToken::new();
+        let mut tasks = Tasks::new(stop.clone());
+        let mut runs = 0;
+        tasks.spawn("shaky", move || {
+            runs += 1;
+            let run = runs;
+            async move {
+                match run {
+                    1 => panic!("first"),
+                    2 => Err("second".into()),
+                    _ => std::future::pending().await,
+                }
+            }
+        });
+        time::sleep(RESTART_MOST).await;
+        let shown = tasks.board().tasks().remove(0);
+        assert_eq!(
+            (shown.running, shown.restarts, shown.last_error),
+            (true, 2, Some("second".into()))
+        );
+        stop.cancel();
+        assert!(tasks.drain(Duration::from_secs(1)).await);
+        assert!(!tasks.board().tasks()[0].running);
+    }
+}

@@ -1,0 +1,56 @@
+//! Memory of the whole machine.
+//!
+//! Page: `hw-docs/memory.md`. Sources: `/proc/meminfo`
+//! (Documentation/filesystems/proc.rst) and `/sys/kernel/mm/hugepages`.
+//! `MemTotal` is what the kernel manages, which is less than what is plugged
+//! in; a file that is not there means unknown, never 0.
+
+use std::collections::BTreeMap;
+
+use purlin_core::inventory::{Memory, Part, Problem};
+
+use crate::{Root, probe::Probe};
+
+const MEMINFO: &str = "/proc/meminfo";
+
+/// Reads the memory; `None` if the total is not told.
+pub fn read(root: &Root) -> (Option<Memory>, Vec<Problem>) {
+    let mut probe = Probe::new(Part::Memory, root);
+    let memory = read_memory(&mut probe);
+    (memory, probe.finish())
+}
+
+fn read_memory(probe: &mut Probe<'_>) -> Option<Memory> {
+    let text = probe.need(MEMINFO)?;
+    let Some(total) = bytes_of(&text, "MemTotal:") else {
+        probe.problem(MEMINFO, "has no MemTotal that makes sense");
+        return None;
+    };
+    Some(Memory {
+        total,
+        available: bytes_of(&text, "MemAvailable:"),
+        swap: bytes_of(&text, "SwapTotal:"),
+        hugepages: hugepages(probe, "/sys/kernel/mm/hugepages"),
+    })
+}
+
+/// The value of a `Key:   123 kB` line, in bytes.
+pub(crate) fn bytes_of(meminfo: &str, key: &str) -> Option<u64> {
+    let value = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+    let kib: u64 = value.trim().trim_end_matches("kB").trim_end().parse().ok()?;
+    kib.checked_mul(1 << 10)
+}
+
+/// Hugepages of the pool in `dir`: page size in bytes → number of pages.
+pub(crate) fn hugepages(probe: &mut Probe<'_>, dir: &str) -> BTreeMap<u64, u64> {
+    let mut pools = BTreeMap::new();
+    for name in probe.names(dir).unwrap_or_default() {
+        let kib = name.strip_prefix("hugepages-").and_then(|size| size.strip_suffix("kB"));
+        let size = kib.and_then(|kib| kib.parse::<u64>().ok()?.checked_mul(1 << 10));
+        let Some(size) = size else { continue };
+        if let Some(pages) = probe.number(&format!("{dir}/{name}/nr_hugepages")) {
+            pools.insert(size, pages);
+        }
+    }
+    pools
+}

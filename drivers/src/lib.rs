@@ -42,7 +42,7 @@ pub mod sample;
 pub mod sensor;
 
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
-pub use root::{OpenError, Root};
+pub use root::{MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;
 
 /// Reads one part.

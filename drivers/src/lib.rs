@@ -16,7 +16,7 @@
 //! | [`disk`] | block devices | `hw-docs/disk.md` |
 //! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
-//! | [`sample`] | what changes: metrics | the pages above |
+//! | [`sample`](mod@sample) | what changes: metrics | the pages above |
 //!
 //! Invariant: a driver sees files only through [`Root`], so that a dump is read
 //! by the very code that reads the live machine, and never mixes with it. The

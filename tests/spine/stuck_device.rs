@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use purlin_tests::{
     Lab, Need, Node, Result, ensure,
     lab::Test,
-    process::{Process, exists},
+    process::{Process, lives},
     stuck::StuckFile,
     test, wait,
 };
@@ -64,12 +64,12 @@ fn never_answers(lab: &Lab) -> Result {
     ensure!(slowest < PROMPT, "an answer took {slowest:?}");
     ensure!(stuck.reads() > 0, "nobody read the file");
     let &abandoned = status.helper.stuck_pids.first().ok_or("no pid of the stuck helper")?;
-    ensure!(exists(abandoned), "helper {abandoned} is gone: it was not stuck");
+    ensure!(lives(abandoned), "helper {abandoned} is gone: it was not stuck");
 
     let answer = node.cli(&["status"])?;
     ensure!(answer.code == 2, "status with a fault exits 2: {answer:?}");
     let stopped = node.stop()?;
-    ensure!(exists(abandoned), "helper {abandoned} went with the agent: it was not stuck");
+    ensure!(lives(abandoned), "helper {abandoned} went with the agent: it was not stuck");
 
     let started = node.start()?;
     println!(
@@ -80,8 +80,8 @@ fn never_answers(lab: &Lab) -> Result {
     node.stop()?;
 
     drop(stuck);
-    wait::until("the kernel lets go of the helper", PROMPT * 5, || match exists(abandoned) {
-        true => Err(format!("{abandoned} still exists")),
+    wait::until("the kernel lets go of the helper", PROMPT * 5, || match lives(abandoned) {
+        true => Err(format!("{abandoned} still lives")),
         false => Ok(()),
     })
 }

@@ -92,9 +92,11 @@ pub(crate) fn kill_all() {
     }
 }
 
-/// Whether a process of that id exists, a zombie included.
-pub fn exists(pid: u32) -> bool {
-    kill(Pid::from_raw(pid.cast_signed()), None).is_ok()
+/// Whether a process of that id lives: one that has died and waits to be reaped
+/// does not (proc_pid_stat(5), field 3).
+pub fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 fn started() -> std::sync::MutexGuard<'static, BTreeSet<i32>> {

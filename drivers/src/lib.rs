@@ -16,7 +16,7 @@
 //! | [`disk`] | block devices | `hw-docs/disk.md` |
 //! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
-//! | [`sample`] | what changes: metrics | the pages above |
+//! | [`sample`](mod@sample) | what changes: metrics | the pages above |
 //!
 //! Invariant: a driver sees files only through [`Root`], so that a dump is read
 //! by the very code that reads the live machine, and never mixes with it. The
@@ -42,7 +42,7 @@ pub mod sample;
 pub mod sensor;
 
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
-pub use root::{OpenError, Root};
+pub use root::{MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;
 
 /// Reads one part.

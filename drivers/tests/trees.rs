@@ -331,6 +331,24 @@ fn disks_made_of_other_disks_are_left_out() {
 }
 
 #[test]
+fn a_multipath_nvme_namespace_is_one_disk_at_its_controller() {
+    let tree = Tree::new();
+    let subsystem = "sys/devices/virtual/nvme-subsystem/nvme-subsys0";
+    let controller = "sys/devices/pci0000:00/0000:01:00.0/nvme/nvme0";
+    tree.files(subsystem, &[("model", "Example SSD"), ("firmware_rev", "1.0")]);
+    tree.files(&format!("{subsystem}/nvme0n1"), &[("size", "16"), ("hidden", "0")]);
+    tree.link(&format!("{subsystem}/nvme0n1/device"), "../../nvme-subsys0");
+    tree.link(&format!("{subsystem}/nvme0"), &format!("../../../../../{controller}"));
+    tree.files(&format!("{controller}/nvme0c0n1"), &[("size", "16"), ("hidden", "1")]);
+    tree.link("sys/block/nvme0n1", &format!("../../{subsystem}/nvme0n1"));
+    tree.link("sys/block/nvme0c0n1", &format!("../../{controller}/nvme0c0n1"));
+    tree.files("sys/bus/pci/devices/0000:01:00.0", &[("numa_node", "1")]);
+    let disks = tree.read().disks.expect("the disks");
+    let told: Vec<_> = disks.iter().map(|it| (&it.name, &it.model, &it.pci, it.node)).collect();
+    check(&told, expect![[r#"[("nvme0n1", Some("Example SSD"), Some("0000:01:00.0"), Some(1))]"#]]);
+}
+
+#[test]
 fn a_gpu_is_told_without_its_driver() {
     let tree = Tree::new();
     tree.files("sys/bus/pci/devices/0000:01:00.0", &[("class", "0x030200"), ("vendor", "0x10de")]);

@@ -33,6 +33,11 @@ impl Topics {
     pub fn reported(&self) -> String {
         format!("{}/reported", self.prefix)
     }
+
+    /// Where `purlin link test` publishes an empty message.
+    pub fn link_test(&self) -> String {
+        format!("{}/link-test", self.prefix)
+    }
 }
 
 /// Whether `name` may stand for a fleet or a node: one topic level of 1 to 64

@@ -87,7 +87,7 @@ pub fn build(descriptor: MessageDescriptor, tree: Json) -> Result<DynamicMessage
     let message = build_message(descriptor, &tree, "", &mut refusals);
     match message {
         Some(message) if refusals.is_empty() => Ok(message),
-        _ => Err(refusals),
+        _ => Err(bounded(refusals)),
     }
 }
 
@@ -229,11 +229,25 @@ fn join(path: &str, name: &str) -> String {
 }
 
 fn quote(value: &Json) -> String {
-    let text = value.to_string();
+    shortened(value.to_string())
+}
+
+fn shortened(text: String) -> String {
     match text.char_indices().nth(MAX_QUOTE) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
+}
+
+/// The same refusals, as many and as long as are worth telling: they are kept in
+/// the ledger and published.
+pub fn bounded(mut refusals: Vec<Refusal>) -> Vec<Refusal> {
+    refusals.truncate(MAX_REFUSALS);
+    for refusal in &mut refusals {
+        refusal.path = shortened(std::mem::take(&mut refusal.path));
+        refusal.value = shortened(std::mem::take(&mut refusal.value));
+    }
+    refusals
 }
 
 #[cfg(test)]

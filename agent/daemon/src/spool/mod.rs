@@ -47,8 +47,6 @@ pub type Durable = [u64; Class::ALL.len()];
 pub struct Spool {
     commands: SyncSender<Command>,
     durable: watch::Receiver<Durable>,
-    /// Where each class's cursor stood when the logs were opened.
-    acked: Durable,
 }
 
 impl Spool {
@@ -58,13 +56,12 @@ impl Spool {
         for class in Class::ALL {
             logs.push(Log::open(&dir.join(class.name()), class, incarnation)?);
         }
-        let acked = std::array::from_fn(|class| logs[class].acked());
         let (commands, inbox) = mpsc::sync_channel(INBOX);
         let (publish, durable) = watch::channel(durable(&logs));
         let thread = Thread { logs, publish, cursor_due: None };
         let _: JoinHandle<()> =
             thread::Builder::new().name("spool".into()).spawn(move || thread.run(&inbox))?;
-        Ok(Self { commands, durable, acked })
+        Ok(Self { commands, durable })
     }
 
     /// Hands over a record without waiting. False if the thread is so far behind
@@ -106,11 +103,6 @@ impl Spool {
     /// How far each class is durable.
     pub fn durable(&self) -> watch::Receiver<Durable> {
         self.durable.clone()
-    }
-
-    /// Where the cursor of `class` stood at the start.
-    pub fn acked_at_start(&self, class: Class) -> u64 {
-        self.acked[class as usize]
     }
 
     /// Makes everything durable and ends the thread.

@@ -1,0 +1,226 @@
+//! The agent's end: starts helpers, waits with a deadline, abandons the stuck.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::mpsc as blocking,
+    thread,
+    time::Duration,
+};
+
+use purlin_core::inventory::{Inventory, Part};
+use purlin_proto::api;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    process::{Child, Command},
+    sync::{mpsc, oneshot, watch},
+    time,
+};
+
+use super::{Answer, Request, What, checked_length, encode, server};
+
+/// A read that takes longer is taken for stuck. A part takes milliseconds; only
+/// NVML, which brings the driver up at its first call, may take seconds.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// Requests that may wait for the one under way.
+const INBOX: usize = 32;
+
+/// A way to ask; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    asks: mpsc::Sender<(What, oneshot::Sender<Answer>)>,
+    state: watch::Receiver<api::Helper>,
+}
+
+impl Client {
+    /// Asks, and waits for the answer or for the reason why there is none.
+    pub async fn ask(&self, what: What) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        if self.asks.send((what, reply)).await.is_err() {
+            return Answer::nothing(what, "the agent is stopping");
+        }
+        answer.await.unwrap_or_else(|_| Answer::nothing(what, "the helper's task was restarted"))
+    }
+
+    /// Reads every part into `inventory`; what can't be read stays as it was.
+    pub async fn read_inventory(&self, inventory: &mut Inventory) {
+        for part in Part::ALL {
+            let answer = self.ask(What::Part(part)).await;
+            inventory.put(part, answer.data, answer.problems);
+        }
+    }
+
+    /// How the helpers are.
+    pub fn state(&self) -> api::Helper {
+        self.state.borrow().clone()
+    }
+}
+
+/// A client, and the owner of the helpers that its task runs. `root` is what
+/// they read: the machine, or a dump.
+pub fn client(root: PathBuf) -> (Client, Helpers) {
+    let (asks, inbox) = mpsc::channel(INBOX);
+    let (publish, state) = watch::channel(api::Helper::default());
+    (Client { asks, state }, Helpers { root, inbox, publish, running: None, stuck: Vec::new() })
+}
+
+/// Reads the whole machine (or the dump at `root`) through a helper of its own,
+/// each part under a deadline; for commands that work without the agent.
+pub async fn inventory(root: Option<&Path>) -> Inventory {
+    let root = root.unwrap_or(Path::new("/"));
+    let (client, mut helpers) = client(root.to_owned());
+    let mut inventory = Inventory::default();
+    if let Err(error) = helpers.start() {
+        tracing::debug!(%error, "no helper can be started here: reading in this process");
+        return inventory_in_thread(root.to_owned());
+    }
+    tokio::select! {
+        () = client.read_inventory(&mut inventory) => {}
+        () = helpers.run() => {}
+    }
+    inventory
+}
+
+/// The same where no process can be started (under an emulator, or a seccomp
+/// filter): in a thread, which is left behind if it gets stuck.
+fn inventory_in_thread(root: PathBuf) -> Inventory {
+    let (answers, inbox) = blocking::channel();
+    thread::spawn(move || {
+        for part in Part::ALL {
+            _ = answers.send((part, server::answer(&root, What::Part(part))));
+        }
+    });
+    let mut inventory = Inventory::default();
+    while let Ok((part, answer)) = inbox.recv_timeout(ANSWER_DEADLINE) {
+        inventory.put(part, answer.data, answer.problems);
+    }
+    inventory
+}
+
+/// Owns the helper processes.
+#[derive(Debug)]
+pub struct Helpers {
+    root: PathBuf,
+    inbox: mpsc::Receiver<(What, oneshot::Sender<Answer>)>,
+    publish: watch::Sender<api::Helper>,
+    running: Option<Running>,
+    /// Abandoned helpers that the kernel has not let go of, and on what.
+    stuck: Vec<(Child, What)>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    socket: UnixStream,
+    requests: u64,
+}
+
+impl Helpers {
+    /// Serves until nobody is left to ask.
+    pub async fn run(&mut self) {
+        while let Some((what, reply)) = self.inbox.recv().await {
+            let answer = self.ask(what).await;
+            _ = reply.send(answer);
+        }
+    }
+
+    async fn ask(&mut self, what: What) -> Answer {
+        self.forget_ended();
+        if let Some((child, _)) = self.stuck.iter().find(|(_, stuck_on)| *stuck_on == what) {
+            let pid = child.id().unwrap_or_default();
+            let why = format!("helper {pid} is still stuck in the kernel reading it");
+            return Answer::nothing(what, why);
+        }
+        if self.running.is_none()
+            && let Err(error) = self.start()
+        {
+            return Answer::nothing(what, format!("no helper can be started: {error}"));
+        }
+        let Some(mut helper) = self.running.take() else {
+            return Answer::nothing(what, "no helper runs");
+        };
+        match time::timeout(ANSWER_DEADLINE, helper.ask(&self.root, what)).await {
+            Ok(Ok(answer)) => {
+                self.running = Some(helper);
+                answer
+            }
+            Ok(Err(error)) => {
+                // It died, or talks nonsense: drop it (which kills it) and go on with another.
+                self.publish.send_modify(|state| state.pid = None);
+                Answer::nothing(what, format!("the helper failed: {error}"))
+            }
+            Err(_) => {
+                self.abandon(helper.child, what);
+                let why = format!("no answer within {ANSWER_DEADLINE:?}: its helper was abandoned");
+                Answer::nothing(what, why)
+            }
+        }
+    }
+
+    fn abandon(&mut self, mut child: Child, what: What) {
+        tracing::error!(pid = child.id(), what = what.describe(), "a helper is stuck: abandoned");
+        // It ends as soon as the kernel lets go of it, if ever.
+        _ = child.start_kill();
+        self.stuck.push((child, what));
+        self.publish.send_modify(|state| {
+            state.pid = None;
+            state.abandoned += 1;
+        });
+        self.publish_stuck();
+    }
+
+    fn forget_ended(&mut self) {
+        let before = self.stuck.len();
+        self.stuck.retain_mut(|(child, _)| matches!(child.try_wait(), Ok(None)));
+        if self.stuck.len() != before {
+            self.publish_stuck();
+        }
+    }
+
+    fn publish_stuck(&self) {
+        let pids = self.stuck.iter().filter_map(|(child, _)| child.id()).collect();
+        self.publish.send_modify(|state| state.stuck_pids = pids);
+    }
+
+    /// Starts a helper. It inherits its end of the socket pair and nothing else:
+    /// a stuck one must hold neither a lock nor a pipe that someone waits for.
+    fn start(&mut self) -> io::Result<()> {
+        let (ours, theirs) = StdStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let child = Command::new("/proc/self/exe")
+            .arg0("purlin")
+            .arg("helper")
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        self.publish.send_modify(|state| {
+            state.pid = child.id();
+            state.started += 1;
+        });
+        self.running = Some(Running { child, socket: UnixStream::from_std(ours)?, requests: 0 });
+        Ok(())
+    }
+}
+
+impl Running {
+    async fn ask(&mut self, root: &Path, what: What) -> io::Result<Answer> {
+        self.requests += 1;
+        let id = self.requests;
+        self.socket.write_all(&encode(&Request { id, root: root.to_owned(), what })?).await?;
+        let mut header = [0; 4];
+        self.socket.read_exact(&mut header).await?;
+        let mut body = vec![0; checked_length(header)?];
+        self.socket.read_exact(&mut body).await?;
+        let answer: Answer = serde_json::from_slice(&body)?;
+        match answer.id == id {
+            true => Ok(answer),
+            false => Err(io::Error::other("an answer to another request")),
+        }
+    }
+}

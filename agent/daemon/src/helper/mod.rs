@@ -1,0 +1,106 @@
+//! The helper: a process for whatever can hang in the kernel or needs a
+//! privilege, which the agent can afford to lose.
+//!
+//! A read that is stuck in the kernel can't be killed, and neither can the
+//! process it is stuck in. So the agent waits for an answer until a deadline,
+//! then abandons that helper and starts another. A request that a helper is
+//! still stuck on is not made again until the kernel lets go of it: there is at
+//! most one stuck helper for each kind of request.
+//!
+//! The two talk over a socket pair, the helper's standard input: a frame is a
+//! `u32` length (little-endian) and so many bytes of JSON, one [`Request`] or
+//! one [`Answer`]. Both ends are the same executable, and the length is bounded.
+
+use std::{io, path::PathBuf};
+
+use purlin_core::{
+    inventory::{Part, PartData, Problem},
+    metric::{Point, Sampler},
+};
+use serde::{Deserialize, Serialize};
+
+mod client;
+mod server;
+
+pub use client::{Client, client, inventory};
+pub use server::main;
+
+/// Largest frame: some 20 times the inventory of a machine with 256 PUs.
+const MAX_FRAME_BYTES: usize = 8 << 20;
+
+/// Everything a helper can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// Read one part of the inventory.
+    Part(Part),
+    /// Take one sample.
+    Sample(Sampler),
+}
+
+impl What {
+    /// For messages, e.g. `sensor`, `temperature sample`.
+    fn describe(self) -> String {
+        match self {
+            What::Part(part) => part.name().into(),
+            What::Sample(sampler) => format!("{} sample", sampler.name()),
+        }
+    }
+
+    /// The part a problem with it belongs to.
+    fn part(self) -> Part {
+        match self {
+            What::Part(part) => part,
+            What::Sample(Sampler::Cpu) => Part::Cpu,
+            What::Sample(Sampler::Memory | Sampler::Pressure) => Part::Memory,
+            What::Sample(Sampler::Disk) => Part::Disk,
+            What::Sample(Sampler::Network) => Part::Nic,
+            What::Sample(Sampler::Temperature) => Part::Sensor,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    id: u64,
+    /// The machine's root, or a dump's directory.
+    root: PathBuf,
+    what: What,
+}
+
+/// What a helper answers.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    id: u64,
+    /// The part, if one was asked for and could be read.
+    pub data: Option<PartData>,
+    /// The sample, if one was asked for.
+    pub points: Vec<Point>,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+}
+
+impl Answer {
+    /// An answer that brings nothing but the reason why.
+    fn nothing(what: What, why: impl Into<String>) -> Self {
+        let problem = Problem { part: what.part(), at: what.describe(), what: why.into() };
+        Self { problems: vec![problem], ..Self::default() }
+    }
+}
+
+fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(message)?;
+    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_FRAME_BYTES);
+    let length = length.ok_or_else(|| too_large(body.len()))?;
+    Ok([&length.to_le_bytes()[..], &body].concat())
+}
+
+fn checked_length(header: [u8; 4]) -> io::Result<usize> {
+    let length = u32::from_le_bytes(header) as usize;
+    if length <= MAX_FRAME_BYTES { Ok(length) } else { Err(too_large(length)) }
+}
+
+fn too_large(length: usize) -> io::Error {
+    let what = format!("a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}");
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}

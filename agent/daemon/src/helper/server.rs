@@ -1,0 +1,62 @@
+//! The helper's own end: reads a request, does it, answers; nothing else.
+
+use std::{
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::net::UnixStream},
+    panic,
+    path::Path,
+    process::ExitCode,
+};
+
+use purlin_drivers::Root;
+
+use super::{Answer, Request, What, checked_length, encode};
+use crate::tasks;
+
+/// `purlin helper`: serves requests on standard input, a socket, until it closes.
+pub fn main() -> ExitCode {
+    // A panic is answered as a problem; standard error may be a closed pipe.
+    panic::set_hook(Box::new(|_| {}));
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("purlin helper is started by the agent, with a socket as its input: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> io::Result<()> {
+    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    loop {
+        let mut header = [0; 4];
+        match socket.read_exact(&mut header) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            result => result?,
+        }
+        let mut body = vec![0; checked_length(header)?];
+        socket.read_exact(&mut body)?;
+        let request: Request = serde_json::from_slice(&body)?;
+        let answer = Answer { id: request.id, ..answer(&request.root, request.what) };
+        socket.write_all(&encode(&answer)?)?;
+    }
+}
+
+/// Does what is asked. A driver that panics is a problem of its part.
+pub(super) fn answer(root: &Path, what: What) -> Answer {
+    let root = match Root::open(root) {
+        Ok(root) => root,
+        Err(error) => return Answer::nothing(what, error.to_string()),
+    };
+    panic::catch_unwind(panic::AssertUnwindSafe(|| match what {
+        What::Part(part) => {
+            let (data, problems) = purlin_drivers::read(part, &root);
+            Answer { data, problems, ..Answer::default() }
+        }
+        What::Sample(sampler) => {
+            let (points, problems) = purlin_drivers::sample(sampler, &root);
+            Answer { points, problems, ..Answer::default() }
+        }
+    }))
+    .unwrap_or_else(|panic| Answer::nothing(what, tasks::panic_text(Some(panic))))
+}

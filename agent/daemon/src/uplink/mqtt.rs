@@ -1,0 +1,262 @@
+//! MQTT 5 by rumqttc: one client for one connection.
+//!
+//! The client would reconnect and resend by itself; it is dropped at the first
+//! error instead, since only the spool knows what has to be sent again.
+
+use std::{path::PathBuf, time::Duration};
+
+use prost::bytes::Bytes;
+use purlin_core::settings::Endpoint;
+use purlin_proto::{api, topic::Topics};
+use rumqttc::{
+    AsyncClient, ConnectionError, Event, MqttOptions, PublishNotice, PublishOptions, PublishResult,
+    QoS, TlsConfiguration, Transport as Wire,
+    mqttbytes::v5::{ConnectReturnCode, Packet, PubAckReason, SubscribeReasonCode},
+};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    time::{self, Instant},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Answer, MAX_IN_FLIGHT, Message, PendingAnswer, Session, Transport};
+
+/// Announced to the broker: over what a document may have, so that one too
+/// large still arrives and is refused with a reason.
+const MAX_PACKET_BYTES: u32 = 1 << 20;
+/// A broker that is silent for one and a half of it is taken for dead.
+const KEEP_ALIVE_S: u16 = 30;
+/// Messages that may wait to be taken in; TCP holds the rest back.
+const INBOX: usize = 8;
+const GOODBYE: Duration = Duration::from_millis(500);
+const TEST_STEP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Who we are to a broker, and whom we trust.
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// Client id, the node's.
+    pub client_id: String,
+    /// User name.
+    pub username: String,
+    /// File that holds the password, read anew at each connection.
+    pub password_file: Option<PathBuf>,
+    /// PEM file of trusted certificate authorities.
+    pub trust_anchors: Option<PathBuf>,
+}
+
+impl Mqtt {
+    fn options(&self, endpoint: &Endpoint, client_id: &str) -> Result<MqttOptions, String> {
+        let mut options = MqttOptions::new(client_id, (endpoint.host.clone(), endpoint.port));
+        options
+            .set_keep_alive(KEEP_ALIVE_S)
+            .set_clean_start(true)
+            .set_max_packet_size(Some(MAX_PACKET_BYTES))
+            .set_outgoing_inflight_upper_limit(MAX_IN_FLIGHT as u16)
+            .set_request_channel_capacity(MAX_IN_FLIGHT);
+        if let Some(path) = &self.password_file {
+            let password = std::fs::read_to_string(path).map_err(|error| {
+                format!("can't read the password file {}: {error}", path.display())
+            })?;
+            options.set_credentials(&self.username, password.trim().to_owned());
+        }
+        if endpoint.tls {
+            options.set_transport(Wire::tls_with_config(self.tls()?));
+        }
+        Ok(options)
+    }
+
+    fn tls(&self) -> Result<TlsConfiguration, String> {
+        let path = self
+            .trust_anchors
+            .as_ref()
+            .ok_or("mqtts:// needs uplink.trust_anchors: a PEM file of the authorities to trust")?;
+        let ca = std::fs::read(path).map_err(|error| {
+            format!("can't read uplink.trust_anchors {}: {error}", path.display())
+        })?;
+        Ok(TlsConfiguration::Simple { ca, alpn: None, client_auth: None })
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    client: AsyncClient,
+    incoming: mpsc::Receiver<Result<Message, String>>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+impl Transport for Mqtt {
+    type Session = Connection;
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Connection, String> {
+        Connection::open(self.options(endpoint, &self.client_id)?).await
+    }
+}
+
+impl Connection {
+    async fn open(options: MqttOptions) -> Result<Self, String> {
+        let (client, mut events) = AsyncClient::builder(options).capacity(MAX_IN_FLIGHT).build();
+        loop {
+            match events.poll().await {
+                Ok(Event::Incoming(Packet::ConnAck(_))) => break,
+                Ok(_) => {}
+                Err(error) => return Err(explain(&error)),
+            }
+        }
+        let (sender, incoming) = mpsc::channel(INBOX);
+        let driver = tokio::spawn(async move {
+            loop {
+                let message = match events.poll().await {
+                    Ok(Event::Incoming(Packet::Publish(publish))) => Ok(Message {
+                        topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+                        payload: publish.payload,
+                        retain: publish.retain,
+                    }),
+                    Ok(Event::Incoming(Packet::Disconnect(reason))) => {
+                        Err(format!("the broker closed the connection: {:?}", reason.reason_code))
+                    }
+                    Ok(_) => continue,
+                    Err(error) => Err(explain(&error)),
+                };
+                let ended = message.is_err();
+                if sender.send(message).await.is_err() || ended {
+                    return;
+                }
+            }
+        });
+        Ok(Self { client, incoming, _driver: AbortOnDropHandle::new(driver) })
+    }
+}
+
+impl Session for Connection {
+    async fn subscribe(&mut self, topic: &str) -> Result<(), String> {
+        let notice = self.client.subscribe_tracked(topic, QoS::AtLeastOnce).await;
+        let notice = notice.map_err(|error| error.to_string())?;
+        let ack = notice.wait_async().await.map_err(|error| error.to_string())?;
+        match ack.return_codes.first() {
+            Some(SubscribeReasonCode::Success(_)) => Ok(()),
+            refused => Err(format!(
+                "the broker refused the subscription to {topic}: {refused:?}; check its access rules"
+            )),
+        }
+    }
+
+    async fn publish(&mut self, message: Message) -> Result<PendingAnswer, String> {
+        let options = PublishOptions::new(QoS::AtLeastOnce).retain(message.retain);
+        let notice = self.client.publish_tracked(message.topic, message.payload, options).await;
+        let notice = notice.map_err(|error| error.to_string())?;
+        Ok(Box::pin(answer(notice)))
+    }
+
+    async fn incoming(&mut self) -> Result<Message, String> {
+        self.incoming.recv().await.unwrap_or(Err("the connection has ended".into()))
+    }
+
+    async fn disconnect(mut self) {
+        if self.client.disconnect_now().await.is_ok() {
+            // The driver ends once the packet is on its way.
+            _ = time::timeout(GOODBYE, async { while self.incoming.recv().await.is_some() {} })
+                .await;
+        }
+    }
+}
+
+/// The reason code decides, not the client's "ok".
+async fn answer(notice: PublishNotice) -> Answer {
+    match notice.wait_async().await {
+        Ok(PublishResult::Qos1(ack)) => match ack.reason {
+            PubAckReason::Success => Answer::Taken { heard: true },
+            PubAckReason::NoMatchingSubscribers => Answer::Taken { heard: false },
+            PubAckReason::PayloadFormatInvalid => {
+                Answer::RefusedForGood(format!("{:?}", ack.reason))
+            }
+            reason => Answer::RefusedForNow(format!("{reason:?}")),
+        },
+        _ => Answer::Lost,
+    }
+}
+
+fn explain(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ConnectionRefused(
+            code @ (ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized),
+        ) => format!(
+            "the broker refused us: {code:?}; check uplink.username and uplink.password_file"
+        ),
+        ConnectionError::ConnectionRefused(code) => format!("the broker refused us: {code:?}"),
+        other => other.to_string(),
+    }
+}
+
+/// One attempt, step by step, beside the connection that is in use.
+pub async fn test(mqtt: &Mqtt, endpoint: &Endpoint, topics: &Topics) -> api::LinkTest {
+    let mut test = Test { steps: Vec::new() };
+    let ok = test.run(mqtt, endpoint, topics).await.is_some();
+    api::LinkTest { endpoint: endpoint.to_string(), steps: test.steps, ok }
+}
+
+struct Test {
+    steps: Vec<api::LinkTestStep>,
+}
+
+impl Test {
+    async fn run(&mut self, mqtt: &Mqtt, endpoint: &Endpoint, topics: &Topics) -> Option<()> {
+        let address = format!("{}:{}", endpoint.host, endpoint.port);
+        let tcp = async {
+            let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await;
+            let stream = stream.map_err(|error| {
+                format!("{error}; is the broker running there, and does a firewall let us through?")
+            })?;
+            Ok((format!("from {}", stream.local_addr().map_or("?".into(), |a| a.to_string())), ()))
+        };
+        self.step(format!("connect tcp {address}"), tcp).await?;
+        let connect = async {
+            let options = mqtt.options(endpoint, &format!("{}-test", mqtt.client_id))?;
+            Ok((format!("as user {}", mqtt.username), Connection::open(options).await?))
+        };
+        let name = if endpoint.tls { "MQTT 5 connect over TLS" } else { "MQTT 5 connect" };
+        let mut connection = self.step(name.into(), connect).await?;
+        let topic = topics.desired();
+        let subscribe =
+            async { connection.subscribe(&topic).await.map(|()| ("granted".into(), ())) };
+        self.step(format!("subscribe {topic}"), subscribe).await?;
+        let topic = topics.link_test();
+        let message = Message { topic: topic.clone(), payload: Bytes::new(), retain: false };
+        let publish = async {
+            match connection.publish(message).await?.await {
+                Answer::Taken { heard: true } => Ok(("acknowledged".into(), ())),
+                Answer::Taken { heard: false } => {
+                    Ok(("acknowledged; nobody subscribes to it, which is no fault".into(), ()))
+                }
+                Answer::RefusedForGood(why) | Answer::RefusedForNow(why) => Err(format!(
+                    "{why}; check the broker's access rules for user {}",
+                    mqtt.username
+                )),
+                Answer::Lost => Err("the broker closed the connection instead of answering".into()),
+            }
+        };
+        self.step(format!("publish {topic}"), publish).await?;
+        connection.disconnect().await;
+        Some(())
+    }
+
+    async fn step<T>(
+        &mut self,
+        step: String,
+        action: impl Future<Output = Result<(String, T), String>>,
+    ) -> Option<T> {
+        let started = Instant::now();
+        let result = time::timeout(TEST_STEP_DEADLINE, action)
+            .await
+            .map_err(|_| format!("no answer within {TEST_STEP_DEADLINE:?}"))
+            .flatten();
+        let (ok, detail, value) = match result {
+            Ok((detail, value)) => (true, detail, Some(value)),
+            Err(error) => (false, error, None),
+        };
+        let took_ms = started.elapsed().as_millis() as u64;
+        self.steps.push(api::LinkTestStep { step, ok, took_ms, detail });
+        value
+    }
+}

@@ -1,0 +1,250 @@
+//! The uplink against a broker that misbehaves on demand.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use purlin_core::{
+    identity::Incarnation,
+    settings::{Draft, Reader, Start},
+};
+
+use super::*;
+use crate::sample;
+
+/// What the broker does with the next publishes, in order; then it takes all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    Take,
+    /// Takes it and closes before answering: what MQTT calls at least once.
+    TakeAndClose,
+    Close,
+    Silence,
+    Deny,
+    Reject,
+}
+
+/// A broker, shared by its sessions.
+#[derive(Clone, Debug, Default)]
+struct Fake(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    moves: std::collections::VecDeque<Move>,
+    /// Every (class, seq) that was published, taken or not.
+    seen: BTreeSet<(i32, u64)>,
+    published: usize,
+    connections: Vec<String>,
+    reported: Option<v1::Reported>,
+    /// Delivered as the retained desired document at each subscription.
+    desired: Option<Vec<u8>>,
+}
+
+impl Fake {
+    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct FakeSession {
+    broker: Fake,
+    closed: bool,
+    inbox: Vec<Message>,
+}
+
+impl Transport for Fake {
+    type Session = FakeSession;
+    async fn connect(&self, endpoint: &Endpoint) -> Result<FakeSession, String> {
+        self.with(|state| state.connections.push(endpoint.to_string()));
+        Ok(FakeSession { broker: self.clone(), closed: false, inbox: Vec::new() })
+    }
+}
+
+impl Session for FakeSession {
+    async fn subscribe(&mut self, topic: &str) -> Result<(), String> {
+        let desired = self.broker.with(|state| state.desired.clone());
+        self.inbox.extend(desired.map(|document| Message {
+            topic: topic.into(),
+            payload: document.into(),
+            retain: true,
+        }));
+        Ok(())
+    }
+
+    async fn publish(&mut self, message: Message) -> Result<PendingAnswer, String> {
+        if message.retain {
+            let reported = v1::Reported::decode(message.payload).map_err(|e| e.to_string())?;
+            self.broker.with(|state| state.reported = Some(reported));
+            return Ok(Box::pin(async { Answer::Taken { heard: true } }));
+        }
+        if self.closed {
+            return Ok(Box::pin(async { Answer::Lost }));
+        }
+        let batch = v1::Batch::decode(message.payload).map_err(|error| error.to_string())?;
+        let next = self.broker.with(|state| {
+            let next = state.moves.pop_front().unwrap_or(Move::Take);
+            state.published += 1;
+            if matches!(next, Move::Take | Move::TakeAndClose | Move::Reject) {
+                let seqs = (batch.first_seq..).take(batch.records.len());
+                state.seen.extend(seqs.map(|seq| (batch.class, seq)));
+            }
+            next
+        });
+        self.closed |= matches!(next, Move::Close | Move::TakeAndClose);
+        Ok(Box::pin(async move {
+            match next {
+                Move::Take => Answer::Taken { heard: true },
+                Move::Deny => Answer::RefusedForNow("NotAuthorized".into()),
+                Move::Reject => Answer::RefusedForGood("PayloadFormatInvalid".into()),
+                Move::TakeAndClose | Move::Close => Answer::Lost,
+                Move::Silence => std::future::pending().await,
+            }
+        }))
+    }
+
+    async fn incoming(&mut self) -> Result<Message, String> {
+        match self.inbox.pop() {
+            Some(message) => Ok(message),
+            None if self.closed => Err("closed".into()),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn disconnect(self) {}
+}
+
+struct Case {
+    _dir: tempfile::TempDir,
+    broker: Fake,
+    spool: Spool,
+    settings: watch::Sender<Arc<Settings>>,
+    link: watch::Receiver<Link>,
+    asks: mpsc::Receiver<Ask>,
+    stop: CancellationToken,
+    _reported: watch::Sender<Arc<v1::Reported>>,
+    running: tokio::task::JoinHandle<Result<(), String>>,
+}
+
+fn settings(endpoint: &str) -> Arc<Settings> {
+    let draft = Draft { endpoint: Some(endpoint.into()), ..Draft::default() };
+    let desired = purlin_core::settings::check(&draft, &Reader { node: "n", agent: "0.1.0" });
+    Arc::new(Settings::resolve(&Start::default(), Some(&desired.expect("a valid draft"))))
+}
+
+/// An uplink on a spool of `records` events, with a broker that makes `moves`.
+async fn case(records: u64, moves: &[Move], desired: Option<Vec<u8>>) -> Case {
+    let dir = tempfile::tempdir().expect("a directory");
+    let incarnation = Incarnation(9);
+    let spool = Spool::open(dir.path(), incarnation).expect("a spool");
+    for n in 0..records {
+        // Each a batch of its own.
+        assert!(
+            spool.append(Class::Event, sample::event("test", "x".repeat(BATCH_BYTES + n as usize)))
+        );
+    }
+    let mut durable = spool.durable();
+    durable.wait_for(|durable| durable[Class::Event as usize] >= records).await.expect("durable");
+    let broker = Fake::default();
+    broker.with(|state| {
+        state.moves = moves.iter().copied().collect();
+        state.desired = desired;
+    });
+    let (settings, settings_in_force) = watch::channel(settings("mqtt://first"));
+    let (reported, reported_now) = watch::channel(Arc::new(v1::Reported::default()));
+    let (door, asks) = mpsc::channel(8);
+    let (publish, link) = watch::channel(Link::default());
+    let stop = CancellationToken::new();
+    let wiring = Wiring {
+        identity: Identity { fleet: "f".into(), node: "n".into(), incarnation },
+        spool: spool.clone(),
+        settings: settings_in_force,
+        reported: reported_now,
+        door,
+        link: publish,
+        stop: stop.clone(),
+    };
+    let mut uplink = Uplink::new(broker.clone(), wiring).await;
+    uplink.ack_deadline = Duration::from_millis(200);
+    uplink.backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(20));
+    let running = tokio::spawn(async move { uplink.run().await });
+    Case { _dir: dir, broker, spool, settings, link, asks, stop, _reported: reported, running }
+}
+
+impl Case {
+    /// Waits until the cursor stands at `seq`.
+    async fn acked(&self, seq: u64) {
+        let acked = async {
+            while self.spool.figures().await.expect("figures")[0].acked_seq < seq {
+                time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let within = time::timeout(Duration::from_secs(10), acked).await;
+        within.unwrap_or_else(|_| panic!("not acknowledged: {:?}", self.broker));
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.running.await.expect("no panic").expect("a clean end");
+    }
+}
+
+#[tokio::test]
+async fn every_record_arrives_whatever_the_broker_does() {
+    use Move::{Close, Deny, Silence, Take, TakeAndClose};
+    let moves =
+        [Take, Close, TakeAndClose, Take, Silence, Deny, Take, Close, Silence, TakeAndClose];
+    let case = case(50, &moves, None).await;
+    case.acked(50).await;
+    case.broker.with(|state| {
+        assert_eq!(state.seen.len(), 50);
+        assert!(state.connections.len() > 3, "{:?}", state.connections);
+    });
+    case.end().await;
+}
+
+#[tokio::test]
+async fn the_cursor_waits_for_what_was_not_acknowledged() {
+    let case = case(5, &[Move::Silence], None).await;
+    time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(case.spool.figures().await.expect("figures")[0].acked_seq, 0);
+    assert_eq!(case.broker.with(|state| state.published), 5);
+    case.acked(5).await;
+    case.end().await;
+}
+
+#[tokio::test]
+async fn a_message_the_broker_will_never_take_does_not_block_the_rest() {
+    let case = case(5, &[Move::Take, Move::Reject], None).await;
+    case.acked(5).await;
+    assert_eq!(case.link.borrow().view().refused, 1);
+    case.end().await;
+}
+
+#[tokio::test]
+async fn another_endpoint_is_taken_at_once() {
+    let case = case(1, &[], None).await;
+    case.acked(1).await;
+    case.settings.send_replace(settings("mqtt://second:99"));
+    let moved = async {
+        while case.broker.with(|state| state.connections.len()) < 2 {
+            time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    time::timeout(Duration::from_secs(5), moved).await.expect("a second connection");
+    let connections = case.broker.with(|state| state.connections.clone());
+    assert_eq!(connections, ["mqtt://first:1883", "mqtt://second:99"]);
+    case.end().await;
+}
+
+#[tokio::test]
+async fn a_desired_document_is_brought_to_the_door_and_reported_is_published() {
+    let mut case = case(0, &[], Some(b"document".to_vec())).await;
+    let ask = time::timeout(Duration::from_secs(5), case.asks.recv()).await.expect("in time");
+    match ask.expect("an ask") {
+        Ask::Offer(offer, _) => assert_eq!(offer.bytes, b"document"),
+        other => panic!("{other:?}"),
+    }
+    assert!(case.broker.with(|state| state.reported.is_some()));
+    case.end().await;
+}

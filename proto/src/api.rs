@@ -80,6 +80,8 @@ pub struct Helper {
     pub abandoned: u32,
     /// Process ids of abandoned helpers that the kernel has not let go of.
     pub stuck_pids: Vec<u32>,
+    /// Why none could be started, the last time one was needed.
+    pub error: Option<String>,
 }
 
 /// Something that is wrong.

@@ -12,10 +12,13 @@ use std::{
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage};
 use purlin_core::settings::{Endpoint, Impossible, Level, Refusal, Start};
-use purlin_proto::{api::Mode, topic, v1};
+use purlin_proto::{
+    api::{self, Mode},
+    topic, v1,
+};
 use serde_json::Value as Json;
 
-use crate::{document, state};
+use crate::{document, door, state};
 
 /// The file whose presence means: this is a node's service.
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
@@ -79,10 +82,15 @@ impl LogFormat {
 
 impl Boot {
     /// Reads the file and the environment. The error holds every reason.
-    pub fn load(file: Option<&Path>) -> Result<Self, Vec<Refusal>> {
+    pub fn load(file: Option<&Path>) -> Result<Self, Vec<api::Refusal>> {
         let system = Path::new(SYSTEM_FILE);
         let path = file.or_else(|| system.exists().then_some(system));
-        Self::from_sources(path, env::vars().collect())
+        // A variable that is not UTF-8 is none of ours.
+        let variables = env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Self::from_sources(path, variables.collect())
+            .map_err(|refusals| refusals.into_iter().map(door::refusal_view).collect())
     }
 
     fn from_sources(

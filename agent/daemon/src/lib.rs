@@ -1,14 +1,29 @@
-//! The agent.
+//! The agent: everything between the pure core and the outside world.
+//!
+//! [`main`] runs it, [`helper::main`] is the process that may hang in its place,
+//! and [`boot`], [`helper::inventory`] and [`offline`] serve the commands that
+//! work with the agent dead. ARCHITECTURE.md has the picture.
+
 #![forbid(unsafe_code)]
+
+mod agent;
+mod api;
 pub mod boot;
-pub mod clock;
-pub mod document;
-pub mod door;
+#[cfg(feature = "broker")]
+mod broker;
+mod clock;
+mod document;
+mod door;
 pub mod helper;
-pub mod ledger;
-pub mod logging;
-pub mod sample;
-pub mod spool;
-pub mod state;
-pub mod tasks;
-pub mod uplink;
+mod ledger;
+mod logging;
+pub mod offline;
+mod sample;
+mod spool;
+mod state;
+mod status;
+mod tasks;
+mod uplink;
+
+pub use agent::main;
+pub use api::openapi;

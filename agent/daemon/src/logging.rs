@@ -132,6 +132,8 @@ impl Keeper {
     }
 
     fn after(&self, after: u64) -> api::Log {
+        // A number not yet reached is from an agent before this one.
+        let after = if after > self.written { 0 } else { after };
         let first_kept = self.kept.front().map_or(self.written + 1, |line| line.number);
         let lines = self.kept.iter().filter(|line| line.number > after).cloned().collect();
         api::Log { lines, missed: (first_kept - 1).saturating_sub(after) }
@@ -192,5 +194,6 @@ mod tests {
         assert_eq!((all.missed, all.lines.len(), all.lines[0].number), (10, KEPT_LINES, 11));
         let latest = keeper.after(KEPT_LINES as u64 + 8);
         assert_eq!((latest.missed, latest.lines.len()), (0, 2));
+        assert_eq!(keeper.after(KEPT_LINES as u64 * 2).lines.len(), KEPT_LINES);
     }
 }

@@ -137,6 +137,7 @@ impl Helpers {
         if self.running.is_none()
             && let Err(error) = self.start()
         {
+            self.publish.send_modify(|state| state.error = Some(error.to_string()));
             return Answer::nothing(what, format!("no helper can be started: {error}"));
         }
         let Some(mut helper) = self.running.take() else {
@@ -202,6 +203,7 @@ impl Helpers {
         self.publish.send_modify(|state| {
             state.pid = child.id();
             state.started += 1;
+            state.error = None;
         });
         self.running = Some(Running { child, socket: UnixStream::from_std(ours)?, requests: 0 });
         Ok(())

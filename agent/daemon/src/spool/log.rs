@@ -338,11 +338,6 @@ impl Log {
         self.durable
     }
 
-    /// The newest sequence number that was acknowledged with all before it.
-    pub fn acked(&self) -> u64 {
-        self.cursor.acked
-    }
-
     /// How it stands.
     pub fn figures(&self) -> api::QueueClass {
         let first_seq = self.segments[0].first_seq;
@@ -363,6 +358,44 @@ impl Log {
             error: self.error.clone(),
         }
     }
+}
+
+/// How the log in `dir` stands on disk, without touching it: for the technician
+/// whose agent is dead, and maybe starting.
+pub fn inspect(dir: &Path, class: Class) -> io::Result<api::QueueClass> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let first_seq = sequence_in(&entry.path());
+        segments.extend(first_seq.map(|seq| (seq, entry.path(), entry.metadata())));
+    }
+    segments.sort_by_key(|(seq, ..)| *seq);
+    let mut bytes = [0; 20];
+    let cursor = File::open(dir.join("cursor")).and_then(|f| f.read_exact_at(&mut bytes, 0));
+    let (acked, dropped) = cursor.ok().and_then(|()| decode_cursor(&bytes)).unwrap_or_default();
+    let (first_seq, mut last) = match (segments.first(), segments.last()) {
+        (Some((first, ..)), Some((newest, path, _))) => {
+            let bytes = fs::read(path)?;
+            let records = std::iter::successors(segment::next_record(&bytes, HEADER_BYTES), |r| {
+                segment::next_record(&bytes, r.end)
+            });
+            (*first, records.last().map_or(newest - 1, |record| record.seq))
+        }
+        _ => (acked + 1, acked),
+    };
+    last = last.max(acked);
+    Ok(api::QueueClass {
+        class: class.name().into(),
+        first_seq,
+        durable_seq: last,
+        last_seq: last,
+        acked_seq: acked,
+        pending: last - acked.max(first_seq - 1).min(last),
+        bytes: segments.iter().filter_map(|(_, _, m)| m.as_ref().ok()).map(|m| m.len()).sum(),
+        segments: segments.len() as u32,
+        dropped,
+        ..Default::default()
+    })
 }
 
 fn file_name(first_seq: u64) -> String {
@@ -565,7 +598,7 @@ mod tests {
     /// Every record the log will send, from its cursor on, by number and content.
     fn drain(log: &mut Log) -> Vec<u64> {
         let mut seqs = Vec::new();
-        let mut from = log.acked() + 1;
+        let mut from = log.cursor.acked + 1;
         while let Some(frame) = log.read(from, 1 << 14).expect("a read") {
             for (seq, record) in (frame.first_seq..).zip(&frame.records) {
                 assert_eq!(record, format!("{seq:0100}").as_bytes());
@@ -615,7 +648,9 @@ mod tests {
         log.save_cursor().expect("a cursor");
         drop(log);
         let mut log = open(&dir);
-        assert_eq!((log.acked(), log.figures().pending), (20_000, 0));
+        assert_eq!((log.cursor.acked, log.figures().pending), (20_000, 0));
+        let seen = inspect(dir.path(), Class::Metric).expect("a look");
+        assert_eq!((seen.acked_seq, seen.last_seq, seen.pending), (20_000, 20_000, 0));
         fill(&mut log, 20_001, 20_010);
         assert_eq!(drain(&mut log), Vec::from_iter(20_001..=20_010));
     }

@@ -1,0 +1,370 @@
+//! The agent's main: start, run named tasks until a signal, drain, end.
+//!
+//! | task | reads | publishes |
+//! | --- | --- | --- |
+//! | `log` | lines | answers with the latest |
+//! | `config` | documents ([`door`](crate::door)) | `Settings`, `Reported` |
+//! | `apply` | `Settings` | sets the log level and the spool's limits |
+//! | `helper` | requests | answers, `Helper` |
+//! | `inventory` | the helper | `Inventory` |
+//! | `sample …` | `/proc`, the helper | records into the spool |
+//! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
+//! | `api` | all of these | JSON over the socket |
+//!
+//! The spool has a thread of its own. Each value has one owner, which alone
+//! writes its `watch` channel; a reader takes a whole snapshot.
+
+use std::{
+    fs,
+    future::{self, Future},
+    path::{Path, PathBuf},
+    pin::Pin,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use purlin_core::{
+    identity::Class,
+    inventory::{Inventory, Nic},
+    metric::Sampler,
+    settings::Settings,
+};
+use purlin_proto::api::Mode;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::{Mutex, mpsc, watch},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api,
+    boot::{self, Boot},
+    door::{Door, Identity, VERSION},
+    helper, logging, sample,
+    spool::Spool,
+    state::{self, StateDir},
+    status,
+    tasks::Tasks,
+    uplink::{self, Uplink, mqtt::Mqtt},
+};
+
+/// Documents and questions that may wait for the configuration's owner.
+const DOOR_INBOX: usize = 16;
+/// How often the machine is read again.
+const INVENTORY_EVERY: Duration = Duration::from_secs(300);
+/// From the signal to the end, at most: 3.5 s for tasks and 1 s for the disk.
+const DRAIN: Duration = Duration::from_millis(3500);
+const CLOSE_SPOOL: Duration = Duration::from_secs(1);
+/// Standard output tells what was found after this time at the latest.
+const GREET_AFTER: Duration = Duration::from_secs(5);
+/// Exit code of a refused configuration file.
+const INVALID: u8 = 3;
+
+/// `purlin agent`: runs until a signal. Prints its own errors.
+pub fn main(config: Option<&Path>) -> ExitCode {
+    let started = Instant::now();
+    let boot = match Boot::load(config) {
+        Ok(boot) => boot,
+        Err(refusals) => {
+            eprintln!("purlin agent: the agent's own configuration is refused:");
+            for refusal in refusals {
+                let purlin_proto::api::Refusal { path, value, limit, hint } = refusal;
+                eprintln!("  {path}: {value} (may be {limit}; {hint})");
+            }
+            return ExitCode::from(INVALID);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime
+        .map_err(|error| format!("the kernel gives no event loop: {error}"))
+        .and_then(|runtime| {
+            let ended = runtime.block_on(run(boot, started));
+            // Nothing that is stuck may hold up the end.
+            runtime.shutdown_background();
+            ended
+        });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("purlin agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(mut boot: Boot, started: Instant) -> Result<(), String> {
+    // First of all, so that a signal during the start is not lost.
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let state = StateDir::open(&boot.state_dir).map_err(|error| error.to_string())?;
+    let listener = api::bind(&boot.socket)
+        .map_err(|error| format!("can't listen at {}: {error}", boot.socket.display()))?;
+    let first = Settings::resolve(&boot.start, None);
+    let (level, keeper) = logging::start(boot.log_format, first.log_level.value);
+    let identity = identity(&boot, &state).map_err(|error| error.to_string())?;
+    let mqtt = mqtt(&mut boot, &identity, &state)?;
+    let spool = Spool::open(&state.path().join("spool"), identity.incarnation)
+        .map_err(|error| format!("can't open the spool in {}: {error}", state.path().display()))?;
+    let (door, damage) = Door::open(&state, identity.clone(), boot.start.clone(), spool.clone());
+    for damage in &damage {
+        tracing::error!(damage, "what the ledger held can't be used");
+    }
+
+    let stop = CancellationToken::new();
+    let mut tasks = Tasks::new(stop.clone());
+    let (settings, reported) = (door.settings(), door.reported());
+    let (asks, inbox) = mpsc::channel(DOOR_INBOX);
+    let (link, link_now) = watch::channel(uplink::Link::default());
+    let (inventory, inventory_now) = watch::channel(Arc::new(Inventory::default()));
+    let (ready, ready_now) = watch::channel(None);
+    let root = boot.test.root.clone().unwrap_or("/".into());
+    let (client, helpers) = helper::client(root.into());
+
+    let lines = keeper.lines();
+    spawn_owner(&mut tasks, "log", keeper, |keeper| Box::pin(keeper.run()));
+    spawn_owner(&mut tasks, "config", (door, inbox), |(door, inbox)| Box::pin(door.run(inbox)));
+    spawn_owner(&mut tasks, "helper", helpers, |helpers| Box::pin(helpers.run()));
+    let (to_apply, spool_limits) = (settings.clone(), spool.clone());
+    tasks.spawn("apply", move || apply(to_apply.clone(), level.clone(), spool_limits.clone()));
+    let reader = client.clone();
+    tasks.spawn("inventory", move || read_inventory(reader.clone(), inventory.clone()));
+    for sampler in Sampler::ALL {
+        let test_ms = boot.test.cpu_interval_ms.filter(|_| sampler == Sampler::Cpu);
+        let source = sample::Source {
+            settings: settings.clone(),
+            helper: client.clone(),
+            spool: spool.clone(),
+            test_interval: test_ms.map(|ms| Duration::from_millis(ms.max(1).into())),
+        };
+        let name = format!("sample {}", sampler.name());
+        tasks.spawn(&name, move || source.clone().run(sampler));
+    }
+    let wiring = uplink::Wiring {
+        identity: identity.clone(),
+        spool: spool.clone(),
+        settings: settings.clone(),
+        reported,
+        door: asks.clone(),
+        link,
+        stop: stop.clone(),
+    };
+    let transport = mqtt.clone();
+    tasks.spawn("uplink", move || {
+        let (transport, wiring) = (transport.clone(), wiring.clone());
+        async { Uplink::new(transport, wiring).await.run().await }
+    });
+    let sources = status::Sources {
+        identity: identity.clone(),
+        mode: boot.mode,
+        state_dir: boot.state_dir.clone(),
+        started,
+        ready: ready_now,
+        board: tasks.board(),
+        helper: client,
+        link: link_now,
+        damage,
+    };
+    let access = api::Access {
+        sources: Arc::new(sources),
+        spool: spool.clone(),
+        door: asks,
+        settings: settings.clone(),
+        inventory: inventory_now.clone(),
+        lines,
+        mqtt,
+    };
+    let listener = Arc::new(Mutex::new(Some(listener)));
+    let socket = boot.socket.clone();
+    tasks.spawn("api", move || serve(listener.clone(), socket.clone(), access.clone()));
+
+    ready.send_replace(Some(Instant::now()));
+    // Outside systemd there is nobody to tell.
+    _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    spool.append(Class::Event, sample::event("agent.started", VERSION));
+    tracing::info!(version = VERSION, node = identity.node, after = ?started.elapsed(), "ready");
+    if boot.mode == Mode::Standalone {
+        let (boot, settings) = (boot.clone(), settings.clone());
+        tokio::spawn(async move { greet(&boot, &settings, inventory_now).await });
+    }
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = feed_watchdog() => {}
+    }
+    _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping");
+    spool.append(Class::Event, sample::event("agent.stopped", VERSION));
+    stop.cancel();
+    if !tasks.drain(DRAIN).await {
+        tracing::warn!(after = ?DRAIN, "some tasks did not end by themselves");
+    }
+    if time::timeout(CLOSE_SPOOL, spool.close()).await.is_err() {
+        tracing::error!("the disk is too slow: what was not yet durable is lost");
+    }
+    _ = fs::remove_file(&boot.socket);
+    Ok(())
+}
+
+/// A task's work on what it owns.
+type Work<T> = for<'a> fn(&'a mut T) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// Spawns a task that owns `value`; after a restart it goes on with what it had.
+fn spawn_owner<T: Send + 'static>(tasks: &mut Tasks, name: &str, value: T, work: Work<T>) {
+    let value = Arc::new(Mutex::new(value));
+    tasks.spawn(name, move || {
+        let value = value.clone();
+        async move {
+            work(&mut *value.lock().await).await;
+            Ok(())
+        }
+    });
+}
+
+fn identity(boot: &Boot, state: &StateDir) -> std::io::Result<Identity> {
+    let node = match &boot.node {
+        Some(node) => node.clone(),
+        None => state.random_node()?,
+    };
+    Ok(Identity { fleet: boot.fleet.clone(), node, incarnation: state.incarnation()? })
+}
+
+/// How to reach a broker. Standalone and without an endpoint, the embedded
+/// broker stands in for the core.
+fn mqtt(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<Mqtt, String> {
+    let username = boot.username.clone().unwrap_or_else(|| identity.node.clone());
+    #[cfg(feature = "broker")]
+    if boot.mode == Mode::Standalone && boot.start.endpoint.is_none() {
+        let failed = |error: std::io::Error| format!("can't start the embedded broker: {error}");
+        let password =
+            state.read_or_make("broker.password", 0o600, state::random_hex).map_err(failed)?;
+        let endpoint =
+            crate::broker::start(boot.broker_port, &username, &password).map_err(failed)?;
+        boot.start.endpoint = Some((endpoint, "embedded broker".into()));
+        boot.password_file = Some(state.path().join("broker.password"));
+    }
+    #[cfg(not(feature = "broker"))]
+    let _ = state;
+    Ok(Mqtt {
+        client_id: identity.node.clone(),
+        username,
+        password_file: boot.password_file.clone(),
+        trust_anchors: boot.trust_anchors.clone(),
+    })
+}
+
+/// Puts in force what no task of its own watches for.
+async fn apply(
+    mut settings: watch::Receiver<Arc<Settings>>,
+    level: logging::LevelControl,
+    spool: Spool,
+) -> Result<(), String> {
+    loop {
+        let (log_level, cap_mib, window_s) = {
+            let settings = settings.borrow_and_update();
+            (settings.log_level.value, settings.spool_cap_mib.value, settings.commit_window_s.value)
+        };
+        level.set(log_level);
+        spool.limit(u64::from(cap_mib) << 20, Duration::from_secs(window_s.into()));
+        settings.changed().await.map_err(|_| "the configuration's task is gone")?;
+    }
+}
+
+async fn read_inventory(
+    helper: helper::Client,
+    publish: watch::Sender<Arc<Inventory>>,
+) -> Result<(), String> {
+    loop {
+        let mut inventory = Inventory::clone(&publish.borrow());
+        helper.read_inventory(&mut inventory).await;
+        publish.send_replace(Arc::new(inventory));
+        time::sleep(INVENTORY_EVERY).await;
+    }
+}
+
+/// Serves the local API, on a socket bound anew if this is a restart.
+async fn serve(
+    listener: Arc<Mutex<Option<UnixListener>>>,
+    socket: PathBuf,
+    access: api::Access,
+) -> Result<(), String> {
+    let listener = match listener.lock().await.take() {
+        Some(listener) => listener,
+        None => api::bind(&socket).map_err(|error| error.to_string())?,
+    };
+    api::serve(listener, access).await
+}
+
+/// Tells systemd's watchdog, if it asked, that the main loop turns; returns never.
+async fn feed_watchdog() {
+    match sd_notify::watchdog_enabled() {
+        None => future::pending().await,
+        Some(timeout) => {
+            let mut ticks = time::interval(timeout / 2);
+            loop {
+                ticks.tick().await;
+                _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+        }
+    }
+}
+
+/// Tells who started the agent by hand what it found, where its things are, and
+/// what to type next.
+async fn greet(
+    boot: &Boot,
+    settings: &watch::Receiver<Arc<Settings>>,
+    mut inventory: watch::Receiver<Arc<Inventory>>,
+) {
+    // Whatever was read until then is worth telling.
+    _ = time::timeout(GREET_AFTER, inventory.changed()).await;
+    let endpoint = settings.borrow().endpoint.clone();
+    let uplink = match &endpoint.value {
+        Some(value) => format!("{value} ({})", endpoint.origin),
+        None => "none: telemetry stays in the spool".into(),
+    };
+    let mut text = format!(
+        "\npurlin {VERSION} runs standalone: no {} is here.\n\n  found    {}\n  state    {}\n  \
+         socket   {}\n  uplink   {uplink}\n",
+        boot::SYSTEM_FILE,
+        found(&inventory.borrow()),
+        boot.state_dir.display(),
+        boot.socket.display(),
+    );
+    for (n, limit) in status::limitations().into_iter().enumerate() {
+        let label = if n == 0 { "may not" } else { "" };
+        text.push_str(&format!("  {label:<8} {}: {}\n", limit.what, limit.why));
+    }
+    text.push_str(
+        "\nIn a second terminal:\n  purlin status        how it is\n  purlin hw tree       what \
+         the machine is made of\n  purlin queue show    what waits for the core\n  purlin config \
+         default  the agent's own file, to make this a service\nCtrl-C ends it; a second start \
+         goes on with this one's state.\n\n",
+    );
+    // A closed terminal is no reason to end.
+    _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+}
+
+/// The machine in a line.
+fn found(inventory: &Inventory) -> String {
+    let mut parts = Vec::new();
+    let mut part = |count: Option<usize>, one: &str, many: &str| match count {
+        Some(1) => parts.push(format!("1 {one}")),
+        Some(count) => parts.push(format!("{count} {many}")),
+        None => parts.push(format!("{many} unknown")),
+    };
+    let cpus = inventory.cpu.as_ref().and_then(|cpu| cpu.online.as_ref());
+    part(cpus.map(|online| online.len()), "CPU", "CPUs");
+    part(inventory.numa.as_ref().map(Vec::len), "NUMA node", "NUMA nodes");
+    let memory = inventory.memory.as_ref().map(|memory| (memory.total >> 20) as usize);
+    part(memory, "MiB of memory", "MiB of memory");
+    part(inventory.pci.as_ref().map(Vec::len), "PCI function", "PCI functions");
+    let physical = |nics: &Vec<Nic>| nics.iter().filter(|nic| nic.physical).count();
+    part(inventory.nics.as_ref().map(physical), "NIC", "NICs");
+    part(inventory.disks.as_ref().map(Vec::len), "disk", "disks");
+    part(inventory.gpus.as_ref().map(Vec::len), "GPU", "GPUs");
+    parts.join(", ")
+}

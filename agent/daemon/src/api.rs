@@ -1,0 +1,314 @@
+//! The local API: HTTP and JSON over a Unix socket, with an OpenAPI document
+//! made from these very handlers.
+//!
+//! Anyone whom the socket's mode lets in may read. Only root and the agent's own
+//! user may change anything: the kernel tells who is at the other end.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::{fs::PermissionsExt, net::UnixStream as StdStream},
+    path::Path,
+    sync::Arc,
+};
+
+use axum::{
+    Json, Router,
+    extract::{
+        ConnectInfo, DefaultBodyLimit, Query, State, connect_info::Connected,
+        rejection::BytesRejection,
+    },
+    http::{HeaderMap, StatusCode, header},
+    routing::get,
+    serve::IncomingStream,
+};
+use nix::unistd::Uid;
+use prost::bytes::Bytes;
+use purlin_core::{inventory::Inventory, settings::Settings};
+use purlin_proto::{api, topic::Topics, v1};
+use serde::Deserialize;
+use tokio::{
+    net::{UnixListener, unix::UCred},
+    sync::{mpsc, oneshot, watch},
+};
+use utoipa::{IntoParams, OpenApi as _, openapi::OpenApi};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    document::Format,
+    door::{Ask, Offer},
+    logging::Lines,
+    spool::Spool,
+    status::Sources,
+    uplink::mqtt::{self, Mqtt},
+};
+
+/// Over the limit of a document, so that one too large is refused with a reason.
+const MAX_BODY_BYTES: usize = 1 << 20;
+/// Owner and group may connect.
+const SOCKET_MODE: u32 = 0o660;
+
+/// What the handlers read from and ask.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// What the status is made of.
+    pub sources: Arc<Sources>,
+    /// The store.
+    pub spool: Spool,
+    /// The configuration's owner.
+    pub door: mpsc::Sender<Ask>,
+    /// The settings in force.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// The machine.
+    pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// The log.
+    pub lines: Lines,
+    /// How to reach a broker, for the link test.
+    pub mqtt: Mqtt,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer(Option<UCred>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok())
+    }
+}
+
+impl Peer {
+    /// Who it is, if they may change the configuration.
+    fn may_change(&self) -> Result<String, Failure> {
+        match &self.0 {
+            Some(peer) if peer.uid() == 0 || peer.uid() == Uid::effective().as_raw() => {
+                Ok(format!("uid {} (local)", peer.uid()))
+            }
+            peer => {
+                let who = peer.as_ref().map_or("unknown".into(), |peer| peer.uid().to_string());
+                Err(failure(
+                    StatusCode::FORBIDDEN,
+                    format!(
+                        "uid {who} may not change this node: only root and the agent's own user \
+                         (uid {}) may; try sudo",
+                        Uid::effective()
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+type Failure = (StatusCode, Json<api::Error>);
+
+fn failure(status: StatusCode, error: impl Into<String>) -> Failure {
+    (status, Json(api::Error { error: error.into(), refusals: Vec::new() }))
+}
+
+fn stopping() -> Failure {
+    failure(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping or restarting this part")
+}
+
+/// Binds the socket. One that is left over from a killed agent is replaced, one
+/// that still answers is not.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if StdStream::connect(path).is_ok() {
+        let what = format!("an agent answers at {}: stop it first", path.display());
+        return Err(io::Error::new(ErrorKind::AddrInUse, what));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    Ok(listener)
+}
+
+/// Serves for ever.
+pub async fn serve(listener: UnixListener, access: Access) -> Result<(), String> {
+    let (router, document) = router().split_for_parts();
+    let document = Arc::new(document);
+    let router: Router = router
+        .route("/openapi.json", get(async move || Json((*document).clone())))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(access);
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    axum::serve(listener, service).await.map_err(|error| error.to_string())
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(info(
+    title = "Purlin local API",
+    description = "Of one node's agent, over its Unix socket"
+))]
+struct Document;
+
+fn router() -> OpenApiRouter<Access> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(status))
+        .routes(routes!(inventory))
+        .routes(routes!(queue))
+        .routes(routes!(link))
+        .routes(routes!(link_test))
+        .routes(routes!(config, apply))
+        .routes(routes!(diff, diff_document))
+        .routes(routes!(history))
+        .routes(routes!(log))
+}
+
+/// The OpenAPI document.
+pub fn openapi() -> OpenApi {
+    router().into_openapi()
+}
+
+/// Everything at a glance.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = api::Status)))]
+async fn status(State(access): State<Access>) -> Result<Json<api::Status>, Failure> {
+    let queue = queue_figures(&access).await?;
+    let config = ask(&access, Ask::Config).await?;
+    Ok(Json(access.sources.status(queue, config.active)))
+}
+
+/// The machine, as the agent last read it.
+#[utoipa::path(get, path = "/v1/inventory", responses((status = 200, body = Object)))]
+async fn inventory(State(access): State<Access>) -> Json<Arc<Inventory>> {
+    Json(access.inventory.borrow().clone())
+}
+
+/// The spool, class by class.
+#[utoipa::path(get, path = "/v1/queue", responses((status = 200, body = api::Queue)))]
+async fn queue(State(access): State<Access>) -> Result<Json<api::Queue>, Failure> {
+    queue_figures(&access).await.map(Json)
+}
+
+/// Where the uplink stands.
+#[utoipa::path(get, path = "/v1/link", responses((status = 200, body = api::Link)))]
+async fn link(State(access): State<Access>) -> Json<api::Link> {
+    Json(access.sources.link.borrow().view())
+}
+
+/// One connection attempt, step by step, beside the one in use.
+#[utoipa::path(post, path = "/v1/link/test", responses(
+    (status = 200, body = api::LinkTest),
+    (status = 409, body = api::Error, description = "No endpoint is configured"),
+))]
+async fn link_test(State(access): State<Access>) -> Result<Json<api::LinkTest>, Failure> {
+    let endpoint = access.settings.borrow().endpoint.value.clone();
+    let endpoint = endpoint.ok_or_else(|| {
+        let what = "no uplink endpoint is configured: set uplink.endpoint and apply it";
+        failure(StatusCode::CONFLICT, what)
+    })?;
+    let identity = &access.sources.identity;
+    let topics = Topics::new(&identity.fleet, &identity.node);
+    Ok(Json(mqtt::test(&access.mqtt, &endpoint, &topics).await))
+}
+
+/// Every setting in force, with its origin.
+#[utoipa::path(get, path = "/v1/config", responses((status = 200, body = api::Config)))]
+async fn config(State(access): State<Access>) -> Result<Json<api::Config>, Failure> {
+    ask(&access, Ask::Config).await.map(Json)
+}
+
+/// Puts a document (TOML, YAML, JSON or protobuf, by its media type) in force.
+#[utoipa::path(post, path = "/v1/config", request_body = String, responses(
+    (status = 200, body = api::Verdict),
+    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 413, body = api::Error),
+    (status = 415, body = api::Error),
+    (status = 422, body = api::Error, description = "Refused, with every reason"),
+))]
+async fn apply(
+    State(access): State<Access>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::Verdict>, Failure> {
+    let by = peer.may_change()?;
+    let (bytes, format) = document(&headers, body)?;
+    let offer = Offer { bytes, format, origin: v1::Origin::Local, by };
+    let verdict = ask(&access, |reply| Ask::Offer(offer, reply)).await?;
+    if verdict.accepted { Ok(Json(verdict)) } else { Err(refused(verdict.refusals)) }
+}
+
+/// What the document in force changed against the one before it.
+#[utoipa::path(get, path = "/v1/config/diff", responses((status = 200, body = api::Diff)))]
+async fn diff(State(access): State<Access>) -> Result<Json<api::Diff>, Failure> {
+    ask(&access, |reply| Ask::Diff(None, reply)).await?.map(Json).map_err(refused)
+}
+
+/// What a document would change; nothing is applied.
+#[utoipa::path(post, path = "/v1/config/diff", request_body = String, responses(
+    (status = 200, body = api::Diff),
+    (status = 422, body = api::Error, description = "It would be refused, with every reason"),
+))]
+async fn diff_document(
+    State(access): State<Access>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::Diff>, Failure> {
+    let document = document(&headers, body)?;
+    ask(&access, |reply| Ask::Diff(Some(document), reply)).await?.map(Json).map_err(refused)
+}
+
+/// The latest verdicts, newest first.
+#[utoipa::path(get, path = "/v1/config/history", responses((status = 200, body = api::History)))]
+async fn history(State(access): State<Access>) -> Result<Json<api::History>, Failure> {
+    ask(&access, Ask::History).await.map(Json)
+}
+
+/// Which lines to show.
+#[derive(Deserialize, IntoParams)]
+struct After {
+    /// Only lines after this number.
+    #[serde(default)]
+    after: u64,
+}
+
+/// What the agent has written about itself lately.
+#[allow(unused_qualifications, reason = "utoipa's expansion names the type twice")]
+#[utoipa::path(get, path = "/v1/log", params(After), responses((status = 200, body = api::Log)))]
+async fn log(
+    State(access): State<Access>,
+    Query(query): Query<After>,
+) -> Result<Json<api::Log>, Failure> {
+    access.lines.after(query.after).await.map(Json).ok_or_else(stopping)
+}
+
+async fn queue_figures(access: &Access) -> Result<api::Queue, Failure> {
+    let classes = access.spool.figures().await.ok_or_else(stopping)?;
+    Ok(api::Queue { incarnation: access.sources.identity.incarnation.to_string(), classes })
+}
+
+async fn ask<T>(
+    access: &Access,
+    ask: impl FnOnce(oneshot::Sender<T>) -> Ask,
+) -> Result<T, Failure> {
+    let (reply, answer) = oneshot::channel();
+    access.door.send(ask(reply)).await.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())
+}
+
+fn document(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(Vec<u8>, Format), Failure> {
+    let bytes = body.map_err(|rejection| {
+        failure(rejection.status(), format!("{rejection}; at most {MAX_BODY_BYTES} bytes are read"))
+    })?;
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let format = Format::of_media_type(media_type.unwrap_or_default()).ok_or_else(|| {
+        let what =
+            "send application/toml, application/yaml, application/json or application/x-protobuf";
+        failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, what)
+    })?;
+    Ok((bytes.into(), format))
+}
+
+fn refused(refusals: Vec<api::Refusal>) -> Failure {
+    let error = "refused: nothing was applied".into();
+    (StatusCode::UNPROCESSABLE_ENTITY, Json(api::Error { error, refusals }))
+}

@@ -1,0 +1,61 @@
+//! What can be told from the state directory when the agent is dead. Nothing
+//! here writes: an agent may be starting.
+
+use purlin_core::{
+    identity::{Class, Incarnation},
+    settings::Settings,
+};
+use purlin_proto::{api, v1};
+
+use crate::{
+    boot::Boot,
+    door::{self, Identity},
+    ledger::Ledger,
+    spool::log,
+};
+
+/// `purlin queue show`
+pub fn queue(boot: &Boot) -> Result<api::Queue, String> {
+    let incarnation = read_incarnation(boot)?.to_string();
+    let classes = Class::ALL.map(|class| {
+        let dir = boot.state_dir.join("spool").join(class.name());
+        log::inspect(&dir, class).map_err(|error| format!("can't read {}: {error}", dir.display()))
+    });
+    let classes = classes.into_iter().collect::<Result<_, _>>()?;
+    Ok(api::Queue { incarnation, classes })
+}
+
+/// `purlin config show`
+pub fn config(boot: &Boot) -> Result<api::Config, String> {
+    let content = ledger(boot)?;
+    let identity = Identity {
+        fleet: boot.fleet.clone(),
+        node: boot.node.clone().unwrap_or_default(),
+        incarnation: read_incarnation(boot)?,
+    };
+    let active = content.active.as_ref();
+    let desired = active.and_then(|entry| door::decode(&entry.document, &identity).ok());
+    Ok(door::config(&content, &Settings::resolve(&boot.start, desired.as_ref())))
+}
+
+/// `purlin config history`
+pub fn history(boot: &Boot) -> Result<api::History, String> {
+    ledger(boot).map(|content| door::history(&content))
+}
+
+fn ledger(boot: &Boot) -> Result<v1::Ledger, String> {
+    read_incarnation(boot)?;
+    let (_, content, problems) = Ledger::open(&boot.state_dir);
+    match problems.first() {
+        Some(problem) if content == v1::Ledger::default() => Err(problem.clone()),
+        _ => Ok(content),
+    }
+}
+
+/// The incarnation tells whether this is a state directory at all.
+fn read_incarnation(boot: &Boot) -> Result<Incarnation, String> {
+    let path = boot.state_dir.join("incarnation");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| format!("no agent has run here: {}: {error}", path.display()))?;
+    text.parse().map_err(|_| format!("{} is damaged", path.display()))
+}

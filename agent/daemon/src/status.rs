@@ -1,0 +1,158 @@
+//! `GET /v1/status`: everything at a glance, from what the tasks publish. The
+//! faults are derived from it, not kept.
+
+use std::{path::PathBuf, time::Instant};
+
+use nix::unistd::{AccessFlags, Uid, access};
+use purlin_proto::api;
+use tokio::sync::watch;
+
+use crate::{
+    document,
+    door::{Identity, VERSION},
+    helper::Client,
+    logging,
+    tasks::Board,
+    uplink::{self, Link},
+};
+
+/// Version of the local API.
+const API_VERSION: u32 = 1;
+
+/// What the status is made of.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Who this node is.
+    pub identity: Identity,
+    /// How the agent runs.
+    pub mode: api::Mode,
+    /// State directory.
+    pub state_dir: PathBuf,
+    /// When the process started.
+    pub started: Instant,
+    /// When it was ready.
+    pub ready: watch::Receiver<Option<Instant>>,
+    /// The tasks.
+    pub board: Board,
+    /// The helper processes.
+    pub helper: Client,
+    /// The uplink.
+    pub link: watch::Receiver<Link>,
+    /// What was found damaged at the start.
+    pub damage: Vec<String>,
+}
+
+impl Sources {
+    /// The status now.
+    pub fn status(&self, queue: api::Queue, config: Option<api::Applied>) -> api::Status {
+        let ready = self.ready.borrow().map_or(self.started, |ready| ready);
+        let mut status = api::Status {
+            api: API_VERSION,
+            version: VERSION.into(),
+            pid: std::process::id(),
+            node: self.identity.node.clone(),
+            fleet: self.identity.fleet.clone(),
+            incarnation: self.identity.incarnation.to_string(),
+            mode: self.mode,
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            ready_after_ms: ready.duration_since(self.started).as_millis() as u64,
+            state_dir: self.state_dir.display().to_string(),
+            tasks: self.board.tasks(),
+            helper: self.helper.state(),
+            link: self.link.borrow().view(),
+            queue,
+            config,
+            faults: Vec::new(),
+            limits: limitations(),
+            bounds: Vec::new(),
+        };
+        status.bounds = bounds(&status);
+        status.faults = faults(&status, &self.damage);
+        status
+    }
+}
+
+/// What is wrong, and what to do next. A link that is down is none: the cloud is
+/// an optional input.
+fn faults(status: &api::Status, damage: &[String]) -> Vec<api::Fault> {
+    let fault =
+        |id: &str, what: String, next: &str| api::Fault { id: id.into(), what, next: next.into() };
+    let mut faults = Vec::new();
+    if !status.helper.stuck_pids.is_empty() {
+        let pids = status.helper.stuck_pids.iter().map(u32::to_string).collect::<Vec<_>>();
+        faults.push(fault(
+            "helper-stuck",
+            format!("a device does not answer: helper {} is stuck on it", pids.join(", ")),
+            "`purlin hw list` and `purlin log` name the device; pull or reset it. Nothing else waits for it",
+        ));
+    }
+    if let Some(error) = &status.helper.error {
+        faults.push(fault(
+            "helper-missing",
+            format!("no helper can be started: {error}"),
+            "check the memory left and that the executable is still there",
+        ));
+    }
+    for task in status.tasks.iter().filter(|task| !task.running && task.restarts > 0) {
+        let error = task.last_error.as_deref().unwrap_or("no reason told");
+        faults.push(fault(
+            "task-failing",
+            format!("task {} ended {} times: {error}", task.name, task.restarts),
+            "it is restarted by itself; `purlin log` tells more",
+        ));
+    }
+    for class in &status.queue.classes {
+        if let Some(error) = &class.error {
+            faults.push(fault(
+                "spool-not-writable",
+                format!("the {} log can't be written: {error}", class.class),
+                "free or mend the disk under the state directory; records wait in memory, bounded",
+            ));
+        }
+    }
+    faults.extend(damage.iter().map(|damage| {
+        let next = "the node runs on what was left; apply the configuration again";
+        fault("ledger-damaged", damage.clone(), next)
+    }));
+    faults
+}
+
+fn bounds(status: &api::Status) -> Vec<api::Bound> {
+    let bound = |what: &str, used, limit, unit: &str| api::Bound {
+        what: what.into(),
+        used,
+        limit,
+        unit: unit.into(),
+    };
+    let queue = status.queue.classes.iter();
+    let mut bounds: Vec<_> = queue
+        .map(|class| bound(&format!("{} log", class.class), class.bytes, class.cap_bytes, "By"))
+        .collect();
+    let in_flight = status.link.in_flight.into();
+    bounds.push(bound("batches in flight", in_flight, uplink::MAX_IN_FLIGHT as u64, "{batch}"));
+    bounds.push(bound("log lines kept", 0, logging::KEPT_LINES as u64, "{line}"));
+    bounds.push(bound("document", 0, document::MAX_BYTES as u64, "By"));
+    bounds
+}
+
+/// What this process may not do, and why.
+pub fn limitations() -> Vec<api::Limitation> {
+    const NEEDED: [(&str, AccessFlags, &str); 3] = [
+        ("/sys/class/dmi/id/product_serial", AccessFlags::R_OK, "tell the machine's serial number"),
+        ("/dev/ipmi0", AccessFlags::R_OK, "ask the BMC"),
+        ("/sys/fs/cgroup/cgroup.procs", AccessFlags::W_OK, "pin containers"),
+    ];
+    let denied = NEEDED.into_iter().filter(|(path, mode, _)| {
+        matches!(
+            access(*path, *mode),
+            Err(nix::Error::EACCES | nix::Error::EPERM | nix::Error::EROFS)
+        )
+    });
+    denied
+        .map(|(path, mode, what)| {
+            let verb = if mode == AccessFlags::R_OK { "read" } else { "written" };
+            let why = format!("{path} can't be {verb} by uid {}", Uid::effective());
+            api::Limitation { what: what.into(), why }
+        })
+        .collect()
+}

@@ -5,8 +5,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+    value_parser,
+};
 use clap_complete::Shell;
+use purlin_core::inventory::Part;
 
 use crate::{
     exit::CODES,
@@ -83,6 +88,19 @@ Examples:
   purlin status -o json | jq .faults     what is wrong, for a program")]
     Status(StatusArgs),
 
+    /// Show the hardware, with or without an agent
+    ///
+    /// Reads the machine (or a dump of one) itself and asks nobody, so that it works
+    /// when nothing else does. What could not be read is listed on standard error:
+    /// unknown is never the same as absent.
+    #[command(after_help = "\
+Examples:
+  purlin hw list                         every device on a line
+  purlin hw tree                         what sits on which NUMA node
+  purlin hw show cpu                     all about the processors
+  purlin hw list --root ./dump           a machine that was copied into a directory")]
+    Hw(HwArgs),
+
     /// Show what waits on disk for the cloud
     #[command(subcommand)]
     Queue(QueueCommand),
@@ -153,6 +171,32 @@ pub struct StatusArgs {
     /// Watching.
     #[command(flatten)]
     pub watch: Watch,
+}
+
+/// `purlin hw`
+#[derive(Debug, Args)]
+pub struct HwArgs {
+    /// Read a dump of a machine instead of this one
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// What to show.
+    #[command(subcommand)]
+    pub command: HwCommand,
+}
+
+/// `purlin hw …`
+#[derive(Debug, Subcommand)]
+pub enum HwCommand {
+    /// List every device on a line
+    List,
+    /// Show everything that is known of one part, or of all
+    Show {
+        /// The part
+        #[arg(value_parser = part())]
+        part: Option<Part>,
+    },
+    /// Draw what sits on which NUMA node
+    Tree,
 }
 
 /// `purlin queue …`
@@ -260,6 +304,12 @@ pub enum Language {
     Protobuf,
 }
 
+fn part() -> impl TypedValueParser<Value = Part> {
+    let named = |name: String| Part::ALL.into_iter().find(|part| part.name() == name);
+    PossibleValuesParser::new(Part::ALL.map(Part::name))
+        .map(move |name| named(name).expect("clap lets only the names of parts through"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -286,5 +336,17 @@ mod tests {
         assert_eq!(watch(&["--watch=5"]), Some(Some(5)));
         assert_eq!(watch(&["-w=0"]), None);
         assert_eq!(watch(&["-w", "5"]), None);
+    }
+
+    #[test]
+    fn every_part_can_be_named() {
+        for part in Part::ALL {
+            let cli = Cli::try_parse_from(["purlin", "hw", "show", part.name()]);
+            let shown = cli.map(|cli| match cli.command {
+                Command::Hw(HwArgs { command: HwCommand::Show { part }, .. }) => part,
+                _ => None,
+            });
+            assert_eq!(shown.ok().flatten(), Some(part));
+        }
     }
 }

@@ -98,14 +98,20 @@ Examples:
   purlin hw list                         every device on a line
   purlin hw tree                         what sits on which NUMA node
   purlin hw show cpu                     all about the processors
-  purlin hw list --root ./dump           a machine that was copied into a directory")]
+  purlin hw list --root ./dump           a machine copied into a directory")]
     Hw(HwArgs),
 
     /// Show what waits on disk for the cloud
+    ///
+    /// Everything the agent measures goes to disk first, and stays there until the cloud
+    /// has acknowledged it, or until the queue is full and the oldest goes.
     #[command(subcommand)]
     Queue(QueueCommand),
 
     /// Show or test the way to the cloud
+    ///
+    /// The uplink is an MQTT connection from the agent to a broker. Nothing on the node
+    /// waits for it.
     #[command(subcommand)]
     Link(LinkCommand),
 
@@ -188,14 +194,31 @@ pub struct HwArgs {
 #[derive(Debug, Subcommand)]
 pub enum HwCommand {
     /// List every device on a line
+    ///
+    /// PCI functions, virtual interfaces and sensors are counted: `show` has each of them.
+    #[command(after_help = "\
+Examples:
+  purlin hw list                         is it all there?
+  purlin hw list -o json | jq .disks     the disks, for a program")]
     List,
     /// Show everything that is known of one part, or of all
+    ///
+    /// What this machine does not tell reads `unknown`, and never 0.
+    #[command(after_help = "\
+Examples:
+  purlin hw show disk                    models, serial numbers, firmware
+  sudo purlin hw show platform           with the serial number of the machine")]
     Show {
         /// The part
         #[arg(value_parser = part())]
         part: Option<Part>,
     },
     /// Draw what sits on which NUMA node
+    ///
+    /// From the outside in: packages, nodes, caches, cores, and the devices of each node.
+    #[command(after_help = "\
+Examples:
+  purlin hw tree                         which GPU is next to which NIC?")]
     Tree,
 }
 
@@ -319,6 +342,20 @@ mod tests {
     #[test]
     fn the_tree_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_examples_of_80_columns() {
+        fn check(command: &clap::Command) {
+            let name = command.get_name();
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.lines().all(|line| line.len() <= 80), "{name}: {examples}");
+            assert!(command.get_about().is_some(), "{name}");
+            let leaf = !command.has_subcommands() && !command.is_hide_set();
+            assert!(!leaf || examples.starts_with("Examples:"), "{name}: {examples}");
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
     }
 
     #[test]

@@ -52,14 +52,14 @@ fn tree(inventory: &Inventory) -> String {
 }
 
 fn all(inventory: &Inventory, width: Width) -> String {
-    Part::ALL.map(|part| one(part, inventory, width)).join("\n")
+    table::sections(Part::ALL.map(|part| one(part, inventory, width)))
 }
 
 fn one(part: Part, inventory: &Inventory, width: Width) -> String {
     let sections = hw_view::show(inventory, part);
     match sections.is_empty() {
         true => nothing(part, inventory),
-        false => sections.into_iter().map(|it| section(it, width)).collect::<Vec<_>>().join("\n"),
+        false => table::sections(sections.into_iter().map(|it| section(it, width))),
     }
 }
 
@@ -107,9 +107,14 @@ fn say(command: &HwCommand, problems: &[Problem]) {
         HwCommand::Show { part: Some(part) } => problem.part == *part,
         _ => true,
     };
-    for problem in problems.iter().filter(asked) {
-        let text = format!("{}: {}: {}", problem.part.name(), problem.at, problem.what);
-        note(&plain(&text));
+    problems.iter().filter(asked).for_each(|it| note(&plain(&told(it))));
+}
+
+/// A part that could not be read at all is its own place.
+fn told(Problem { part, at, what }: &Problem) -> String {
+    match part.name() {
+        name if name == at => format!("{at}: {what}"),
+        name => format!("{name}: {at}: {what}"),
     }
 }
 

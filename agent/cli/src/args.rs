@@ -5,8 +5,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+    value_parser,
+};
 use clap_complete::Shell;
+use purlin_core::inventory::Part;
 
 use crate::{
     exit::CODES,
@@ -83,11 +88,30 @@ Examples:
   purlin status -o json | jq .faults     what is wrong, for a program")]
     Status(StatusArgs),
 
+    /// Show the hardware, with or without an agent
+    ///
+    /// Reads the machine (or a dump of one) itself and asks nobody, so that it works
+    /// when nothing else does. What could not be read is listed on standard error:
+    /// unknown is never the same as absent.
+    #[command(after_help = "\
+Examples:
+  purlin hw list                         every device on a line
+  purlin hw tree                         what sits on which NUMA node
+  purlin hw show cpu                     all about the processors
+  purlin hw list --root ./dump           a machine copied into a directory")]
+    Hw(HwArgs),
+
     /// Show what waits on disk for the cloud
+    ///
+    /// Everything the agent measures goes to disk first, and stays there until the cloud
+    /// has acknowledged it, or until the queue is full and the oldest goes.
     #[command(subcommand)]
     Queue(QueueCommand),
 
     /// Show or test the way to the cloud
+    ///
+    /// The uplink is an MQTT connection from the agent to a broker. Nothing on the node
+    /// waits for it.
     #[command(subcommand)]
     Link(LinkCommand),
 
@@ -153,6 +177,49 @@ pub struct StatusArgs {
     /// Watching.
     #[command(flatten)]
     pub watch: Watch,
+}
+
+/// `purlin hw`
+#[derive(Debug, Args)]
+pub struct HwArgs {
+    /// Read a dump of a machine instead of this one
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// What to show.
+    #[command(subcommand)]
+    pub command: HwCommand,
+}
+
+/// `purlin hw …`
+#[derive(Debug, Subcommand)]
+pub enum HwCommand {
+    /// List every device on a line
+    ///
+    /// PCI functions, virtual interfaces and sensors are counted: `show` has each of them.
+    #[command(after_help = "\
+Examples:
+  purlin hw list                         is it all there?
+  purlin hw list -o json | jq .disks     the disks, for a program")]
+    List,
+    /// Show everything that is known of one part, or of all
+    ///
+    /// What this machine does not tell reads `unknown`, and never 0.
+    #[command(after_help = "\
+Examples:
+  purlin hw show disk                    models, serial numbers, firmware
+  sudo purlin hw show platform           with the serial number of the machine")]
+    Show {
+        /// The part
+        #[arg(value_parser = part())]
+        part: Option<Part>,
+    },
+    /// Draw what sits on which NUMA node
+    ///
+    /// From the outside in: packages, nodes, caches, cores, and the devices of each node.
+    #[command(after_help = "\
+Examples:
+  purlin hw tree                         which GPU is next to which NIC?")]
+    Tree,
 }
 
 /// `purlin queue …`
@@ -260,6 +327,12 @@ pub enum Language {
     Protobuf,
 }
 
+fn part() -> impl TypedValueParser<Value = Part> {
+    let named = |name: String| Part::ALL.into_iter().find(|part| part.name() == name);
+    PossibleValuesParser::new(Part::ALL.map(Part::name))
+        .map(move |name| named(name).expect("clap lets only the names of parts through"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -269,6 +342,20 @@ mod tests {
     #[test]
     fn the_tree_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_examples_of_80_columns() {
+        fn check(command: &clap::Command) {
+            let name = command.get_name();
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.lines().all(|line| line.len() <= 80), "{name}: {examples}");
+            assert!(command.get_about().is_some(), "{name}");
+            let leaf = !command.has_subcommands() && !command.is_hide_set();
+            assert!(!leaf || examples.starts_with("Examples:"), "{name}: {examples}");
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
     }
 
     #[test]
@@ -286,5 +373,17 @@ mod tests {
         assert_eq!(watch(&["--watch=5"]), Some(Some(5)));
         assert_eq!(watch(&["-w=0"]), None);
         assert_eq!(watch(&["-w", "5"]), None);
+    }
+
+    #[test]
+    fn every_part_can_be_named() {
+        for part in Part::ALL {
+            let cli = Cli::try_parse_from(["purlin", "hw", "show", part.name()]);
+            let shown = cli.map(|cli| match cli.command {
+                Command::Hw(HwArgs { command: HwCommand::Show { part }, .. }) => part,
+                _ => None,
+            });
+            assert_eq!(shown.ok().flatten(), Some(part));
+        }
     }
 }

@@ -176,7 +176,7 @@ impl Page for Config {
             let refused = format!("{}, refused: see purlin config history", offered(last));
             page += &pair("last offer", &refused, width);
         }
-        page + "\n" + &settings
+        table::sections([page, settings])
     }
 }
 
@@ -184,12 +184,12 @@ impl Page for Diff {
     fn page(&self, width: Width) -> String {
         let header = [Left("SETTING"), Left("FROM"), Left("TO")];
         let row = |it: &Change| vec![it.path.clone(), it.from.clone(), it.to.clone()];
-        let heading = pair("from", &self.from, width) + &pair("to", &self.to, width) + "\n";
-        heading
-            + &match self.changes.is_empty() {
-                true => "no setting differs\n".to_owned(),
-                false => table::columns(&header, self.changes.iter().map(row), width),
-            }
+        let sides = pair("from", &self.from, width) + &pair("to", &self.to, width);
+        let changes = match self.changes.is_empty() {
+            true => "no setting differs\n".to_owned(),
+            false => table::columns(&header, self.changes.iter().map(row), width),
+        };
+        table::sections([sides, changes])
     }
 }
 

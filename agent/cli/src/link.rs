@@ -92,7 +92,7 @@ impl Page for LinkTest {
             true => paint(AnsiColor::Green.on_default(), "the way to the broker is open"),
             false => paint(failed(), "the way to the broker is not open"),
         };
-        pair("endpoint", &self.endpoint, width) + "\n" + &steps + "\n" + &verdict + "\n"
+        table::sections([pair("endpoint", &self.endpoint, width), steps, verdict + "\n"])
     }
 
     fn exit(&self) -> Exit {

@@ -21,6 +21,8 @@ mod args;
 mod client;
 mod config;
 mod exit;
+mod hw;
+mod hw_view;
 mod link;
 mod log;
 mod output;
@@ -48,6 +50,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         Command::Helper => return purlin_daemon::helper::main(),
         Command::Completions { shell } => shell::completions(shell, &output),
         Command::Man { dir } => shell::man(&dir),
+        Command::Hw(args) => wait(hw::run(&args, &output)),
         Command::Status(args) => wait(status::run(&args, &global, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),
         Command::Link(command) => wait(link::run(&command, &global, &output)),

@@ -182,3 +182,33 @@ fn write(text: &str) -> io::Result<()> {
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use purlin_proto::api::Helper;
+
+    use super::*;
+
+    fn helper() -> Helper {
+        Helper { pid: Some(1), started: 1, ..Helper::default() }
+    }
+
+    #[test]
+    fn json_has_its_version_and_then_the_document() {
+        let text = json(&helper(), serde_json::to_string).unwrap();
+        assert_eq!(text, r#"{"schema":1,"pid":1,"started":1,"abandoned":0,"stuck_pids":[]}"#);
+    }
+
+    #[test]
+    fn yaml_has_the_same_shape() {
+        let text = yaml(&helper()).unwrap();
+        assert_eq!(text, "schema: 1\npid: 1\nstarted: 1\nabandoned: 0\nstuck_pids: []\n");
+    }
+
+    #[test]
+    fn yaml_reads_back_as_what_it_was() {
+        let tricky = ["yes", "0x1f", "1e3", "null", "- a", "a: b", "#", "", "\u{1b}[2J", "a\nb"];
+        let text = serde_saphyr::to_string(&tricky).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Vec<String>>(&text).unwrap(), tricky);
+    }
+}

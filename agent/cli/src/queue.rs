@@ -22,12 +22,11 @@ pub async fn run(command: &QueueCommand, global: &Global, output: &Output) -> En
 
 impl Page for Queue {
     fn page(&self, width: Width) -> String {
-        let mut page = table::pair("incarnation", &self.incarnation, width);
-        page += "\n";
-        page += &classes(&self.classes, width);
-        page += "\n";
-        page += &sequences(&self.classes, width);
-        page
+        table::sections([
+            table::pair("incarnation", &self.incarnation, width),
+            classes(&self.classes, width),
+            sequences(&self.classes, width),
+        ])
     }
 }
 

@@ -39,16 +39,14 @@ struct Shown {
 impl Page for Shown {
     fn page(&self, width: Width) -> String {
         let status = &self.status;
-        let sections = [
+        table::sections([
             agent(status, width),
             queue::classes(&status.queue.classes, width),
             tasks(&status.tasks, self.verbose, width),
             bounds(&status.bounds, self.verbose, width),
             limits(status, width),
             faults(&status.faults, width),
-        ];
-        let sections: Vec<_> = sections.into_iter().filter(|text| !text.is_empty()).collect();
-        sections.join("\n")
+        ])
     }
 
     fn exit(&self) -> Exit {

@@ -91,6 +91,12 @@ pub fn pair(name: &str, value: &str, width: Width) -> String {
     lay(&table)
 }
 
+/// Parts of a page with a line between them; those that say nothing are left out.
+pub fn sections(sections: impl IntoIterator<Item = String>) -> String {
+    let sections: Vec<_> = sections.into_iter().filter(|text| !text.is_empty()).collect();
+    sections.join("\n")
+}
+
 /// `text` in `style`, less the end of its last line; [`crate::output`] takes the style
 /// out again where there is no colour.
 pub fn paint(style: Style, text: &str) -> String {

@@ -29,9 +29,11 @@ pub fn duration(ms: u64) -> String {
 /// A number of bytes, with one decimal where it tells something, `1.5 MiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let figure = |power: usize| format!("{:.1}", bytes as f64 / (1_u64 << (10 * power)) as f64);
     let power = bytes.checked_ilog2().unwrap_or(0) as usize / 10;
-    let figure = format!("{:.1}", bytes as f64 / (1_u64 << (10 * power)) as f64);
-    format!("{} {}", figure.trim_end_matches(".0"), UNITS[power])
+    // Just under a unit rounds up into it.
+    let power = power + usize::from(figure(power) == "1024.0");
+    format!("{} {}", figure(power).trim_end_matches(".0"), UNITS[power])
 }
 
 /// An amount in a UCUM unit, as [`purlin_proto::api::Bound`] has them; [`noun`] has the
@@ -87,6 +89,7 @@ mod tests {
             (1536, "1.5 KiB"),
             (28_835_840, "27.5 MiB"),
             (64 << 20, "64 MiB"),
+            ((1 << 30) - 512, "1 GiB"),
             ((64 << 20) + 1, "64 MiB"),
             (u64::MAX, "16 EiB"),
         ];

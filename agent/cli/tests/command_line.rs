@@ -42,7 +42,7 @@ fn a_full_disk_fails() {
 
 #[test]
 fn wrong_usage_is_64() {
-    for words in [&["frobnicate"][..], &["status", "-o", "xml"], &[]] {
+    for words in [&["frobnicate"][..], &["status", "-o", "xml"], &["hw", "show", "soul"], &[]] {
         assert_eq!(ran(words).status.code(), Some(64), "{words:?}");
     }
 }

@@ -14,7 +14,7 @@ use purlin_proto::{
 use purlin_tests::{
     Broker, Lab, Need, Node, Result, ensure,
     lab::Test,
-    node::{Answer, setting},
+    node::{Answer, class, setting},
     test, wait,
 };
 use serde_json::Value;
@@ -24,14 +24,16 @@ const ROUND_TRIP: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let mosquitto = [Need::Program("mosquitto"), Need::Program("mosquitto_pub")];
-    let local: [Test; 4] = [
+    let local: [Test; 5] = [
         test("a_good_document_is_in_force_and_survives_a_kill", 60, good),
         test("bad_documents_are_refused_with_every_reason", 90, bad),
         test("a_refused_document_changes_nothing", 60, refused_changes_nothing),
+        test("intervals_level_and_cap_change_without_a_restart", 60, live),
         test("the_files_own_settings_show_where_they_come_from", 60, origins),
     ];
     let remote = [
         test("a_retained_document_is_applied_and_reported", 120, remote_good),
+        test("the_uplink_moves_to_another_broker", 60, moves),
         test("a_bad_retained_document_is_refused_and_reported", 120, remote_bad),
         test("a_wiped_document_is_the_end_of_nothing", 120, remote_wiped),
     ];
@@ -70,9 +72,12 @@ fn good(lab: &Lab) -> Result {
 fn good_is_in_force(config: &api::Config) -> Result {
     let active = config.active.as_ref().ok_or("nothing is in force")?;
     ensure!((active.version, active.generation) == (7, 1), "{active:?}");
-    for (path, value) in
-        [("sampling.interval_s", "3"), ("log.level", "debug"), ("spool.cap_mib", "16")]
-    {
+    for (path, value) in [
+        ("sampling.interval_s_by_sampler.cpu", "1"),
+        ("sampling.interval_s_by_sampler.memory", "3"),
+        ("log.level", "debug"),
+        ("spool.cap_mib", "16"),
+    ] {
         let setting = setting(config, path)?;
         ensure!(setting.value == value, "{setting:?}");
         ensure!(setting.origin.contains('7'), "from desired version 7: {setting:?}");
@@ -152,6 +157,38 @@ fn refused_changes_nothing(lab: &Lab) -> Result {
     Ok(())
 }
 
+/// Settings show in what the agent does, not only in what it says.
+fn live(lab: &Lab) -> Result {
+    let mut node = Node::new(lab, "node")?;
+    node.start()?;
+    let before = metric(&node)?;
+    let document =
+        "version = 1\n[sampling]\ninterval_s = 1\n[log]\nlevel = \"error\"\n[spool]\ncap_mib = 4\n";
+    ensure!(apply(lab, &node, document)?.code == 0, "applied");
+    wait::until("samples come every second", Duration::from_secs(8), || {
+        // Six samplers every ten seconds would be six records by then.
+        let now = metric(&node).map_err(|e| format!("{e:?}"))?;
+        if now.last_seq >= before.last_seq + 12 { Ok(()) } else { Err(format!("{now:?}")) }
+    })?;
+    let cap = metric(&node)?.cap_bytes;
+    ensure!(cap < before.cap_bytes && cap <= 4 << 20, "cap {cap}, was {}", before.cap_bytes);
+
+    let said = node.log()?;
+    ensure!(apply(lab, &node, "version = 2\n[log]\nlevel = \"error\"\n")?.code == 0, "applied");
+    ensure!(node.log()? == said, "level error, and still it says: {}", node.log()?);
+    ensure!(apply(lab, &node, "version = 3\n[log]\nlevel = \"debug\"\n")?.code == 0, "applied");
+    wait::until("it says more", ROUND_TRIP, || {
+        let log = node.log().map_err(|e| format!("{e:?}"))?;
+        if log.len() > said.len() { Ok(()) } else { Err("nothing".to_owned()) }
+    })?;
+    node.stop()?;
+    Ok(())
+}
+
+fn metric(node: &Node) -> Result<api::QueueClass> {
+    Ok(class(&node.queue()?, "metric")?.clone())
+}
+
 fn origins(lab: &Lab) -> Result {
     let mut node = Node::new(lab, "node")?;
     node.set("PURLIN_LOG__LEVEL", "warn");
@@ -159,7 +196,7 @@ fn origins(lab: &Lab) -> Result {
     let config = node.config()?;
     let level = setting(&config, "log.level")?;
     ensure!(level.value == "warn" && level.origin.contains("PURLIN_LOG__LEVEL"), "{level:?}");
-    let interval = setting(&config, "sampling.interval_s")?;
+    let interval = setting(&config, "sampling.interval_s_by_sampler.cpu")?;
     ensure!(interval.value == "10" && interval.origin == "default", "{interval:?}");
     node.stop()?;
     Ok(())
@@ -179,7 +216,7 @@ fn remote_good(lab: &Lab) -> Result {
     ensure!(reported.node == "node" && !reported.agent_version.is_empty(), "{reported:?}");
     ensure!(reported.active.is_some_and(|a| a.version == 21), "in force");
     let config = node.config()?;
-    ensure!(setting(&config, "sampling.interval_s")?.value == "4", "{config:?}");
+    ensure!(setting(&config, "sampling.interval_s_by_sampler.disk")?.value == "4", "{config:?}");
     ensure!(setting(&config, "log.level")?.value == "trace", "{config:?}");
 
     // The retained document comes again at every connection: it is known by now.
@@ -191,6 +228,18 @@ fn remote_good(lab: &Lab) -> Result {
     })?;
     let active = node.config()?.active.ok_or("nothing in force")?;
     ensure!((active.generation, active.version) == (1, 21), "{active:?}");
+    node.stop()?;
+    Ok(())
+}
+
+fn moves(lab: &Lab) -> Result {
+    let (_broker, mut node, topics) = connected(lab)?;
+    let other = Broker::start(lab)?;
+    let document = format!("[uplink]\nendpoint = \"{}\"\n", other.endpoint());
+    ensure!(apply(lab, &node, &document)?.code == 0, "applied");
+    reported(&other, &topics)?;
+    let link = node.link()?;
+    ensure!(link.endpoint == Some(other.endpoint()), "{link:?}");
     node.stop()?;
     Ok(())
 }

@@ -83,7 +83,9 @@ impl Broker {
     /// Publishes a retained message at QoS 1; an empty one wipes what is retained.
     pub fn retain(&self, topic: &str, payload: &[u8]) -> Result {
         let mut command = self.client("mosquitto_pub", topic);
-        let mut child = command.args(["-r", "-q", "1", "-s"]).stdin(Stdio::piped()).spawn()?;
+        // -s: what stands on standard input; -n: nothing at all.
+        let content = if payload.is_empty() { "-n" } else { "-s" };
+        let mut child = command.args(["-r", "-q", "1", content]).stdin(Stdio::piped()).spawn()?;
         child.stdin.take().ok_or("no standard input")?.write_all(payload)?;
         let status = child.wait()?;
         crate::ensure!(status.success(), "mosquitto_pub to {topic}: {status}");

@@ -1,1 +1,100 @@
-fn main() {}
+//! `purlin`: one binary, that is the agent, its helper, and the technician's command
+//! line. What comes in goes one way: arguments, client (or hardware), page, output.
+//!
+//! The command line may die at any line and changes nothing itself: what changes a
+//! node goes through the agent.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    args::{Cli, Command},
+    exit::{Ended, Exit, Failure},
+    output::Output,
+};
+
+mod args;
+mod client;
+mod config;
+mod exit;
+mod hw;
+mod hw_view;
+mod link;
+mod log;
+mod output;
+mod queue;
+#[cfg(test)]
+mod sample;
+mod shell;
+mod status;
+mod table;
+mod units;
+mod watch;
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        Err(error) => not_run(&error).into(),
+    }
+}
+
+fn run(Cli { global, command }: Cli) -> ExitCode {
+    let output = Output::new(global.output, global.color);
+    let ended = match command {
+        // These make a runtime of their own, or do without.
+        Command::Agent => return purlin_daemon::main(global.config.as_deref()),
+        Command::Helper => return purlin_daemon::helper::main(),
+        Command::Completions { shell } => shell::completions(shell, &output),
+        Command::Man { dir } => shell::man(&dir),
+        Command::Hw(args) => wait(hw::run(&args, &output)),
+        Command::Status(args) => wait(status::run(&args, &global, &output)),
+        Command::Queue(command) => wait(queue::run(&command, &global, &output)),
+        Command::Link(command) => wait(link::run(&command, &global, &output)),
+        Command::Log(watch) => wait(log::run(watch, &global, &output)),
+        Command::Config(command) => wait(config::run(&command, &global, &output)),
+    };
+    ended.unwrap_or_else(|failure| failure.report()).into()
+}
+
+/// One thread is plenty for one request at a time.
+fn wait(work: impl Future<Output = Ended>) -> Ended {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("the kernel gives no event loop: {error}")))?
+        .block_on(work)
+}
+
+/// Help and version were asked for; anything else was typed wrong.
+fn not_run(error: &clap::Error) -> Exit {
+    // The reader may have gone: `purlin --help | head -1`.
+    let _ = error.print();
+    match error.use_stderr() {
+        true => Exit::Usage,
+        false => Exit::Ok,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(words: &[&str]) -> Exit {
+        let words = ["purlin"].iter().chain(words);
+        Cli::try_parse_from(words).map_or_else(|error| not_run(&error), |_| Exit::Ok)
+    }
+
+    #[test]
+    fn wrong_usage_is_64_and_help_is_not() {
+        assert_eq!(typed(&["frobnicate"]), Exit::Usage);
+        assert_eq!(typed(&["status", "--output", "xml"]), Exit::Usage);
+        assert_eq!(typed(&["queue"]), Exit::Usage);
+        assert_eq!(typed(&[]), Exit::Usage);
+        assert_eq!(typed(&["--help"]), Exit::Ok);
+        assert_eq!(typed(&["--version"]), Exit::Ok);
+    }
+}

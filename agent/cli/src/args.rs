@@ -1,0 +1,389 @@
+//! The command line: what may be typed, and the help that teaches it.
+//!
+//! Help, man pages and completions all come from this tree. It says what was typed;
+//! the commands decide what is meant. Nothing here reads a file or the environment.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+    value_parser,
+};
+use clap_complete::Shell;
+use purlin_core::inventory::Part;
+
+use crate::{
+    exit::CODES,
+    output::{Color, Format},
+};
+
+/// Heading of the options that every command takes.
+const GLOBAL: &str = "Everywhere";
+
+/// Keeps one edge node doing what it was last told
+///
+/// Purlin runs on a node (`purlin agent`) and keeps it doing what it was last told, on
+/// the hardware it really has, with or without the cloud. All the other commands ask
+/// that agent, or read the hardware and the disk themselves when it is dead.
+///
+/// Standing in front of a rack: start with `purlin status`.
+#[derive(Debug, Parser)]
+#[command(name = "purlin", version, after_help = CODES)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = GLOBAL)]
+pub struct Global {
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    pub output: Format,
+    /// The agent's own file [default: /etc/purlin/purlin.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The agent's socket, whatever its file says
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent, until a signal ends it
+    ///
+    /// With /etc/purlin/purlin.toml it runs as the node's service. Without, it runs
+    /// standalone: under your own directories, with a broker of its own, and without
+    /// root. It says what it found, what it may not do, and what to type next.
+    #[command(after_help = "\
+Examples:
+  purlin agent                           try it out on this machine
+  purlin agent --config ./purlin.toml    with a file of your own")]
+    Agent,
+
+    /// Serve the agent's privileged reads on standard input (started by the agent)
+    #[command(hide = true)]
+    Helper,
+
+    /// Tell how the agent is, and what is wrong
+    ///
+    /// The whole agent on one screen: who it is, its uplink, its queue, its tasks, what
+    /// it may not do, and last what is wrong, with the next step. Exits 2 if anything
+    /// is wrong.
+    #[command(after_help = "\
+Examples:
+  purlin status                          is this node well?
+  purlin status -w                       keep looking
+  purlin status -v                       with every task and every bound
+  purlin status -o json | jq .faults     what is wrong, for a program")]
+    Status(StatusArgs),
+
+    /// Show the hardware, with or without an agent
+    ///
+    /// Reads the machine (or a dump of one) itself and asks nobody, so that it works
+    /// when nothing else does. What could not be read is listed on standard error:
+    /// unknown is never the same as absent.
+    #[command(after_help = "\
+Examples:
+  purlin hw list                         every device on a line
+  purlin hw tree                         what sits on which NUMA node
+  purlin hw show cpu                     all about the processors
+  purlin hw list --root ./dump           a machine copied into a directory")]
+    Hw(HwArgs),
+
+    /// Show what waits on disk for the cloud
+    ///
+    /// Everything the agent measures goes to disk first, and stays there until the cloud
+    /// has acknowledged it, or until the queue is full and the oldest goes.
+    #[command(subcommand)]
+    Queue(QueueCommand),
+
+    /// Show or test the way to the cloud
+    ///
+    /// The uplink is an MQTT connection from the agent to a broker. Nothing on the node
+    /// waits for it.
+    #[command(subcommand)]
+    Link(LinkCommand),
+
+    /// Show, compare or change the configuration
+    ///
+    /// Every setting has one owner: what the agent needs to start is in its own file,
+    /// all the rest is in the document it was last given, by the cloud or by `apply`.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+
+    /// Show what the agent has written about itself lately
+    ///
+    /// These are the lines that the agent keeps in memory, oldest first. Where systemd
+    /// runs it, `journalctl -u purlind` has more.
+    #[command(after_help = "\
+Examples:
+  purlin log                             what it says
+  purlin log -w                          and go on")]
+    Log(Watch),
+
+    /// Print completions for a shell
+    #[command(after_help = "\
+Examples:
+  purlin completions bash > ~/.local/share/bash-completion/completions/purlin
+  purlin completions fish > ~/.config/fish/completions/purlin.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+
+    /// Write a man page for every command
+    #[command(after_help = "\
+Examples:
+  purlin man ~/.local/share/man/man1 && man purlin-status")]
+    Man {
+        /// Where to; an existing directory
+        dir: PathBuf,
+    },
+}
+
+/// Watching.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Watch {
+    /// Go on looking, every so many seconds (2), until Ctrl-C
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "2", value_parser = value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
+}
+
+impl Watch {
+    /// Between two looks, if there is to be more than one.
+    pub fn every(self) -> Option<Duration> {
+        self.watch.map(Duration::from_secs)
+    }
+}
+
+/// `purlin status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Show every task, and everything that has a bound
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Watching.
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
+/// `purlin hw`
+#[derive(Debug, Args)]
+pub struct HwArgs {
+    /// Read a dump of a machine instead of this one
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// What to show.
+    #[command(subcommand)]
+    pub command: HwCommand,
+}
+
+/// `purlin hw …`
+#[derive(Debug, Subcommand)]
+pub enum HwCommand {
+    /// List every device on a line
+    ///
+    /// PCI functions, virtual interfaces and sensors are counted: `show` has each of them.
+    #[command(after_help = "\
+Examples:
+  purlin hw list                         is it all there?
+  purlin hw list -o json | jq .disks     the disks, for a program")]
+    List,
+    /// Show everything that is known of one part, or of all
+    ///
+    /// What this machine does not tell reads `unknown`, and never 0.
+    #[command(after_help = "\
+Examples:
+  purlin hw show disk                    models, serial numbers, firmware
+  sudo purlin hw show platform           with the serial number of the machine")]
+    Show {
+        /// The part
+        #[arg(value_parser = part())]
+        part: Option<Part>,
+    },
+    /// Draw what sits on which NUMA node
+    ///
+    /// From the outside in: packages, nodes, caches, cores, and the devices of each node.
+    #[command(after_help = "\
+Examples:
+  purlin hw tree                         which GPU is next to which NIC?")]
+    Tree,
+}
+
+/// `purlin queue …`
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// Show each class of records: how many wait, how much disk they take, what was lost
+    ///
+    /// Without a running agent it reads the state directory.
+    #[command(after_help = "\
+Examples:
+  purlin queue show                      does anything wait?
+  purlin queue show -w                   is it getting less?")]
+    Show(Watch),
+}
+
+/// `purlin link …`
+#[derive(Debug, Subcommand)]
+pub enum LinkCommand {
+    /// Show where the uplink stands
+    #[command(after_help = "\
+Examples:
+  purlin link show                       is it up, and if not, why?
+  purlin link show -w=1                  watch it come back")]
+    Show(Watch),
+    /// Try the way to the broker, step by step
+    ///
+    /// The agent makes one attempt and tells what came of each step, and what to do about
+    /// the one that failed. Exits 1 if one did.
+    #[command(after_help = "\
+Examples:
+  purlin link test                       which step fails?")]
+    Test,
+}
+
+/// `purlin config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show every setting in force, and where its value came from
+    ///
+    /// Without a running agent it reads the state directory.
+    #[command(after_help = "\
+Examples:
+  purlin config show                     what applies, and who said so?")]
+    Show,
+    /// Show what the last document changed, or what FILE would
+    #[command(after_help = "\
+Examples:
+  purlin config diff                     in force, against the one before
+  purlin config diff new.toml            new.toml, against what is in force")]
+    Diff {
+        /// The document; `-` is standard input
+        file: Option<PathBuf>,
+        /// What it is written in.
+        #[command(flatten)]
+        written: Written,
+    },
+    /// Show what became of the documents this node was offered, newest first
+    ///
+    /// Without a running agent it reads the state directory.
+    #[command(after_help = "\
+Examples:
+  purlin config history                  who changed what, and what was refused?")]
+    History,
+    /// Put a document in force
+    ///
+    /// It is checked as a whole first, as one from the cloud would be: it is in force
+    /// and on disk when this returns, or it is refused with every reason (exit 3) and
+    /// nothing has changed.
+    #[command(after_help = "\
+Examples:
+  purlin config diff new.toml && purlin config apply new.toml
+  purlin config apply - --format json < new.json")]
+    Apply {
+        /// The document; `-` is standard input
+        file: PathBuf,
+        /// What it is written in.
+        #[command(flatten)]
+        written: Written,
+    },
+    /// Print the agent's own file, with every key, its default and what it is for
+    #[command(after_help = "\
+Examples:
+  purlin config default > purlin.toml")]
+    Default,
+}
+
+/// How a document is written.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Written {
+    /// What the document is written in [default: by its extension, TOML for `-`]
+    #[arg(long, value_enum, value_name = "LANGUAGE")]
+    pub format: Option<Language>,
+}
+
+/// What a document is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    /// .toml
+    Toml,
+    /// .yaml, .yml
+    Yaml,
+    /// .json
+    Json,
+    /// .binpb, .pb
+    Protobuf,
+}
+
+fn part() -> impl TypedValueParser<Value = Part> {
+    let named = |name: String| Part::ALL.into_iter().find(|part| part.name() == name);
+    PossibleValuesParser::new(Part::ALL.map(Part::name))
+        .map(move |name| named(name).expect("clap lets only the names of parts through"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_examples_of_80_columns() {
+        fn check(command: &clap::Command) {
+            let name = command.get_name();
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.lines().all(|line| line.len() <= 80), "{name}: {examples}");
+            assert!(command.get_about().is_some(), "{name}");
+            let leaf = !command.has_subcommands() && !command.is_hide_set();
+            assert!(!leaf || examples.starts_with("Examples:"), "{name}: {examples}");
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn watch_takes_seconds_only_after_an_equals_sign() {
+        let watch = |words: &[&str]| {
+            let words = ["purlin", "log"].iter().chain(words);
+            match Cli::try_parse_from(words).map(|cli| cli.command) {
+                Ok(Command::Log(watch)) => Some(watch.every().map(|every| every.as_secs())),
+                _ => None,
+            }
+        };
+        assert_eq!(watch(&[]), Some(None));
+        assert_eq!(watch(&["-w"]), Some(Some(2)));
+        assert_eq!(watch(&["-w=5"]), Some(Some(5)));
+        assert_eq!(watch(&["--watch=5"]), Some(Some(5)));
+        assert_eq!(watch(&["-w=0"]), None);
+        assert_eq!(watch(&["-w", "5"]), None);
+    }
+
+    #[test]
+    fn every_part_can_be_named() {
+        for part in Part::ALL {
+            let cli = Cli::try_parse_from(["purlin", "hw", "show", part.name()]);
+            let shown = cli.map(|cli| match cli.command {
+                Command::Hw(HwArgs { command: HwCommand::Show { part }, .. }) => part,
+                _ => None,
+            });
+            assert_eq!(shown.ok().flatten(), Some(part));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! `purlin hw`: the hardware, read here and now, with the agent or without.
+//!
+//! The reading is done by a helper process under deadlines, as the agent's is, so that
+//! a device that hangs costs its own line and not the whole answer. This file never
+//! asks the agent.
+
+use anstyle::Style;
+use purlin_core::inventory::{Inventory, Part, Problem};
+use purlin_daemon::helper;
+use serde_json::{Map, Value};
+
+use crate::{
+    args::{HwArgs, HwCommand},
+    exit::{Ended, Exit, Failure},
+    hw_view::{self, Row, Section},
+    output::{Output, note},
+    table::{self, Column::*, Width, paint, plain},
+};
+
+/// `purlin hw …`
+pub async fn run(args: &HwArgs, output: &Output) -> Ended {
+    let inventory = helper::inventory(args.root.as_deref()).await;
+    show(&args.command, &inventory, output)?;
+    say(&args.command, &inventory.problems);
+    Ok(Exit::Ok)
+}
+
+fn show(command: &HwCommand, inventory: &Inventory, output: &Output) -> Result<(), Failure> {
+    match command {
+        HwCommand::List => output.show(inventory, |width| list(inventory, width))?,
+        HwCommand::Tree => output.show(inventory, |_| tree(inventory))?,
+        HwCommand::Show { part: None } => output.show(inventory, |width| all(inventory, width))?,
+        HwCommand::Show { part: Some(part) } => {
+            output.show(&only(*part, inventory)?, |width| one(*part, inventory, width))?;
+        }
+    }
+    Ok(())
+}
+
+fn list(inventory: &Inventory, width: Width) -> String {
+    let header = [Whole("PART"), Left("NAME"), Right("NODE"), Left("WHAT")];
+    let row = |row: Row| {
+        let node = row.node.map_or_else(|| "-".into(), |node| node.to_string());
+        let mark = if row.problem { " (problem)" } else { "" };
+        vec![row.part.name().into(), row.name, node, row.what + mark]
+    };
+    table::columns(&header, hw_view::list(inventory).into_iter().map(row), width)
+}
+
+fn tree(inventory: &Inventory) -> String {
+    hw_view::tree(inventory).lines().map(|line| plain(line) + "\n").collect()
+}
+
+fn all(inventory: &Inventory, width: Width) -> String {
+    table::sections(Part::ALL.map(|part| one(part, inventory, width)))
+}
+
+fn one(part: Part, inventory: &Inventory, width: Width) -> String {
+    let sections = hw_view::show(inventory, part);
+    match sections.is_empty() {
+        true => nothing(part, inventory),
+        false => table::sections(sections.into_iter().map(|it| section(it, width))),
+    }
+}
+
+fn section(section: Section, width: Width) -> String {
+    let facts = section.facts.into_iter().map(|(name, value)| vec![name, value]);
+    let title = paint(Style::new().bold(), &plain(&section.title));
+    title + "\n" + &table::rows(facts, width)
+}
+
+/// None is not the same as unknown.
+fn nothing(part: Part, inventory: &Inventory) -> String {
+    let known = only(part, inventory).is_ok_and(|it| !it[field(part)].is_null());
+    format!("{}: {}\n", part.name(), if known { "none" } else { "unknown" })
+}
+
+/// The inventory without what was not asked for: a field that is `null` would say that
+/// it could not be read.
+fn only(part: Part, inventory: &Inventory) -> Result<Map<String, Value>, Failure> {
+    let failed = |error| Failure::Failed(format!("the inventory has no JSON form: {error}"));
+    let problems: Vec<_> = inventory.problems.iter().filter(|it| it.part == part).collect();
+    let mut whole = serde_json::to_value(inventory).map_err(failed)?;
+    let kept = whole.get_mut(field(part)).map(Value::take).unwrap_or_default();
+    let problems = serde_json::to_value(problems).map_err(failed)?;
+    Ok([(field(part).to_owned(), kept), ("problems".to_owned(), problems)].into_iter().collect())
+}
+
+/// The field of [`Inventory`] that has the part.
+fn field(part: Part) -> &'static str {
+    match part {
+        Part::Platform => "platform",
+        Part::Cpu => "cpu",
+        Part::Numa => "numa",
+        Part::Memory => "memory",
+        Part::Pci => "pci",
+        Part::Nic => "nics",
+        Part::Disk => "disks",
+        Part::Gpu => "gpus",
+        Part::Sensor => "sensors",
+    }
+}
+
+/// What could not be read of that which was asked for.
+fn say(command: &HwCommand, problems: &[Problem]) {
+    let asked = |problem: &&Problem| match command {
+        HwCommand::Show { part: Some(part) } => problem.part == *part,
+        _ => true,
+    };
+    problems.iter().filter(asked).for_each(|it| note(&plain(&told(it))));
+}
+
+/// A part that could not be read at all is its own place.
+fn told(Problem { part, at, what }: &Problem) -> String {
+    match part.name() {
+        name if name == at => format!("{at}: {what}"),
+        name => format!("{name}: {at}: {what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use purlin_core::inventory::{Disk, Memory};
+
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn every_part_has_its_field() {
+        let inventory = serde_json::to_value(Inventory::default()).unwrap();
+        for part in Part::ALL {
+            assert!(inventory.get(field(part)).is_some(), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn none_is_not_unknown() {
+        let mut inventory = Inventory::default();
+        assert_eq!(one(Part::Gpu, &inventory, Some(80)), "gpu: unknown\n");
+        inventory.gpus = Some(Vec::new());
+        assert_eq!(one(Part::Gpu, &inventory, Some(80)), "gpu: none\n");
+    }
+
+    #[test]
+    fn a_list_marks_problems() {
+        let disk = |name: &str| Disk { name: name.into(), size: Some(1 << 40), ..Disk::default() };
+        let problem = Problem {
+            part: Part::Disk,
+            at: "/sys/block/sdb/size".into(),
+            what: "is a fish".into(),
+        };
+        let inventory = Inventory {
+            disks: Some(vec![disk("sda"), disk("sdb")]),
+            problems: vec![problem],
+            ..Inventory::default()
+        };
+        expect![[r#"
+            PART  NAME  NODE  WHAT
+            disk  sda      -  1 TiB
+            disk  sdb      -  1 TiB (problem)
+        "#]]
+        .assert_eq(&sample::strip(&list(&inventory, Some(80))));
+    }
+
+    #[test]
+    fn one_part_comes_with_its_own_problems_only() {
+        let problem = |part| Problem { part, at: "/sys".into(), what: "is a fish".into() };
+        let inventory = Inventory {
+            memory: Some(Memory { total: 1 << 30, ..Memory::default() }),
+            problems: vec![problem(Part::Memory), problem(Part::Disk)],
+            ..Inventory::default()
+        };
+        let document = only(Part::Memory, &inventory).unwrap();
+        assert_eq!(document.keys().collect::<Vec<_>>(), ["memory", "problems"]);
+        assert_eq!(document["memory"]["total"], 1 << 30);
+        assert_eq!(document["problems"].as_array().map(Vec::len), Some(1));
+    }
+}

@@ -1,0 +1,139 @@
+//! `purlin queue`: what waits on disk for the cloud.
+
+use purlin_daemon::offline;
+use purlin_proto::api::{Queue, QueueClass};
+
+use crate::{
+    args::{Global, QueueCommand},
+    client::Client,
+    exit::Ended,
+    output::{Output, Page},
+    table::{self, Column::*, Width},
+    units, watch,
+};
+
+/// `purlin queue show`
+pub async fn run(command: &QueueCommand, global: &Global, output: &Output) -> Ended {
+    let client = Client::find(global)?;
+    let QueueCommand::Show(watch) = command;
+    let fetch = async || client.get_or_read("/v1/queue", offline::queue).await;
+    watch::show(output, watch.every(), fetch).await
+}
+
+impl Page for Queue {
+    fn page(&self, width: Width) -> String {
+        table::sections([
+            table::pair("incarnation", &self.incarnation, width),
+            classes(&self.classes, width),
+            sequences(&self.classes, width),
+        ])
+    }
+}
+
+/// A line for each class: what waits, what room is left, what was lost.
+pub fn classes(classes: &[QueueClass], width: Width) -> String {
+    let header = [
+        Left("QUEUE"),
+        Right("PENDING"),
+        Right("ON DISK"),
+        Right("CAP"),
+        Right("LOST"),
+        Left("NOTE"),
+    ];
+    let row = |class: &QueueClass| {
+        vec![
+            class.class.clone(),
+            class.pending.to_string(),
+            units::size(class.bytes),
+            units::size(class.cap_bytes),
+            lost(class).to_string(),
+            story(class),
+        ]
+    };
+    table::columns(&header, classes.iter().map(row), width)
+}
+
+fn lost(class: &QueueClass) -> u64 {
+    class.dropped.saturating_add(class.corrupt).saturating_add(class.rejected)
+}
+
+/// Why records were lost, and why the next ones may be.
+fn story(class: &QueueClass) -> String {
+    let told = |n: u64, what: &str| (n > 0).then(|| format!("{n} {what}"));
+    [
+        told(class.dropped, "dropped when full"),
+        told(class.corrupt, "damaged on disk"),
+        told(class.rejected, "not accepted"),
+        class.error.clone(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>()
+    .join("; ")
+}
+
+fn sequences(classes: &[QueueClass], width: Width) -> String {
+    let header = [
+        Left("RECORDS"),
+        Right("FIRST"),
+        Right("ACKED"),
+        Right("DURABLE"),
+        Right("LAST"),
+        Right("SEGMENTS"),
+        Right("COMMIT WINDOW"),
+    ];
+    let row = |class: &QueueClass| {
+        vec![
+            class.class.clone(),
+            class.first_seq.to_string(),
+            class.acked_seq.to_string(),
+            class.durable_seq.to_string(),
+            class.last_seq.to_string(),
+            class.segments.to_string(),
+            units::duration(class.commit_window_ms),
+        ]
+    };
+    table::columns(&header, classes.iter().map(row), width)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn a_queue_shows_what_waits_and_up_to_where() {
+        expect![[r#"
+            incarnation  a1b2c3d4e5f60718
+
+            QUEUE   PENDING  ON DISK     CAP  LOST  NOTE
+            metric       92  1.2 MiB  64 MiB     0
+            event         0    4 KiB  16 MiB     0
+
+            RECORDS  FIRST  ACKED  DURABLE  LAST  SEGMENTS  COMMIT WINDOW
+            metric       1   4711     4800  4803         2         200 ms
+            event        1   4803     4800  4803         2         200 ms
+        "#]]
+        .assert_eq(&sample::page(&sample::queue()));
+    }
+
+    #[test]
+    fn losses_are_told_apart() {
+        let mut queue = sample::queue();
+        queue.classes[0].dropped = 120_000;
+        queue.classes[0].corrupt = 1;
+        queue.classes[1].rejected = u64::MAX;
+        queue.classes[1].error = Some("no space left on device".into());
+        expect![[r#"
+            QUEUE   PENDING  ON DISK     CAP                  LOST  NOTE
+            metric       92  1.2 MiB  64 MiB                120001  120000 dropped when
+                                                                    full; 1 damaged on disk
+            event         0    4 KiB  16 MiB  18446744073709551615  18446744073709551615 not
+                                                                    accepted; no space left
+                                                                    on device
+        "#]]
+        .assert_eq(&sample::strip(&classes(&queue.classes, Some(80))));
+    }
+}

@@ -18,7 +18,7 @@ use hyper::{
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
-use purlin_daemon::boot::Boot;
+use purlin_daemon::boot::{Boot, SYSTEM_FILE};
 use purlin_proto::api;
 use serde::de::DeserializeOwned;
 use tokio::{net::UnixStream, time::timeout};
@@ -40,9 +40,6 @@ pub const LINK_TEST_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest answer taken, in bytes. The log is the longest that there is, by far
 /// under this.
 const MAX_ANSWER: usize = 16 << 20;
-
-/// The agent's file in system mode; without it the agent runs standalone.
-const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
 
 /// One agent.
 #[derive(Debug)]

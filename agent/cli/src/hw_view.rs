@@ -10,6 +10,7 @@ use std::{
     fmt::Display,
 };
 
+use crate::units::size;
 use purlin_core::{
     idset::IdSet,
     inventory::{
@@ -669,17 +670,6 @@ fn by<'a, T: 'a, K: Ord>(
         groups.entry(key(thing)).or_default().push(thing);
     }
     groups
-}
-
-/// Bytes in binary units, one decimal where it tells something: `27.5 MiB`.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let step = (0..UNITS.len() - 1).take_while(|step| bytes >> (10 * (step + 1)) > 0).count();
-    let figure = |step: usize| format!("{:.1}", bytes as f64 / (1_u64 << (10 * step)) as f64);
-    // Just under a unit rounds up into it.
-    let step = if figure(step) == "1024.0" { step + 1 } else { step };
-    let figure = figure(step);
-    format!("{} {}", figure.trim_end_matches(".0"), UNITS[step])
 }
 
 fn plural(count: usize, noun: &str) -> String {

@@ -65,7 +65,8 @@ pub fn ill() -> Status {
     status.tasks[3].running = false;
     status.tasks[3].restarts = 3;
     status.tasks[3].last_error = Some("panicked: index out of bounds".into());
-    status.helper = Helper { pid: Some(4243), started: 2, abandoned: 1, stuck_pids: vec![4200] };
+    status.helper =
+        Helper { pid: Some(4243), started: 2, abandoned: 1, stuck_pids: vec![4200], error: None };
     status.queue.classes[0].dropped = 120_000;
     status.faults = vec![Fault {
         id: "helper-stuck".into(),

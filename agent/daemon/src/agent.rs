@@ -45,7 +45,7 @@ use crate::{
     door::{Door, Identity, VERSION},
     helper, logging, sample,
     spool::Spool,
-    state::{self, StateDir},
+    state::StateDir,
     status,
     tasks::Tasks,
     uplink::{self, Uplink, mqtt::Mqtt},
@@ -106,15 +106,15 @@ async fn run(mut boot: Boot, started: Instant) -> Result<(), String> {
     let (level, keeper) = logging::start(boot.log_format, first.log_level.value);
     let identity = identity(&boot, &state).map_err(|error| error.to_string())?;
     let mqtt = mqtt(&mut boot, &identity, &state)?;
-    let spool = Spool::open(&state.path().join("spool"), identity.incarnation)
+    let stop = CancellationToken::new();
+    let mut tasks = Tasks::new(stop.clone());
+    let spool = Spool::open(&state.path().join("spool"), identity.incarnation, tasks.board())
         .map_err(|error| format!("can't open the spool in {}: {error}", state.path().display()))?;
     let (door, damage) = Door::open(&state, identity.clone(), boot.start.clone(), spool.clone());
     for damage in &damage {
         tracing::error!(damage, "what the ledger held can't be used");
     }
 
-    let stop = CancellationToken::new();
-    let mut tasks = Tasks::new(stop.clone());
     let (settings, reported) = (door.settings(), door.reported());
     let (asks, inbox) = mpsc::channel(DOOR_INBOX);
     let (link, link_now) = watch::channel(uplink::Link::default());
@@ -239,8 +239,9 @@ fn mqtt(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<Mqtt, 
     #[cfg(feature = "broker")]
     if boot.mode == Mode::Standalone && boot.start.endpoint.is_none() {
         let failed = |error: std::io::Error| format!("can't start the embedded broker: {error}");
-        let password =
-            state.read_or_make("broker.password", 0o600, state::random_hex).map_err(failed)?;
+        let password = state
+            .read_or_make("broker.password", 0o600, crate::state::random_hex)
+            .map_err(failed)?;
         let endpoint =
             crate::broker::start(boot.broker_port, &username, &password).map_err(failed)?;
         boot.start.endpoint = Some((endpoint, "embedded broker".into()));
@@ -263,12 +264,9 @@ async fn apply(
     spool: Spool,
 ) -> Result<(), String> {
     loop {
-        let (log_level, cap_mib, window_s) = {
-            let settings = settings.borrow_and_update();
-            (settings.log_level.value, settings.spool_cap_mib.value, settings.commit_window_s.value)
-        };
-        level.set(log_level);
-        spool.limit(u64::from(cap_mib) << 20, Duration::from_secs(window_s.into()));
+        let now = settings.borrow_and_update().clone();
+        level.set(now.log_level.value);
+        spool.limit(now);
         settings.changed().await.map_err(|_| "the configuration's task is gone")?;
     }
 }

@@ -4,6 +4,8 @@
 //! Anyone whom the socket's mode lets in may read. Only root and the agent's own
 //! user may change anything: the kernel tells who is at the other end.
 
+#![allow(unused_qualifications, reason = "utoipa's macro writes types out once more")]
+
 use std::{
     fs,
     io::{self, ErrorKind},
@@ -269,7 +271,6 @@ struct After {
 }
 
 /// What the agent has written about itself lately.
-#[allow(unused_qualifications, reason = "utoipa's expansion names the type twice")]
 #[utoipa::path(get, path = "/v1/log", params(After), responses((status = 200, body = api::Log)))]
 async fn log(
     State(access): State<Access>,

@@ -104,16 +104,14 @@ impl Boot {
         let mut origins = BTreeMap::new();
         let source = path.map_or("the environment".into(), |path| path.display().to_string());
         overlay(&descriptor(), &mut tree, "", &variables, &mut origins);
-        let message = document::build(descriptor(), tree).map_err(|mut refusals| {
-            for refusal in &mut refusals {
-                let origin = origins.get(&refusal.path).unwrap_or(&source);
-                refusal.hint = format!("{} (in {origin})", refusal.hint);
-            }
-            refusals
-        })?;
+        let (message, mut refusals) = document::build(descriptor(), &tree);
+        for refusal in &mut refusals {
+            let origin = origins.get(&refusal.path).unwrap_or(&source);
+            refusal.hint = format!("{} (in {origin})", refusal.hint);
+        }
         let file: v1::AgentFile = message.transcode_to().unwrap_or_default();
         let mode = if path.is_some() { Mode::System } else { Mode::Standalone };
-        Reader { origins, source, variables, refusals: Vec::new() }.boot(mode, file)
+        Reader { origins, source, variables, refusals }.boot(mode, file)
     }
 }
 

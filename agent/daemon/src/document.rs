@@ -43,29 +43,44 @@ impl Format {
     }
 }
 
-/// Reads a document as message `M` of the given descriptor.
+/// Reads a document as message `M` of the given descriptor: what could be read,
+/// and everything that was wrong. A document with anything wrong is refused; what
+/// could be read of it lets its values be checked in the same breath.
 pub fn parse<M: Message + Default>(
     descriptor: MessageDescriptor,
     format: Format,
     bytes: &[u8],
-) -> Result<M, Vec<Refusal>> {
-    if bytes.len() > MAX_BYTES {
-        return Err(vec![refusal(
-            "the document",
-            format!("{} bytes", bytes.len()),
-            format!("at most {MAX_BYTES} bytes"),
-            "split off what this node doesn't need",
-        )]);
-    }
-    let message = match format {
-        Format::Protobuf => parse_protobuf(descriptor, bytes)?,
-        Format::Toml => build(descriptor, tree(bytes, |t| toml::from_str(t), "TOML")?)?,
-        Format::Yaml => build(descriptor, tree(bytes, |t| serde_saphyr::from_str(t), "YAML")?)?,
-        Format::Json => build(descriptor, tree(bytes, |t| serde_json::from_str(t), "JSON")?)?,
+) -> (M, Vec<Refusal>) {
+    let (message, mut refusals) = match read(descriptor, format, bytes) {
+        Ok(read) => read,
+        Err(refusal) => return (M::default(), vec![refusal]),
     };
-    message.transcode_to().map_err(|error| {
-        vec![refusal("the document", String::new(), "a whole message", &error.to_string())]
-    })
+    let message = message.transcode_to().unwrap_or_else(|error| {
+        push(&mut refusals, whole("a whole message", &error.to_string()));
+        M::default()
+    });
+    (message, refusals)
+}
+
+/// The error is for what is no document at all.
+fn read(
+    descriptor: MessageDescriptor,
+    format: Format,
+    bytes: &[u8],
+) -> Result<(DynamicMessage, Vec<Refusal>), Refusal> {
+    if bytes.len() > MAX_BYTES {
+        return Err(Refusal {
+            value: format!("{} bytes", bytes.len()),
+            ..whole(&format!("at most {MAX_BYTES} bytes"), "split off what this node doesn't need")
+        });
+    }
+    let tree = match format {
+        Format::Protobuf => return decode(descriptor, bytes),
+        Format::Toml => tree(bytes, |text| toml::from_str(text), "TOML")?,
+        Format::Yaml => tree(bytes, |text| serde_saphyr::from_str(text), "YAML")?,
+        Format::Json => tree(bytes, |text| serde_json::from_str(text), "JSON")?,
+    };
+    Ok(build(descriptor, &tree))
 }
 
 /// The document as one tree; the only error there is for syntax.
@@ -73,22 +88,18 @@ fn tree<E: std::fmt::Display>(
     bytes: &[u8],
     parse: impl FnOnce(&str) -> Result<Json, E>,
     language: &str,
-) -> Result<Json, Vec<Refusal>> {
-    let unreadable = |why: String| {
-        vec![refusal("the document", String::new(), format!("well-formed {language}"), why.trim())]
-    };
+) -> Result<Json, Refusal> {
+    let unreadable = |why: String| whole(&format!("well-formed {language}"), why.trim());
     let text = std::str::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))?;
     parse(text).map_err(|error| unreadable(error.to_string()))
 }
 
-/// Builds the message from a tree, or tells everything that is wrong with it.
-pub fn build(descriptor: MessageDescriptor, tree: Json) -> Result<DynamicMessage, Vec<Refusal>> {
+/// Builds as much of the message as a tree tells, and everything that is wrong
+/// with it.
+pub fn build(descriptor: MessageDescriptor, tree: &Json) -> (DynamicMessage, Vec<Refusal>) {
     let mut refusals = Vec::new();
-    let message = build_message(descriptor, &tree, "", &mut refusals);
-    match message {
-        Some(message) if refusals.is_empty() => Ok(message),
-        _ => Err(bounded(refusals)),
-    }
+    let message = build_message(descriptor.clone(), tree, "", &mut refusals);
+    (message.unwrap_or_else(|| DynamicMessage::new(descriptor)), refusals)
 }
 
 fn build_message(
@@ -160,18 +171,18 @@ fn build_value(kind: &Kind, tree: &Json, path: &str, refusals: &mut Vec<Refusal>
     }
 }
 
-fn parse_protobuf(
+fn decode(
     descriptor: MessageDescriptor,
     bytes: &[u8],
-) -> Result<DynamicMessage, Vec<Refusal>> {
-    let name = descriptor.full_name().to_owned();
-    let message = DynamicMessage::decode(descriptor, bytes).map_err(|error| {
-        let limit = format!("an encoded {name}");
-        vec![refusal("the document", format!("{} bytes", bytes.len()), limit, &error.to_string())]
+) -> Result<(DynamicMessage, Vec<Refusal>), Refusal> {
+    let limit = format!("an encoded {}", descriptor.full_name());
+    let message = DynamicMessage::decode(descriptor, bytes).map_err(|error| Refusal {
+        value: format!("{} bytes", bytes.len()),
+        ..whole(&limit, &error.to_string())
     })?;
     let mut refusals = Vec::new();
     find_unknown(&message, "", &mut refusals);
-    if refusals.is_empty() { Ok(message) } else { Err(refusals) }
+    Ok((message, refusals))
 }
 
 fn find_unknown(message: &DynamicMessage, path: &str, refusals: &mut Vec<Refusal>) {
@@ -224,6 +235,11 @@ fn refusal(path: &str, value: String, limit: impl Into<String>, hint: &str) -> R
     Refusal { path: path.into(), value, limit: limit.into(), hint: hint.into() }
 }
 
+/// A refusal of the document as a whole.
+fn whole(limit: &str, hint: &str) -> Refusal {
+    refusal("the document", String::new(), limit, hint)
+}
+
 fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.into() } else { format!("{path}.{name}") }
 }
@@ -264,11 +280,12 @@ mod tests {
 
     #[track_caller]
     fn check(format: Format, document: &[u8], expected: Expect) {
-        let shown = match parse::<v1::Desired>(desired(), format, document) {
-            Ok(desired) => format!("{desired:?}\n"),
-            Err(refusals) => (refusals.iter())
-                .map(|r| format!("{}: {} (may be {}; {})\n", r.path, r.value, r.limit, r.hint))
-                .collect(),
+        let (message, refusals) = parse::<v1::Desired>(desired(), format, document);
+        let line =
+            |r: &Refusal| format!("{}: {} (may be {}; {})\n", r.path, r.value, r.limit, r.hint);
+        let shown = match refusals.is_empty() {
+            true => format!("{message:?}\n"),
+            false => refusals.iter().map(line).collect(),
         };
         expected.assert_eq(&shown);
     }
@@ -354,17 +371,18 @@ mod tests {
 
     #[test]
     fn bombs_are_refused_in_little_time() {
+        let refused = |format, bytes| parse::<v1::Desired>(desired(), format, bytes).1.len();
         let deep = "[".repeat(100_000);
         for format in [Format::Json, Format::Yaml, Format::Toml] {
-            assert!(parse::<v1::Desired>(desired(), format, deep.as_bytes()).is_err());
+            assert_eq!(refused(format, deep.as_bytes()), 1);
         }
         let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for n in 1..12 {
             let again = vec![format!("*a{}", n - 1); 9].join(", ");
             laughs += &format!("a{n}: &a{n} [{again}]\n");
         }
-        assert!(parse::<v1::Desired>(desired(), Format::Yaml, laughs.as_bytes()).is_err());
+        assert_eq!(refused(Format::Yaml, laughs.as_bytes()), 1);
         let large = vec![b'#'; MAX_BYTES + 1];
-        assert!(parse::<v1::Desired>(desired(), Format::Toml, &large).is_err());
+        assert_eq!(refused(Format::Toml, &large), 1);
     }
 }

@@ -187,8 +187,7 @@ impl Door {
 
     /// Checks a document whole. The result is its canonical encoding and its values.
     fn judge(&self, bytes: &[u8], format: Format) -> Result<(Bytes, Desired), Vec<Refusal>> {
-        let desired: v1::Desired = document::parse(v1_descriptor("Desired"), format, bytes)?;
-        let values = check(&desired, &self.identity).map_err(document::bounded)?;
+        let (desired, values) = read(format, bytes, &self.identity)?;
         Ok((desired.encode_to_vec().into(), values))
     }
 
@@ -308,12 +307,23 @@ pub fn applied_view(content: &v1::Ledger) -> Option<api::Applied> {
 
 /// The values of a document in the ledger's encoding.
 pub fn decode(document: &[u8], identity: &Identity) -> Result<Desired, Vec<Refusal>> {
-    let desired = document::parse(v1_descriptor("Desired"), Format::Protobuf, document)?;
-    check(&desired, identity)
+    read(Format::Protobuf, document, identity).map(|(_, values)| values)
 }
 
-fn check(desired: &v1::Desired, identity: &Identity) -> Result<Desired, Vec<Refusal>> {
-    settings::check(&draft(desired), &Reader { node: &identity.node, agent: VERSION })
+/// Reads a document and checks its values; every reason is told, of either kind.
+fn read(
+    format: Format,
+    bytes: &[u8],
+    identity: &Identity,
+) -> Result<(v1::Desired, Desired), Vec<Refusal>> {
+    let (desired, mut refusals) = document::parse(v1_descriptor("Desired"), format, bytes);
+    let reader = Reader { node: &identity.node, agent: VERSION };
+    match settings::check(&draft(&desired), &reader) {
+        Ok(values) if refusals.is_empty() => return Ok((desired, values)),
+        Ok(_) => {}
+        Err(impossible) => refusals.extend(impossible),
+    }
+    Err(document::bounded(refusals))
 }
 
 /// From the wire to the core's own type.
@@ -425,7 +435,9 @@ mod tests {
 
     fn open(state: &state::StateDir) -> Door {
         let incarnation = purlin_core::identity::Incarnation(1);
-        let spool = Spool::open(&state.path().join("spool"), incarnation).expect("a spool");
+        let spool =
+            Spool::open(&state.path().join("spool"), incarnation, crate::tasks::Board::default())
+                .expect("a spool");
         let identity = Identity { fleet: "f".into(), node: "n1".into(), incarnation };
         Door::open(state, identity, Start::default(), spool).0
     }
@@ -453,14 +465,14 @@ mod tests {
         let mut case = case();
         case.door.offer(&offer("sampling.interval_s = 5", Origin::Local));
         let verdict = case.door.offer(&offer(
-            "node = \"n2\"\nsampling.interval_s = 0\nspool.cap_mib = 0",
+            "node = \"n2\"\nsampling.intervals = 1\nsampling.interval_s = 0\nspool.cap_mib = 0",
             Origin::Uplink,
         ));
         let paths: Vec<_> = verdict.refusals.iter().map(|r| r.path.as_str()).collect();
-        assert_eq!(paths, ["node", "sampling.interval_s", "spool.cap_mib"]);
+        assert_eq!(paths, ["sampling.intervals", "node", "sampling.interval_s", "spool.cap_mib"]);
         assert_eq!(interval(&case.door), 5);
         let last = case.door.reported.borrow().last.clone().expect("a verdict");
-        assert!(!last.accepted && last.refusals.len() == 3);
+        assert!(!last.accepted && last.refusals.len() == 4);
     }
 
     #[test]

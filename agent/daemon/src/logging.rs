@@ -52,7 +52,7 @@ fn filter(level: Level) -> Targets {
     };
     Targets::new()
         .with_target("purlin", level)
-        .with_target("rumqttd", level.min(LevelFilter::ERROR))
+        .with_target("rumqttd", LevelFilter::OFF)
         .with_default(level.min(LevelFilter::WARN))
 }
 

@@ -11,15 +11,24 @@ use crate::{
     boot::Boot,
     door::{self, Identity},
     ledger::Ledger,
-    spool::log,
+    spool,
 };
 
 /// `purlin queue show`
 pub fn queue(boot: &Boot) -> Result<api::Queue, String> {
     let incarnation = read_incarnation(boot)?.to_string();
+    let settings = settings(boot, &ledger(boot)?)?;
     let classes = Class::ALL.map(|class| {
         let dir = boot.state_dir.join("spool").join(class.name());
-        log::inspect(&dir, class).map_err(|error| format!("can't read {}: {error}", dir.display()))
+        let (cap, window) = spool::limits(class, &settings);
+        let limits = |log| api::QueueClass {
+            cap_bytes: cap,
+            commit_window_ms: window.as_millis() as u64,
+            ..log
+        };
+        spool::log::inspect(&dir, class)
+            .map(limits)
+            .map_err(|error| format!("can't read {}: {error}", dir.display()))
     });
     let classes = classes.into_iter().collect::<Result<_, _>>()?;
     Ok(api::Queue { incarnation, classes })
@@ -28,6 +37,10 @@ pub fn queue(boot: &Boot) -> Result<api::Queue, String> {
 /// `purlin config show`
 pub fn config(boot: &Boot) -> Result<api::Config, String> {
     let content = ledger(boot)?;
+    Ok(door::config(&content, &settings(boot, &content)?))
+}
+
+fn settings(boot: &Boot, content: &v1::Ledger) -> Result<Settings, String> {
     let identity = Identity {
         fleet: boot.fleet.clone(),
         node: boot.node.clone().unwrap_or_default(),
@@ -35,7 +48,7 @@ pub fn config(boot: &Boot) -> Result<api::Config, String> {
     };
     let active = content.active.as_ref();
     let desired = active.and_then(|entry| door::decode(&entry.document, &identity).ok());
-    Ok(door::config(&content, &Settings::resolve(&boot.start, desired.as_ref())))
+    Ok(Settings::resolve(&boot.start, desired.as_ref()))
 }
 
 /// `purlin config history`

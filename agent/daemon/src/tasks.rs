@@ -19,7 +19,7 @@ const RESTART_MOST: Duration = Duration::from_secs(60);
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// What is known of each task; cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Board(watch::Sender<Vec<api::Task>>);
 
 impl Board {
@@ -67,7 +67,7 @@ pub struct Tasks {
 impl Tasks {
     /// No task yet; all end when `stop` is cancelled.
     pub fn new(stop: CancellationToken) -> Self {
-        Self { set: JoinSet::new(), board: Board(watch::channel(Vec::new()).0), stop }
+        Self { set: JoinSet::new(), board: Board::default(), stop }
     }
 
     /// What is known of each task.

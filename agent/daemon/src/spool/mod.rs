@@ -7,26 +7,38 @@
 
 use std::{
     io,
+    panic::{self, AssertUnwindSafe},
     path::Path,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
-    thread::{self, JoinHandle},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
-use purlin_core::identity::{Class, Incarnation};
+use purlin_core::{
+    identity::{Class, Incarnation},
+    settings::Settings,
+};
 use purlin_proto::api;
 use tokio::sync::{oneshot, watch};
 
 pub use self::log::Frame;
 use self::log::Log;
+use crate::tasks::{self, Board};
 
 pub mod log;
 pub mod segment;
 
 /// Commands that may wait for the thread: a second of the fastest sampling.
 const INBOX: usize = 1024;
+/// The thread's name, on the board and in the kernel's lists.
+const TASK: &str = "spool";
 /// The cursor is written this often at most: it only saves resending.
 const CURSOR_EVERY: Duration = Duration::from_secs(5);
+/// After a panic, so that one that repeats doesn't burn a core.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// What the thread is asked to do.
 #[derive(Debug)]
@@ -34,9 +46,20 @@ enum Command {
     Append(Class, Vec<u8>),
     Read { class: Class, from: u64, max_bytes: usize, reply: oneshot::Sender<Option<Frame>> },
     Acknowledge(Class, u64),
-    Limit { cap: u64, window: Duration },
+    Limit(Arc<Settings>),
     Figures(oneshot::Sender<Vec<api::QueueClass>>),
     Close(oneshot::Sender<()>),
+}
+
+/// The most bytes of a class on disk, and the longest that one of its records
+/// stays in memory. Events are few and made durable at once: they get an eighth
+/// of what metrics get, beside it.
+pub fn limits(class: Class, settings: &Settings) -> (u64, Duration) {
+    let cap = u64::from(settings.spool_cap_mib.value) << 20;
+    match class {
+        Class::Metric => (cap, Duration::from_secs(settings.commit_window_s.value.into())),
+        Class::Event => (cap / 8, Duration::ZERO),
+    }
 }
 
 /// How far each class is durable, by [`Class`] as an index.
@@ -50,17 +73,28 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens each class's log under `dir` and starts the thread.
-    pub fn open(dir: &Path, incarnation: Incarnation) -> io::Result<Self> {
-        let mut logs = Vec::new();
-        for class in Class::ALL {
-            logs.push(Log::open(&dir.join(class.name()), class, incarnation)?);
-        }
+    /// Opens each class's log under `dir` and starts the thread. One that panics
+    /// opens the logs anew and goes on, shown on the board as any task.
+    pub fn open(dir: &Path, incarnation: Incarnation, board: Board) -> io::Result<Self> {
+        let logs = open_logs(dir, incarnation)?;
         let (commands, inbox) = mpsc::sync_channel(INBOX);
         let (publish, durable) = watch::channel(durable(&logs));
-        let thread = Thread { logs, publish, cursor_due: None };
-        let _: JoinHandle<()> =
-            thread::Builder::new().name("spool".into()).spawn(move || thread.run(&inbox))?;
+        let mut thread = Thread { logs, publish, cursor_due: None, limits: None };
+        let dir = dir.to_owned();
+        thread::Builder::new().name(TASK.into()).spawn(move || {
+            board.running(TASK);
+            while let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| thread.run(&inbox))) {
+                board.ended(TASK, Some(&tasks::panic_text(Some(panic))));
+                thread::sleep(RESTART_AFTER);
+                match open_logs(&dir, incarnation) {
+                    Ok(logs) => thread.logs = logs,
+                    Err(error) => tracing::error!(%error, "can't open the spool again"),
+                }
+                thread.limit();
+                board.running(TASK);
+            }
+            board.ended(TASK, None);
+        })?;
         Ok(Self { commands, durable })
     }
 
@@ -87,10 +121,9 @@ impl Spool {
         _ = self.commands.try_send(Command::Acknowledge(class, seq));
     }
 
-    /// Sets the most bytes on disk (metrics; events get an eighth more), and how
-    /// long a metric may stay in memory.
-    pub fn limit(&self, cap: u64, window: Duration) {
-        if self.commands.try_send(Command::Limit { cap, window }).is_err() {
+    /// Sets each class's [`limits`].
+    pub fn limit(&self, settings: Arc<Settings>) {
+        if self.commands.try_send(Command::Limit(settings)).is_err() {
             tracing::warn!("the spool is behind: its new limits were not taken");
         }
     }
@@ -122,10 +155,19 @@ struct Thread {
     logs: Vec<Log>,
     publish: watch::Sender<Durable>,
     cursor_due: Option<Instant>,
+    limits: Option<Arc<Settings>>,
 }
 
 impl Thread {
-    fn run(mut self, inbox: &Receiver<Command>) {
+    fn limit(&mut self) {
+        let Some(settings) = &self.limits else { return };
+        for (log, class) in self.logs.iter_mut().zip(Class::ALL) {
+            let (cap, window) = limits(class, settings);
+            log.limit(cap, window);
+        }
+    }
+
+    fn run(&mut self, inbox: &Receiver<Command>) {
         loop {
             let wait = self.next_due().map_or(CURSOR_EVERY, |due| {
                 due.saturating_duration_since(Instant::now()).min(CURSOR_EVERY)
@@ -166,9 +208,9 @@ impl Thread {
                 self.log(class).acknowledge(seq);
                 self.cursor_due.get_or_insert(Instant::now() + CURSOR_EVERY);
             }
-            Command::Limit { cap, window } => {
-                self.log(Class::Metric).limit(cap, window);
-                self.log(Class::Event).limit(cap / 8, Duration::ZERO);
+            Command::Limit(settings) => {
+                self.limits = Some(settings);
+                self.limit();
             }
             Command::Figures(reply) => {
                 _ = reply.send(self.logs.iter().map(Log::figures).collect());
@@ -213,6 +255,13 @@ impl Thread {
     fn log(&mut self, class: Class) -> &mut Log {
         &mut self.logs[class as usize]
     }
+}
+
+fn open_logs(dir: &Path, incarnation: Incarnation) -> io::Result<Vec<Log>> {
+    Class::ALL
+        .map(|class| Log::open(&dir.join(class.name()), class, incarnation))
+        .into_iter()
+        .collect()
 }
 
 fn durable(logs: &[Log]) -> Durable {

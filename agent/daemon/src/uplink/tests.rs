@@ -136,7 +136,8 @@ fn settings(endpoint: &str) -> Arc<Settings> {
 async fn case(records: u64, moves: &[Move], desired: Option<Vec<u8>>) -> Case {
     let dir = tempfile::tempdir().expect("a directory");
     let incarnation = Incarnation(9);
-    let spool = Spool::open(dir.path(), incarnation).expect("a spool");
+    let spool =
+        Spool::open(dir.path(), incarnation, crate::tasks::Board::default()).expect("a spool");
     for n in 0..records {
         // Each a batch of its own.
         assert!(

@@ -1,6 +1,6 @@
 //! What scripts and technicians may rely on: exit codes, formats, colour, pipes.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use purlin_proto::api;
 use purlin_tests::{Lab, Need, Node, Result, ensure, lab::Test, test};
@@ -78,9 +78,10 @@ fn not_permitted(lab: &Lab) -> Result {
     for folder in [lab.dir(), node.dir()] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     }
-    // The build directory may be closed to others.
+    // The build directory may be closed to others. Not fs::copy: a process that
+    // another test starts meanwhile would hold the file open for writing.
     let binary = lab.dir().join("purlin");
-    fs::copy(node.binary(), &binary)?;
+    ensure!(Command::new("cp").args([node.binary(), &binary]).status()?.success(), "cp");
     node.run_with(&[], &binary);
     node.start()?;
     let document = lab.file("desired.toml", "version = 1\n")?.display().to_string();

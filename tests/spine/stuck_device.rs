@@ -34,7 +34,7 @@ pub fn tests() -> Vec<Test> {
 fn unkillable(lab: &Lab) -> Result {
     let path = lab.file("device", "")?;
     let stuck = StuckFile::mount(&path)?;
-    let mut reader = Process::start(Command::new("cat").arg(&path).stderr(Stdio::null()))?;
+    let reader = Process::start(Command::new("cat").arg(&path).stderr(Stdio::null()))?;
     wait::until("the read arrives", PROMPT, || match stuck.reads() {
         0 => Err("no read".to_owned()),
         _ => Ok(()),

@@ -63,7 +63,7 @@ impl Broker {
 
     /// SIGKILL.
     pub fn kill(&mut self) -> Result {
-        self.process.take().map_or(Ok(()), |mut process| process.kill())
+        self.process.take().map_or(Ok(()), |process| process.kill())
     }
 
     /// Starts it, again on the same port, and waits until it listens.

@@ -137,26 +137,21 @@ impl Node {
     pub fn start(&mut self) -> Result<Duration> {
         let began = Instant::now();
         self.launch()?;
-        wait::until("the agent answers", START, || {
-            let ended = self.ended().map_err(message)?;
-            if let Some(how) = ended {
-                return Err(format!("the agent ended: {how}"));
-            }
-            self.status().map(drop).map_err(message)
-        })?;
+        wait::until("the agent answers", START, || self.status().map(drop).map_err(message))?;
         Ok(began.elapsed())
     }
 
-    /// How the agent ended, if it did by itself.
-    fn ended(&mut self) -> Result<Option<String>> {
-        match &mut self.agent {
-            Some(agent) => Ok(agent.ended()?.map(|status| status.to_string())),
-            None => Ok(Some("not started".to_owned())),
+    /// Fails if the agent that was started is gone by itself.
+    fn still_runs(&self) -> Result {
+        match self.agent.as_ref().map(Process::ended).transpose()?.flatten() {
+            Some(status) => Err(format!("the agent ended by itself: {status}").into()),
+            None => Ok(()),
         }
     }
 
     /// SIGKILL.
     pub fn kill(&mut self) -> Result {
+        self.still_runs()?;
         self.agent.take().ok_or("no agent to kill")?.kill()
     }
 
@@ -167,7 +162,8 @@ impl Node {
 
     /// The same by another signal.
     pub fn stop_by(&mut self, signal: Signal) -> Result<Duration> {
-        let mut agent = self.agent.take().ok_or("no agent to stop")?;
+        self.still_runs()?;
+        let agent = self.agent.take().ok_or("no agent to stop")?;
         agent.signal(signal)?;
         let (status, took) = agent.wait(STOP)?;
         ensure!(status.success(), "after {signal} the agent ended with {status}");
@@ -224,6 +220,8 @@ impl Node {
     /// What a command says as JSON, with all well (0) or faults found (2).
     pub fn json<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
         let answer = self.cli(&[arguments, &["-o", "json"]].concat())?;
+        // Some commands would answer from the disk without it.
+        self.still_runs()?;
         ensure!(matches!(answer.code, 0 | 2), "purlin {arguments:?}: {answer:?}");
         answer.json()
     }

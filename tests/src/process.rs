@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     process::{Child, Command, ExitStatus},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -22,7 +22,8 @@ static STARTED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 /// A child process; killed when dropped.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    pid: Pid,
+    child: Mutex<Child>,
 }
 
 impl Process {
@@ -30,50 +31,51 @@ impl Process {
     pub fn start(command: &mut Command) -> Result<Self> {
         let program = command.get_program().to_owned();
         let child = command.spawn().map_err(|e| format!("{}: {e}", program.display()))?;
-        let process = Self { child };
-        started().insert(process.pid().as_raw());
-        Ok(process)
+        let pid = Pid::from_raw(child.id().cast_signed());
+        lock(&STARTED).insert(pid.as_raw());
+        Ok(Self { pid, child: Mutex::new(child) })
     }
 
     /// Its process id.
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
+        self.pid
     }
 
     /// Sends `signal`.
     pub fn signal(&self, signal: Signal) -> Result {
-        Ok(kill(self.pid(), signal)?)
+        Ok(kill(self.pid, signal)?)
     }
 
     /// How it ended, if it has.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        let ended = self.child.try_wait()?;
+    pub fn ended(&self) -> Result<Option<ExitStatus>> {
+        let ended = lock(&self.child).try_wait()?;
         if ended.is_some() {
-            started().remove(&self.pid().as_raw());
+            lock(&STARTED).remove(&self.pid.as_raw());
         }
         Ok(ended)
     }
 
     /// Waits for its end; how it ended and how long that took.
-    pub fn wait(&mut self, deadline: Duration) -> Result<(ExitStatus, Duration)> {
+    pub fn wait(&self, deadline: Duration) -> Result<(ExitStatus, Duration)> {
         let began = Instant::now();
         loop {
             if let Some(status) = self.ended()? {
                 return Ok((status, began.elapsed()));
             }
             if began.elapsed() > deadline {
-                return Err(format!("process {} still runs after {deadline:?}", self.pid()).into());
+                return Err(format!("process {} still runs after {deadline:?}", self.pid).into());
             }
             sleep(Duration::from_millis(5));
         }
     }
 
     /// SIGKILL, and reaped.
-    pub fn kill(&mut self) -> Result {
+    pub fn kill(&self) -> Result {
         if self.ended()?.is_none() {
-            self.child.kill()?;
-            self.child.wait()?;
-            started().remove(&self.pid().as_raw());
+            let mut child = lock(&self.child);
+            child.kill()?;
+            child.wait()?;
+            lock(&STARTED).remove(&self.pid.as_raw());
         }
         Ok(())
     }
@@ -87,7 +89,7 @@ impl Drop for Process {
 
 /// Kills whatever a hanging test left.
 pub(crate) fn kill_all() {
-    for &pid in started().iter() {
+    for &pid in lock(&STARTED).iter() {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
@@ -99,6 +101,6 @@ pub fn lives(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-fn started() -> std::sync::MutexGuard<'static, BTreeSet<i32>> {
-    STARTED.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

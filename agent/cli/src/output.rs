@@ -196,13 +196,19 @@ mod tests {
     #[test]
     fn json_has_its_version_and_then_the_document() {
         let text = json(&helper(), serde_json::to_string).unwrap();
-        assert_eq!(text, r#"{"schema":1,"pid":1,"started":1,"abandoned":0,"stuck_pids":[],"error":null}"#);
+        assert_eq!(
+            text,
+            r#"{"schema":1,"pid":1,"started":1,"abandoned":0,"stuck_pids":[],"error":null}"#
+        );
     }
 
     #[test]
     fn yaml_has_the_same_shape() {
         let text = yaml(&helper()).unwrap();
-        assert_eq!(text, "schema: 1\npid: 1\nstarted: 1\nabandoned: 0\nstuck_pids: []\nerror: null\n");
+        assert_eq!(
+            text,
+            "schema: 1\npid: 1\nstarted: 1\nabandoned: 0\nstuck_pids: []\nerror: null\n"
+        );
     }
 
     #[test]

@@ -12,17 +12,22 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixStream as StdStream},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{
-        ConnectInfo, DefaultBodyLimit, Query, State, connect_info::Connected,
-        rejection::BytesRejection,
+        DefaultBodyLimit, Query, State,
+        rejection::{BytesRejection, QueryRejection},
     },
     http::{HeaderMap, StatusCode, header},
     routing::get,
-    serve::IncomingStream,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
 };
 use nix::unistd::Uid;
 use prost::bytes::Bytes;
@@ -32,6 +37,8 @@ use serde::Deserialize;
 use tokio::{
     net::{UnixListener, unix::UCred},
     sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time,
 };
 use utoipa::{IntoParams, OpenApi as _, openapi::OpenApi};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -47,6 +54,12 @@ use crate::{
 
 /// Over the limit of a document, so that one too large is refused with a reason.
 const MAX_BODY_BYTES: usize = 1 << 20;
+/// Connections at once: many times what technicians and scripts need.
+const MAX_CONNECTIONS: usize = 64;
+/// For a request's head to arrive.
+const HEADER_DEADLINE: Duration = Duration::from_secs(5);
+/// For everything on one connection: the longest, a link test, takes 20 s.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(60);
 /// Owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -71,13 +84,7 @@ pub struct Access {
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
-pub struct Peer(Option<UCred>);
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok())
-    }
-}
+struct Peer(Option<UCred>);
 
 impl Peer {
     /// Who it is, if they may change the configuration.
@@ -136,10 +143,28 @@ pub async fn serve(listener: UnixListener, access: Access) -> Result<(), String>
     let document = Arc::new(document);
     let router: Router = router
         .route("/openapi.json", get(async move || Json((*document).clone())))
+        .fallback(async || {
+            failure(StatusCode::NOT_FOUND, "no such path: /openapi.json has them all")
+        })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(access);
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    axum::serve(listener, service).await.map_err(|error| error.to_string())
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.map_err(|error| error.to_string())?;
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= MAX_CONNECTIONS {
+            // It is closed; the client says so and asks again.
+            continue;
+        }
+        let peer = Peer(stream.peer_cred().ok());
+        let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_DEADLINE)
+            .serve_connection(TokioIo::new(stream), service);
+        // How it ended is the client's affair.
+        connections.spawn(async { _ = time::timeout(CONNECTION_DEADLINE, connection).await });
+    }
 }
 
 #[derive(utoipa::OpenApi)]
@@ -225,7 +250,7 @@ async fn config(State(access): State<Access>) -> Result<Json<api::Config>, Failu
 ))]
 async fn apply(
     State(access): State<Access>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<api::Verdict>, Failure> {
@@ -274,8 +299,9 @@ struct After {
 #[utoipa::path(get, path = "/v1/log", params(After), responses((status = 200, body = api::Log)))]
 async fn log(
     State(access): State<Access>,
-    Query(query): Query<After>,
+    query: Result<Query<After>, QueryRejection>,
 ) -> Result<Json<api::Log>, Failure> {
+    let Query(query) = query.map_err(|why| failure(StatusCode::BAD_REQUEST, why.to_string()))?;
     access.lines.after(query.after).await.map(Json).ok_or_else(stopping)
 }
 

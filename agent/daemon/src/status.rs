@@ -137,22 +137,19 @@ fn bounds(status: &api::Status) -> Vec<api::Bound> {
 
 /// What this process may not do, and why.
 pub fn limitations() -> Vec<api::Limitation> {
-    const NEEDED: [(&str, AccessFlags, &str); 3] = [
+    // What is not there at all, this machine doesn't have.
+    const NEEDED: [(&str, AccessFlags, &str); 4] = [
         ("/sys/class/dmi/id/product_serial", AccessFlags::R_OK, "tell the machine's serial number"),
         ("/dev/ipmi0", AccessFlags::R_OK, "ask the BMC"),
         ("/sys/fs/cgroup/cgroup.procs", AccessFlags::W_OK, "pin containers"),
+        ("/sys/fs/cgroup/cpuset/cgroup.procs", AccessFlags::W_OK, "pin containers (cgroup v1)"),
     ];
-    let denied = NEEDED.into_iter().filter(|(path, mode, _)| {
-        matches!(
-            access(*path, *mode),
-            Err(nix::Error::EACCES | nix::Error::EPERM | nix::Error::EROFS)
-        )
+    let uid = Uid::effective();
+    let denied = NEEDED.into_iter().filter_map(|(path, mode, what)| {
+        let denied = access(path, mode).err().filter(|error| *error != nix::Error::ENOENT)?;
+        let verb = if mode == AccessFlags::R_OK { "read" } else { "write" };
+        let why = format!("uid {uid} may not {verb} {path}: {}", denied.desc());
+        Some(api::Limitation { what: what.into(), why })
     });
-    denied
-        .map(|(path, mode, what)| {
-            let verb = if mode == AccessFlags::R_OK { "read" } else { "written" };
-            let why = format!("{path} can't be {verb} by uid {}", Uid::effective());
-            api::Limitation { what: what.into(), why }
-        })
-        .collect()
+    denied.collect()
 }

@@ -173,7 +173,12 @@ fn within(deadline: Duration, body: fn(&Lab) -> Result) -> Result {
     let lab = Arc::new(Lab::new()?);
     let (done, result) = mpsc::channel();
     let theirs = Arc::clone(&lab);
-    thread::spawn(move || done.send(body(&theirs)));
+    thread::spawn(move || {
+        let result = body(&theirs);
+        // First: whoever gets the result may end the process, and the directory stay.
+        drop(theirs);
+        done.send(result)
+    });
     let result = result.recv_timeout(deadline).unwrap_or_else(|e| match e {
         mpsc::RecvTimeoutError::Timeout => Err(format!("not over after {deadline:?}").into()),
         mpsc::RecvTimeoutError::Disconnected => Err("the test panicked".into()),

@@ -1,0 +1,147 @@
+//! The package in a clean root: installed, started as the unit would start it,
+//! asked, removed.
+//!
+//! There is no service manager in a chroot, so what systemd itself does (the
+//! sandbox, the watchdog) is not shown here; the unit is only checked and scored.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    env, fs,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Output},
+};
+
+use nix::unistd::{Gid, Uid};
+use purlin_proto::api::Mode;
+use purlin_tests::{Lab, Need, Node, Result, ensure, test};
+
+/// `systemd-analyze security`: 10 is a bare unit. As an own user without
+/// capabilities, but with the network and `/proc`, ours was 1.8.
+const MOST_EXPOSED: f64 = 2.0;
+
+/// What the package brings besides the binary.
+const FILES: [&str; 7] = [
+    "etc/purlin/purlin.toml",
+    "usr/lib/systemd/system/purlind.service",
+    "usr/lib/sysusers.d/purlin.conf",
+    "usr/lib/tmpfiles.d/purlin.conf",
+    "usr/lib/udev/rules.d/60-purlin.rules",
+    "usr/share/man/man1/purlin-status.1.gz",
+    "usr/share/bash-completion/completions/purlin",
+];
+
+/// Enters the root in a mount namespace of the command's own, so that nothing
+/// stays mounted.
+const ENTER: &str = r#"mount -t proc proc "$0/proc" && mount --rbind /sys "$0/sys" &&
+    mount --rbind /dev "$0/dev" && exec chroot "$@""#;
+
+fn main() -> ExitCode {
+    let needs = [
+        Need::Root,
+        Need::Path("PURLIN_DEB"),
+        Need::Path("PURLIN_ROOT"),
+        Need::Program("unshare"),
+        Need::Program("systemd-analyze"),
+    ];
+    let tests = [
+        test("the_unit_is_valid_and_locked_down", 60, unit),
+        test("the_package_starts_in_a_clean_root_and_leaves_it_clean", 120, package),
+    ];
+    purlin_tests::run(tests.into_iter().map(|test| test.needs(&needs)))
+}
+
+fn unit(lab: &Lab) -> Result {
+    let root = installed(lab)?;
+    let unit = root.join("usr/lib/systemd/system/purlind.service");
+    let option = format!("--root={}", root.display());
+    run(Command::new("systemd-analyze").args(["verify", "--man=no", &option]).arg(&unit))?;
+    let security = ["security", "--offline=true", "--no-pager"];
+    let output = run(Command::new("systemd-analyze").args(security).arg(&unit))?;
+    let score: f64 = output
+        .lines()
+        .find_map(|line| line.split_once("Overall exposure level for purlind.service: "))
+        .and_then(|(_, rest)| rest.split_whitespace().next())
+        .ok_or("no overall exposure level")?
+        .parse()?;
+    println!("purlind.service: exposure {score} of 10");
+    ensure!(score <= MOST_EXPOSED, "exposure {score}, at most {MOST_EXPOSED}");
+    Ok(())
+}
+
+fn package(lab: &Lab) -> Result {
+    let root = installed(lab)?;
+    for file in FILES {
+        ensure!(root.join(file).exists(), "the package has no {file}");
+    }
+    let enabled = format!("--root={}", root.display());
+    run(Command::new("systemctl").args([&enabled, "is-enabled", "purlind.service"]))?;
+
+    let user = as_the_unit_would(&root)?;
+    let mut node = inside(lab, &root, &["--userspec=purlin:purlin"])?;
+    let technician = inside(lab, &root, &[])?;
+    node.launch()?;
+    let status =
+        purlin_tests::wait::until("purlin status", std::time::Duration::from_secs(20), || {
+            technician.status().map_err(|e| format!("{e:?}"))
+        })?;
+    ensure!(status.mode == Mode::System, "mode {:?}", status.mode);
+    ensure!(status.state_dir == "/var/lib/purlin", "{}", status.state_dir);
+    ensure!(status.faults.is_empty(), "faults: {:?}", status.faults);
+    let owner = fs::metadata(format!("/proc/{}", node.pid()?))?;
+    ensure!(std::os::unix::fs::MetadataExt::uid(&owner) == user.as_raw(), "not its own user");
+    println!("clean root: ready after {} ms", status.ready_after_ms);
+    node.stop()?;
+
+    run(Command::new("chroot").arg(&root).args(["dpkg", "--purge", "purlin"]))?;
+    for left in ["usr/bin/purlin", "etc/purlin/purlin.toml", "var/lib/purlin"] {
+        ensure!(!root.join(left).exists(), "{left} is left after a purge");
+    }
+    Ok(())
+}
+
+/// A clean root with the package installed.
+fn installed(lab: &Lab) -> Result<PathBuf> {
+    let root = lab.dir().join("root");
+    fs::create_dir(&root)?;
+    run(Command::new("tar").arg("-xf").arg(path("PURLIN_ROOT")).arg("-C").arg(&root))?;
+    fs::copy(path("PURLIN_DEB"), root.join("purlin.deb"))?;
+    run(Command::new("chroot").arg(&root).args(["dpkg", "--install", "/purlin.deb"]))?;
+    Ok(root)
+}
+
+/// The directories of `StateDirectory=` and `RuntimeDirectory=`; their owner.
+fn as_the_unit_would(root: &Path) -> Result<Uid> {
+    let passwd = fs::read_to_string(root.join("etc/passwd"))?;
+    let line = passwd.lines().find(|line| line.starts_with("purlin:")).ok_or("no user purlin")?;
+    let ids: Vec<u32> = line.split(':').skip(2).take(2).flat_map(str::parse).collect();
+    let &[uid, gid] = ids.as_slice() else { return Err(format!("{line}: no ids").into()) };
+    for folder in ["var/lib/purlin", "run/purlin"] {
+        fs::create_dir_all(root.join(folder))?;
+        chown(root.join(folder), Some(uid), Some(Gid::from_raw(gid).as_raw()))?;
+    }
+    Ok(Uid::from_raw(uid))
+}
+
+/// The installed binary, run inside the root.
+fn inside(lab: &Lab, root: &Path, options: &[&str]) -> Result<Node> {
+    let mut node = Node::standalone(lab, "inside")?;
+    let root = root.to_string_lossy();
+    let before = ["unshare", "--mount", "sh", "-c", ENTER, &root];
+    node.run_with(&[&before, options, &[&root]].concat(), Path::new("/usr/bin/purlin"));
+    Ok(node)
+}
+
+fn path(variable: &str) -> PathBuf {
+    env::var_os(variable).map(PathBuf::from).unwrap_or_default()
+}
+
+/// Runs it to its end; what it said, or why it failed.
+fn run(command: &mut Command) -> Result<String> {
+    let Output { status, stdout, stderr } = command.output()?;
+    let said = String::from_utf8_lossy(&stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&stderr);
+    ensure!(status.success(), "{command:?}: {status}\n{said}{stderr}");
+    Ok(said)
+}

@@ -1,0 +1,97 @@
+//! A device that never answers costs one helper and never the agent.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use purlin_tests::{
+    Lab, Need, Node, Result, ensure,
+    lab::Test,
+    process::{Process, lives},
+    stuck::StuckFile,
+    test, wait,
+};
+
+/// How soon a command must be answered, whatever a device does.
+const PROMPT: Duration = Duration::from_secs(1);
+/// How long the helper's deadlines may add up to before the fault shows.
+const NOTICED: Duration = Duration::from_secs(60);
+
+pub fn tests() -> Vec<Test> {
+    let name = "a_file_that_never_answers_is_a_fault_and_not_a_hung_agent";
+    let tests = [
+        test(name, 180, never_answers),
+        test("sigkill_does_not_end_the_reader_of_such_a_file", 30, unkillable),
+    ];
+    tests.into_iter().map(|test| test.needs(&[Need::Fuse])).collect()
+}
+
+/// The file itself: else the test of the agent would prove nothing.
+fn unkillable(lab: &Lab) -> Result {
+    let path = lab.file("device", "")?;
+    let stuck = StuckFile::mount(&path)?;
+    let reader = Process::start(Command::new("cat").arg(&path).stderr(Stdio::null()))?;
+    wait::until("the read arrives", PROMPT, || match stuck.reads() {
+        0 => Err("no read".to_owned()),
+        _ => Ok(()),
+    })?;
+    reader.signal(Signal::SIGKILL)?;
+    ensure!(reader.wait(PROMPT).is_err(), "SIGKILL ended the reader");
+    drop(stuck);
+    reader.wait(PROMPT)?;
+    Ok(())
+}
+
+fn never_answers(lab: &Lab) -> Result {
+    let stuck = StuckFile::mount(&made_up_machine(lab)?)?;
+    let mut node = Node::new(lab, "stuck")?;
+    node.set("PURLIN_TEST__ROOT", lab.dir().join("root"));
+    node.start()?;
+
+    let mut slowest = Duration::ZERO;
+    let status = wait::until("fault helper-stuck and a new helper", NOTICED, || {
+        let began = Instant::now();
+        let status = node.status().map_err(|e| format!("{e:?}"))?;
+        slowest = slowest.max(began.elapsed());
+        let stuck = status.faults.iter().any(|fault| fault.id == "helper-stuck");
+        let replaced = status.helper.abandoned > 0 && status.helper.pid.is_some();
+        if stuck && replaced { Ok(status) } else { Err(format!("{:?}", status.helper)) }
+    })?;
+    ensure!(slowest < PROMPT, "an answer took {slowest:?}");
+    ensure!(stuck.reads() > 0, "nobody read the file");
+    let &abandoned = status.helper.stuck_pids.first().ok_or("no pid of the stuck helper")?;
+    ensure!(lives(abandoned), "helper {abandoned} is gone: it was not stuck");
+
+    let answer = node.cli(&["status"])?;
+    ensure!(answer.code == 2, "status with a fault exits 2: {answer:?}");
+    let stopped = node.stop()?;
+    ensure!(lives(abandoned), "helper {abandoned} went with the agent: it was not stuck");
+
+    let started = node.start()?;
+    println!(
+        "stuck device: slowest answer {slowest:?}, stopped in {stopped:?}, started again in \
+         {started:?} beside helper {abandoned}, {} reads waiting",
+        stuck.reads()
+    );
+    node.stop()?;
+
+    drop(stuck);
+    wait::until("the kernel lets go of the helper", PROMPT * 5, || match lives(abandoned) {
+        true => Err(format!("{abandoned} still lives")),
+        false => Ok(()),
+    })
+}
+
+/// A machine of one sensor; the path of its reading.
+fn made_up_machine(lab: &Lab) -> Result<PathBuf> {
+    let hwmon = "root/sys/class/hwmon/hwmon0";
+    lab.file(&format!("{hwmon}/name"), "broken\n")?;
+    for folder in ["root/proc", "root/sys/devices/system/cpu", "root/etc"] {
+        fs::create_dir_all(lab.dir().join(folder))?;
+    }
+    lab.file(&format!("{hwmon}/temp1_input"), "")
+}

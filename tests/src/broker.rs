@@ -1,0 +1,120 @@
+//! A real mosquitto on loopback, which can be killed and started again.
+
+use std::{
+    fs::File,
+    io::Write,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use crate::{Lab, Result, process::Process, wait};
+
+/// How long mosquitto may take to listen.
+const START: Duration = Duration::from_secs(10);
+
+/// A mosquitto of our own. It keeps nothing across a kill.
+#[derive(Debug)]
+pub struct Broker {
+    port: u16,
+    config: PathBuf,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Broker {
+    /// Starts one that lets everyone in.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        Self::start_with(lab, "")
+    }
+
+    /// Starts one with more lines in its configuration file.
+    pub fn start_with(lab: &Lab, lines: &str) -> Result<Self> {
+        let mut broker = Self::absent(lab, lines)?;
+        broker.restart()?;
+        Ok(broker)
+    }
+
+    /// One that has a port and isn't there yet.
+    pub fn absent(lab: &Lab, lines: &str) -> Result<Self> {
+        let port = free_port()?;
+        // As root it would otherwise become a user who can't read our directory.
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?
+            .map_or_else(|| "root".to_owned(), |user| user.name);
+        let config = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nuser {user}\n\
+             log_dest stderr\n{lines}\n"
+        );
+        let name = format!("mosquitto-{port}");
+        let config = lab.file(&format!("{name}.conf"), config)?;
+        Ok(Self { port, config, log: lab.dir().join(format!("{name}.log")), process: None })
+    }
+
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its address for an agent.
+    pub fn endpoint(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result {
+        self.process.take().map_or(Ok(()), |process| process.kill())
+    }
+
+    /// Starts it, again on the same port, and waits until it listens.
+    pub fn restart(&mut self) -> Result {
+        self.kill()?;
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new("mosquitto");
+        command.arg("-c").arg(&self.config).stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        self.process = Some(Process::start(&mut command)?);
+        let port = self.port;
+        wait::until("mosquitto listens", START, || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(drop).map_err(|e| e.to_string())
+        })
+    }
+
+    /// Publishes a retained message at QoS 1; an empty one wipes what is retained.
+    pub fn retain(&self, topic: &str, payload: &[u8]) -> Result {
+        let mut command = self.client("mosquitto_pub", topic);
+        // -s: what stands on standard input; -n: nothing at all.
+        let content = if payload.is_empty() { "-n" } else { "-s" };
+        let mut child = command.args(["-r", "-q", "1", content]).stdin(Stdio::piped()).spawn()?;
+        child.stdin.take().ok_or("no standard input")?.write_all(payload)?;
+        let status = child.wait()?;
+        crate::ensure!(status.success(), "mosquitto_pub to {topic}: {status}");
+        Ok(())
+    }
+
+    /// What is retained on `topic`, if anything arrives within a second or so.
+    pub fn retained(&self, topic: &str) -> Result<Option<Vec<u8>>> {
+        let mut command = self.client("mosquitto_sub", topic);
+        // %x: the payload in hexadecimal.
+        let output = command.args(["-C", "1", "-W", "2", "-F", "%x"]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let text = text.trim();
+        if text.is_empty() { Ok(None) } else { unhex(text).map(Some) }
+    }
+
+    fn client(&self, program: &str, topic: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "1", "10", program, "-V", "5", "-h", "127.0.0.1"]);
+        command.args(["-p", &self.port.to_string(), "-t", topic]);
+        command
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?)).collect()
+}

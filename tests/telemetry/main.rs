@@ -1,0 +1,199 @@
+//! What is measured reaches the core, whatever the broker does: absent, refusing,
+//! hanging, cutting connections, denying a topic.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, ExitCode},
+    thread::sleep,
+    time::Duration,
+};
+
+use prost::Message;
+use purlin_proto::{
+    api::{Link, LinkState, QueueClass},
+    v1::{Batch, Class, Record},
+};
+use purlin_tests::{
+    Behaviour, Broker, Lab, Need, Node, Proxy, Result, ensure, node::class, proxy::Log, test, wait,
+};
+
+/// Time for a bad broker to do its worst.
+const WORST: Duration = Duration::from_secs(4);
+/// Time for everything to arrive once the broker is well: the longest backoff.
+const RECOVERY: Duration = Duration::from_secs(90);
+
+fn main() -> ExitCode {
+    let needs = [Need::Program("mosquitto")];
+    let tests = [
+        test("an_absent_broker_loses_no_record", 180, absent),
+        test("a_refusing_broker_loses_no_record", 180, |lab| bad_broker(lab, Behaviour::Refuse)),
+        test("a_hanging_broker_loses_no_record", 180, |lab| bad_broker(lab, Behaviour::Hang)),
+        test("a_connection_cut_mid_publish_loses_no_record", 180, |lab| {
+            bad_broker(lab, Behaviour::Cut)
+        }),
+        test("a_broker_that_turns_bad_later_loses_no_record", 180, turns_bad),
+        test("a_denied_publish_is_not_taken_for_success", 180, denied),
+        test("without_an_endpoint_it_spools", 60, spools),
+        test("the_observer_counts_what_another_client_sends", 60, observer)
+            .needs(&[Need::Program("mosquitto_pub")]),
+    ];
+    purlin_tests::run(tests.into_iter().map(|test| test.needs(&needs)))
+}
+
+fn absent(lab: &Lab) -> Result {
+    let mut broker = Broker::absent(lab, "")?;
+    let proxy = Proxy::start(broker.port())?;
+    let mut node = fast_node(lab, &proxy)?;
+    node.start()?;
+    sleep(WORST);
+    let link = node.link()?;
+    ensure!(link.state != LinkState::Up && link.attempts > 0, "{link:?}");
+    ensure!(link.last_error.is_some(), "says why: {link:?}");
+    broker.restart()?;
+    everything_arrives(&mut node, &proxy)
+}
+
+fn bad_broker(lab: &Lab, behaviour: Behaviour) -> Result {
+    let broker = Broker::start(lab)?;
+    let proxy = Proxy::start(broker.port())?;
+    proxy.behave(behaviour);
+    let mut node = fast_node(lab, &proxy)?;
+    node.start()?;
+    sleep(WORST);
+    let metric = metric(&node)?;
+    ensure!(metric.acked_seq == 0, "acknowledged by nobody: {metric:?}");
+    proxy.behave(Behaviour::Forward);
+    everything_arrives(&mut node, &proxy)
+}
+
+fn turns_bad(lab: &Lab) -> Result {
+    let broker = Broker::start(lab)?;
+    let proxy = Proxy::start(broker.port())?;
+    let mut node = fast_node(lab, &proxy)?;
+    node.start()?;
+    wait_for_link(&node, |link| link.acked_records > 0)?;
+    for behaviour in [Behaviour::Cut, Behaviour::Hang, Behaviour::Refuse] {
+        proxy.behave(behaviour);
+        sleep(WORST / 2);
+        ensure!(node.cli(&["status"])?.took < Duration::from_secs(1), "{behaviour:?}: slow status");
+        proxy.behave(Behaviour::Forward);
+        sleep(WORST / 2);
+    }
+    everything_arrives(&mut node, &proxy)
+}
+
+/// MQTT 5 brokers acknowledge a publish that they deny, with a reason.
+fn denied(lab: &Lab) -> Result {
+    let acl = lab.file("acl", "topic read #\n")?;
+    let mut broker = Broker::start_with(lab, &format!("acl_file {}", acl.display()))?;
+    let proxy = Proxy::start(broker.port())?;
+    let mut node = fast_node(lab, &proxy)?;
+    node.start()?;
+    let link = wait_for_link(&node, |link| link.refused > 0)?;
+    ensure!(link.acked_records == 0, "{link:?}");
+    ensure!(metric(&node)?.acked_seq == 0, "the cursor stands");
+    fs::write(&acl, "topic readwrite #\n")?;
+    broker.restart()?;
+    everything_arrives(&mut node, &proxy)
+}
+
+fn spools(lab: &Lab) -> Result {
+    let mut node = Node::new(lab, "node")?;
+    node.set("PURLIN_TEST__CPU_INTERVAL_MS", "10");
+    node.start()?;
+    let link = node.link()?;
+    ensure!(link.state == LinkState::Unconfigured, "{link:?}");
+    wait::until("records pile up", Duration::from_secs(20), || {
+        let metric = metric(&node).map_err(|e| format!("{e:?}"))?;
+        if metric.pending >= 100 { Ok(()) } else { Err(format!("{metric:?}")) }
+    })?;
+    node.stop()?;
+    Ok(())
+}
+
+/// The observer itself, against a client that shares no code with the agent.
+fn observer(lab: &Lab) -> Result {
+    let broker = Broker::start(lab)?;
+    let proxy = Proxy::start(broker.port())?;
+    let batch = |first_seq, second: Record| Batch {
+        node: "node".into(),
+        incarnation: 5,
+        class: Class::Metric.into(),
+        first_seq,
+        records: [Record::default(), second].map(|r| r.encode_to_vec().into()).into(),
+    };
+    let later = Record { unix_ms: 1, ..Record::default() };
+    for batch in [batch(1, later.clone()), batch(2, later.clone()), batch(5, later)] {
+        let payload = lab.file("batch", batch.encode_to_vec())?;
+        publish(&proxy, &payload)?;
+    }
+    wait::until("the last PUBACK", WORST, || match proxy.observed().unconfirmed(log(5), 6) {
+        left if left == [4] => Ok(()),
+        left => Err(format!("{left:?} unconfirmed")),
+    })?;
+    let observed = proxy.observed();
+    ensure!(
+        (observed.batches, observed.records(), observed.duplicates) == (3, 5, 1),
+        "{observed:?}"
+    );
+    ensure!(observed.conflicts == [(log(5), 2)], "seq 2 came with other bytes: {observed:?}");
+    ensure!(observed.unreadable.is_empty(), "{observed:?}");
+    Ok(())
+}
+
+fn publish(proxy: &Proxy, payload: &Path) -> Result {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "1", "10", "mosquitto_pub", "-V", "5", "-q", "1", "-h", "127.0.0.1"]);
+    command.args(["-p", &proxy.port().to_string(), "-t", "purlin/v1/lab/node/metric", "-f"]);
+    let status = command.arg(payload).status()?;
+    ensure!(status.success(), "mosquitto_pub: {status}");
+    Ok(())
+}
+
+fn log(incarnation: u64) -> Log {
+    (incarnation, Class::Metric)
+}
+
+/// A node that measures its CPUs a hundred times a second.
+fn fast_node(lab: &Lab, proxy: &Proxy) -> Result<Node> {
+    let mut node = Node::new(lab, "node")?;
+    node.set("PURLIN_UPLINK__ENDPOINT", proxy.endpoint());
+    node.set("PURLIN_TEST__CPU_INTERVAL_MS", "10");
+    Ok(node)
+}
+
+fn metric(node: &Node) -> Result<QueueClass> {
+    Ok(class(&node.queue()?, "metric")?.clone())
+}
+
+fn wait_for_link(node: &Node, ready: impl Fn(&Link) -> bool) -> Result<Link> {
+    wait::until("the link", RECOVERY, || {
+        let link = node.link().map_err(|e| format!("{e:?}"))?;
+        if ready(&link) { Ok(link) } else { Err(format!("{link:?}")) }
+    })
+}
+
+/// Makes everything durable by a restart, and has each record of it arrive.
+fn everything_arrives(node: &mut Node, proxy: &Proxy) -> Result {
+    node.stop()?;
+    node.unset("PURLIN_TEST__CPU_INTERVAL_MS");
+    node.start()?;
+    let promised = node.queue()?;
+    let durable = class(&promised, "metric")?.durable_seq;
+    ensure!(durable > 0, "nothing was measured: {promised:?}");
+    wait::until("everything durable is acknowledged", RECOVERY, || {
+        let metric = metric(node).map_err(|e| format!("{e:?}"))?;
+        if metric.acked_seq >= durable { Ok(()) } else { Err(format!("{metric:?}")) }
+    })?;
+    node.stop()?;
+    let observed = proxy.observed();
+    ensure!(observed.unreadable.is_empty(), "unreadable: {:?}", observed.unreadable);
+    let log = log(u64::from_str_radix(&promised.incarnation, 16)?);
+    let lost = observed.unconfirmed(log, durable);
+    ensure!(lost.is_empty(), "{} of {durable} records lost, e.g. {:?}", lost.len(), lost.first());
+    println!("{durable} records arrived, {} duplicates", observed.duplicates);
+    Ok(())
+}

@@ -7,7 +7,7 @@
 //! | `apply` | `Settings` | sets the log level and the spool's limits |
 //! | `helper` | requests | answers, `Helper` |
 //! | `inventory` | the helper | `Inventory` |
-//! | `sample …` | `/proc`, the helper | records into the spool |
+//! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
 //!
@@ -139,7 +139,7 @@ async fn run(mut boot: Boot, started: Instant) -> Result<(), String> {
             spool: spool.clone(),
             test_interval: test_ms.map(|ms| Duration::from_millis(ms.max(1).into())),
         };
-        let name = format!("sample {}", sampler.name());
+        let name = format!("sample-{}", sampler.name());
         tasks.spawn(&name, move || source.clone().run(sampler));
     }
     let wiring = uplink::Wiring {

@@ -9,6 +9,7 @@
 //! directory; the buffer holds exactly the records `durable+1 ..= last`.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
     os::unix::fs::FileExt,
@@ -106,6 +107,17 @@ pub enum Rejected {
     Size(usize),
     /// The disk can't be written and the memory set aside is full.
     Full,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rejected::Size(bytes) => {
+                write!(f, "it has {bytes} bytes, and may have 1 to {MAX_PAYLOAD_BYTES}")
+            }
+            Rejected::Full => f.write_str("the disk can't be written and the memory is full"),
+        }
+    }
 }
 
 impl Log {
@@ -336,6 +348,11 @@ impl Log {
     /// The newest durable sequence number.
     pub fn durable(&self) -> u64 {
         self.durable
+    }
+
+    /// Records not accepted since it was opened.
+    pub fn rejected(&self) -> u64 {
+        self.rejected
     }
 
     /// How it stands.

@@ -7,7 +7,7 @@
 //! | `apply` | `Settings` | sets the log level and the spool's limits |
 //! | `helper` | requests | answers, `Helper` |
 //! | `inventory` | the helper | `Inventory` |
-//! | `sample …` | `/proc`, the helper | records into the spool |
+//! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
 //!
@@ -104,15 +104,17 @@ async fn run(mut boot: Boot, started: Instant) -> Result<(), String> {
         .map_err(|error| format!("can't listen at {}: {error}", boot.socket.display()))?;
     let first = Settings::resolve(&boot.start, None);
     let (level, keeper) = logging::start(boot.log_format, first.log_level.value);
-    let identity = identity(&boot, &state).map_err(|error| error.to_string())?;
+    let (identity, damaged) = identity(&boot, &state).map_err(|error| error.to_string())?;
     let mqtt = mqtt(&mut boot, &identity, &state)?;
     let stop = CancellationToken::new();
     let mut tasks = Tasks::new(stop.clone());
     let spool = Spool::open(&state.path().join("spool"), identity.incarnation, tasks.board())
         .map_err(|error| format!("can't open the spool in {}: {error}", state.path().display()))?;
-    let (door, damage) = Door::open(&state, identity.clone(), boot.start.clone(), spool.clone());
+    let (door, mut damage) =
+        Door::open(&state, identity.clone(), boot.start.clone(), spool.clone());
+    damage.extend(damaged);
     for damage in &damage {
-        tracing::error!(damage, "what the ledger held can't be used");
+        tracing::error!(damage, "the state directory is damaged");
     }
 
     let (settings, reported) = (door.settings(), door.reported());
@@ -139,7 +141,7 @@ async fn run(mut boot: Boot, started: Instant) -> Result<(), String> {
             spool: spool.clone(),
             test_interval: test_ms.map(|ms| Duration::from_millis(ms.max(1).into())),
         };
-        let name = format!("sample {}", sampler.name());
+        let name = format!("sample-{}", sampler.name());
         tasks.spawn(&name, move || source.clone().run(sampler));
     }
     let wiring = uplink::Wiring {
@@ -224,12 +226,13 @@ fn spawn_owner<T: Send + 'static>(tasks: &mut Tasks, name: &str, value: T, work:
     });
 }
 
-fn identity(boot: &Boot, state: &StateDir) -> std::io::Result<Identity> {
+fn identity(boot: &Boot, state: &StateDir) -> std::io::Result<(Identity, Option<String>)> {
     let node = match &boot.node {
         Some(node) => node.clone(),
         None => state.random_node()?,
     };
-    Ok(Identity { fleet: boot.fleet.clone(), node, incarnation: state.incarnation()? })
+    let (incarnation, damage) = state.incarnation()?;
+    Ok((Identity { fleet: boot.fleet.clone(), node, incarnation }, damage))
 }
 
 /// How to reach a broker. Standalone and without an endpoint, the embedded

@@ -18,7 +18,7 @@ use purlin_proto::{
 };
 use serde_json::Value as Json;
 
-use crate::{document, door, state};
+use crate::{document, state};
 
 /// The file whose presence means: this is a node's service.
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
@@ -90,7 +90,7 @@ impl Boot {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
         Self::from_sources(path, variables.collect())
-            .map_err(|refusals| refusals.into_iter().map(door::refusal_view).collect())
+            .map_err(|refusals| refusals.into_iter().map(document::refusal_view).collect())
     }
 
     fn from_sources(
@@ -103,8 +103,8 @@ impl Boot {
         };
         let mut origins = BTreeMap::new();
         let source = path.map_or("the environment".into(), |path| path.display().to_string());
-        overlay(&descriptor(), &mut tree, "", &variables, &mut origins);
-        let (message, mut refusals) = document::build(descriptor(), &tree);
+        overlay(&document::descriptor("AgentFile"), &mut tree, "", &variables, &mut origins);
+        let (message, mut refusals) = document::build(document::descriptor("AgentFile"), &tree);
         for refusal in &mut refusals {
             let origin = origins.get(&refusal.path).unwrap_or(&source);
             refusal.hint = format!("{} (in {origin})", refusal.hint);
@@ -239,16 +239,6 @@ fn path(value: Option<String>) -> Option<PathBuf> {
     given(value).map(PathBuf::from)
 }
 
-fn descriptor() -> MessageDescriptor {
-    v1_descriptor("AgentFile")
-}
-
-/// The descriptor of one of our own messages.
-pub fn v1_descriptor(name: &str) -> MessageDescriptor {
-    (purlin_proto::DESCRIPTORS.get_message_by_name(&format!("purlin.v1.{name}")))
-        .expect("the message is compiled into purlin-proto")
-}
-
 fn read_tree(path: &Path) -> Result<Json, Vec<Refusal>> {
     let refuse = |limit: &str, hint: String| {
         let path = path.display().to_string();
@@ -310,7 +300,7 @@ fn set(tree: &mut Json, name: &str, value: Json) {
 
 /// The whole file with its comments and defaults, for `purlin config default`.
 pub fn default_file() -> String {
-    let mut defaults = DynamicMessage::new(descriptor());
+    let mut defaults = DynamicMessage::new(document::descriptor("AgentFile"));
     let agent = v1::AgentFile {
         fleet: Some("default".into()),
         log: Some(v1::AgentLog {
@@ -321,7 +311,7 @@ pub fn default_file() -> String {
         ..Default::default()
     };
     defaults.transcode_from(&agent).expect("both are of the same message");
-    let mut text = comment_of(&descriptor());
+    let mut text = comment_of(&defaults.descriptor());
     text.push('\n');
     write_section(&defaults, &mut text);
     text

@@ -10,6 +10,7 @@ use prost_reflect::{
     DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
 };
 use purlin_core::settings::Refusal;
+use purlin_proto::api;
 use serde_json::Value as Json;
 
 /// Largest document that is looked at. The uplink announces more to the broker,
@@ -41,6 +42,12 @@ impl Format {
             _ => None,
         }
     }
+}
+
+/// The descriptor of one of our own messages.
+pub fn descriptor(name: &str) -> MessageDescriptor {
+    (purlin_proto::DESCRIPTORS.get_message_by_name(&format!("purlin.v1.{name}")))
+        .expect("the message is compiled into purlin-proto")
 }
 
 /// Reads a document as message `M` of the given descriptor: what could be read,
@@ -255,6 +262,12 @@ fn shortened(text: String) -> String {
     }
 }
 
+/// A core refusal, for people.
+pub fn refusal_view(refusal: Refusal) -> api::Refusal {
+    let Refusal { path, value, limit, hint } = refusal;
+    api::Refusal { path, value, limit, hint }
+}
+
 /// The same refusals, as many and as long as are worth telling: they are kept in
 /// the ledger and published.
 pub fn bounded(mut refusals: Vec<Refusal>) -> Vec<Refusal> {
@@ -273,14 +286,9 @@ mod tests {
 
     use super::*;
 
-    fn desired() -> MessageDescriptor {
-        let name = "purlin.v1.Desired";
-        purlin_proto::DESCRIPTORS.get_message_by_name(name).expect("a message of ours")
-    }
-
     #[track_caller]
     fn check(format: Format, document: &[u8], expected: Expect) {
-        let (message, refusals) = parse::<v1::Desired>(desired(), format, document);
+        let (message, refusals) = parse::<v1::Desired>(descriptor("Desired"), format, document);
         let line =
             |r: &Refusal| format!("{}: {} (may be {}; {})\n", r.path, r.value, r.limit, r.hint);
         let shown = match refusals.is_empty() {
@@ -371,7 +379,8 @@ mod tests {
 
     #[test]
     fn bombs_are_refused_in_little_time() {
-        let refused = |format, bytes| parse::<v1::Desired>(desired(), format, bytes).1.len();
+        let refused =
+            |format, bytes| parse::<v1::Desired>(descriptor("Desired"), format, bytes).1.len();
         let deep = "[".repeat(100_000);
         for format in [Format::Json, Format::Yaml, Format::Toml] {
             assert_eq!(refused(format, deep.as_bytes()), 1);

@@ -9,7 +9,7 @@ use purlin_proto::{api, v1};
 
 use crate::{
     boot::Boot,
-    door::{self, Identity},
+    door::{self, Identity, view},
     ledger::Ledger,
     spool,
 };
@@ -37,7 +37,7 @@ pub fn queue(boot: &Boot) -> Result<api::Queue, String> {
 /// `purlin config show`
 pub fn config(boot: &Boot) -> Result<api::Config, String> {
     let content = ledger(boot)?;
-    Ok(door::config(&content, &settings(boot, &content)?))
+    Ok(view::config(&content, &settings(boot, &content)?))
 }
 
 fn settings(boot: &Boot, content: &v1::Ledger) -> Result<Settings, String> {
@@ -53,7 +53,7 @@ fn settings(boot: &Boot, content: &v1::Ledger) -> Result<Settings, String> {
 
 /// `purlin config history`
 pub fn history(boot: &Boot) -> Result<api::History, String> {
-    ledger(boot).map(|content| door::history(&content))
+    ledger(boot).map(|content| view::history(&content))
 }
 
 fn ledger(boot: &Boot) -> Result<v1::Ledger, String> {

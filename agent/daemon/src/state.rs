@@ -102,15 +102,22 @@ impl StateDir {
         &self.path
     }
 
-    /// This directory's incarnation, made now if it has none.
-    pub fn incarnation(&self) -> io::Result<Incarnation> {
+    /// This directory's incarnation, made now if it has none. A damaged one is
+    /// replaced, and told: a node that doesn't start is worse than one whose old
+    /// records are set aside.
+    pub fn incarnation(&self) -> io::Result<(Incarnation, Option<String>)> {
+        const NAME: &str = "incarnation";
         let made = || Ok(Incarnation(random_u64()?).to_string());
-        let text = self.read_or_make("incarnation", 0o644, made)?;
-        text.parse().map_err(|_| {
-            let path = self.path.join("incarnation");
-            let what = format!("{} holds no 16 hexadecimal digits: remove it", path.display());
-            io::Error::new(io::ErrorKind::InvalidData, what)
-        })
+        let text = self.read_or_make(NAME, 0o644, made)?;
+        if let Ok(incarnation) = text.parse() {
+            return Ok((incarnation, None));
+        }
+        let incarnation = Incarnation(random_u64()?);
+        let path = self.path.join(NAME);
+        replace(&path, 0o644, format!("{incarnation}\n").as_bytes())?;
+        let damage =
+            format!("{} was damaged: records kept until then are set aside", path.display());
+        Ok((incarnation, Some(damage)))
     }
 
     /// A node id for a machine without a machine id, made now if there is none.
@@ -207,6 +214,8 @@ mod tests {
         let made = state.incarnation().expect("made");
         assert_eq!(state.incarnation().expect("read"), made);
         fs::write(dir.path().join("incarnation"), "nonsense").expect("a write");
-        assert!(state.incarnation().is_err(), "never silently another one");
+        let (another, damage) = state.incarnation().expect("made anew");
+        assert!(another != made.0 && damage.is_some(), "never silently another one");
+        assert_eq!(state.incarnation().expect("read"), (another, None));
     }
 }

@@ -111,8 +111,8 @@ fn faults(status: &api::Status, damage: &[String]) -> Vec<api::Fault> {
         }
     }
     faults.extend(damage.iter().map(|damage| {
-        let next = "the node runs on what was left; apply the configuration again";
-        fault("ledger-damaged", damage.clone(), next)
+        let next = "the node runs on what was left; see what `purlin config show` says is in force";
+        fault("state-damaged", damage.clone(), next)
     }));
     faults
 }

@@ -73,9 +73,9 @@ pub async fn inventory(root: Option<&Path>) -> Inventory {
     let root = root.unwrap_or(Path::new("/"));
     let (client, mut helpers) = client(root.to_owned());
     let mut inventory = Inventory::default();
-    if let Err(error) = helpers.start() {
-        tracing::debug!(%error, "no helper can be started here: reading in this process");
-        return inventory_in_thread(root.to_owned());
+    match helpers.start() {
+        Ok(helper) => helpers.running = Some(helper),
+        Err(_) => return inventory_in_thread(root.to_owned()),
     }
     tokio::select! {
         () = client.read_inventory(&mut inventory) => {}
@@ -134,29 +134,35 @@ impl Helpers {
             let why = format!("helper {pid} is still stuck in the kernel reading it");
             return Answer::nothing(what, why);
         }
-        if self.running.is_none()
-            && let Err(error) = self.start()
-        {
-            self.publish.send_modify(|state| state.error = Some(error.to_string()));
-            return Answer::nothing(what, format!("no helper can be started: {error}"));
+        // One that died since it was asked last, for whatever reason, costs a retry.
+        let mut answer = self.ask_running(what).await;
+        if answer.is_err() {
+            answer = self.ask_running(what).await;
         }
-        let Some(mut helper) = self.running.take() else {
-            return Answer::nothing(what, "no helper runs");
+        answer.unwrap_or_else(|error| Answer::nothing(what, format!("no helper answers: {error}")))
+    }
+
+    /// Asks the helper that runs, or a new one. The error is a helper that can't
+    /// be started, died, or talks nonsense.
+    async fn ask_running(&mut self, what: What) -> io::Result<Answer> {
+        let mut helper = match self.running.take() {
+            Some(helper) => helper,
+            None => self.start()?,
         };
         match time::timeout(ANSWER_DEADLINE, helper.ask(&self.root, what)).await {
             Ok(Ok(answer)) => {
                 self.running = Some(helper);
-                answer
+                Ok(answer)
             }
             Ok(Err(error)) => {
-                // It died, or talks nonsense: drop it (which kills it) and go on with another.
+                // Dropping it kills it.
                 self.publish.send_modify(|state| state.pid = None);
-                Answer::nothing(what, format!("the helper failed: {error}"))
+                Err(error)
             }
             Err(_) => {
                 self.abandon(helper.child, what);
                 let why = format!("no answer within {ANSWER_DEADLINE:?}: its helper was abandoned");
-                Answer::nothing(what, why)
+                Ok(Answer::nothing(what, why))
             }
         }
     }
@@ -188,26 +194,33 @@ impl Helpers {
 
     /// Starts a helper. It inherits its end of the socket pair and nothing else:
     /// a stuck one must hold neither a lock nor a pipe that someone waits for.
-    fn start(&mut self) -> io::Result<()> {
-        let (ours, theirs) = StdStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let child = Command::new("/proc/self/exe")
-            .arg0("purlin")
-            .arg("helper")
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        self.publish.send_modify(|state| {
-            state.pid = child.id();
-            state.started += 1;
-            state.error = None;
+    fn start(&self) -> io::Result<Running> {
+        let started = spawn();
+        self.publish.send_modify(|state| match &started {
+            Ok(helper) => {
+                state.pid = helper.child.id();
+                state.started += 1;
+                state.error = None;
+            }
+            Err(error) => state.error = Some(error.to_string()),
         });
-        self.running = Some(Running { child, socket: UnixStream::from_std(ours)?, requests: 0 });
-        Ok(())
+        started
     }
+}
+
+fn spawn() -> io::Result<Running> {
+    let (ours, theirs) = StdStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let child = Command::new("/proc/self/exe")
+        .arg0("purlin")
+        .arg("helper")
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(Running { child, socket: UnixStream::from_std(ours)?, requests: 0 })
 }
 
 impl Running {

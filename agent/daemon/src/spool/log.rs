@@ -9,6 +9,7 @@
 //! directory; the buffer holds exactly the records `durable+1 ..= last`.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
     os::unix::fs::FileExt,
@@ -34,6 +35,8 @@ const MAX_BUFFER_BYTES: usize = 1 << 20;
 /// Beyond any real log (a million records a second for 290,000 years), so that
 /// arithmetic on a number from a damaged name can't overflow.
 const MAX_SEQ: u64 = u64::MAX / 2;
+/// Segments set aside that are kept for a person to look at: 4 MiB.
+const MAX_SET_ASIDE: usize = 8;
 /// How much is read at a time.
 const READ_BYTES: usize = 32 << 10;
 
@@ -106,6 +109,17 @@ pub enum Rejected {
     Size(usize),
     /// The disk can't be written and the memory set aside is full.
     Full,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rejected::Size(bytes) => {
+                write!(f, "it has {bytes} bytes, and may have 1 to {MAX_PAYLOAD_BYTES}")
+            }
+            Rejected::Full => f.write_str("the disk can't be written and the memory is full"),
+        }
+    }
 }
 
 impl Log {
@@ -338,6 +352,11 @@ impl Log {
         self.durable
     }
 
+    /// Records not accepted since it was opened.
+    pub fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
     /// How it stands.
     pub fn figures(&self) -> api::QueueClass {
         let first_seq = self.segments[0].first_seq;
@@ -439,7 +458,17 @@ fn find_segments(dir: &Path, class: Class, incarnation: Incarnation) -> io::Resu
         }
     }
     found.segments.sort_by_key(|segment| segment.first_seq);
+    forget_set_aside(dir)?;
     Ok(found)
+}
+
+/// Removes all but the newest segments that were set aside.
+fn forget_set_aside(dir: &Path) -> io::Result<()> {
+    let entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    let is_bad = |path: &PathBuf| path.to_string_lossy().ends_with(".seg.bad");
+    let mut bad: Vec<_> = entries.iter().map(fs::DirEntry::path).filter(is_bad).collect();
+    bad.sort();
+    bad.iter().rev().skip(MAX_SET_ASIDE).try_for_each(fs::remove_file)
 }
 
 /// The sequence number that a segment's name tells; `None` if it is no segment.

@@ -11,7 +11,8 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
     time::{Duration, Instant},
@@ -70,6 +71,8 @@ pub type Durable = [u64; Class::ALL.len()];
 pub struct Spool {
     commands: SyncSender<Command>,
     durable: watch::Receiver<Durable>,
+    /// Records that found the inbox full, by class.
+    lost: Arc<[AtomicU64; Class::ALL.len()]>,
 }
 
 impl Spool {
@@ -79,7 +82,10 @@ impl Spool {
         let logs = open_logs(dir, incarnation)?;
         let (commands, inbox) = mpsc::sync_channel(INBOX);
         let (publish, durable) = watch::channel(durable(&logs));
-        let mut thread = Thread { logs, publish, cursor_due: None, limits: None };
+        let lost = Arc::default();
+        let told = Class::ALL.map(|_| None);
+        let mut thread =
+            Thread { logs, publish, cursor_due: None, limits: None, lost: Arc::clone(&lost), told };
         let dir = dir.to_owned();
         thread::Builder::new().name(TASK.into()).spawn(move || {
             board.running(TASK);
@@ -95,18 +101,15 @@ impl Spool {
             }
             board.ended(TASK, None);
         })?;
-        Ok(Self { commands, durable })
+        Ok(Self { commands, durable, lost })
     }
 
-    /// Hands over a record without waiting. False if the thread is so far behind
-    /// that the record was not taken.
-    pub fn append(&self, class: Class, record: Vec<u8>) -> bool {
-        match self.commands.try_send(Command::Append(class, record)) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                tracing::warn!(class = class.name(), "the spool is behind: a record was lost");
-                false
-            }
+    /// Hands over a record without waiting. One that finds the inbox full is
+    /// lost and counted.
+    pub fn append(&self, class: Class, record: Vec<u8>) {
+        if self.commands.try_send(Command::Append(class, record)).is_err() {
+            let lost = 1 + self.lost[class as usize].fetch_add(1, Ordering::Relaxed);
+            tell_rarely(class, lost, "the spool's thread is behind");
         }
     }
 
@@ -156,6 +159,9 @@ struct Thread {
     publish: watch::Sender<Durable>,
     cursor_due: Option<Instant>,
     limits: Option<Arc<Settings>>,
+    lost: Arc<[AtomicU64; Class::ALL.len()]>,
+    /// The write error that was told last, by class: each is told once.
+    told: [Option<String>; Class::ALL.len()],
 }
 
 impl Thread {
@@ -193,8 +199,9 @@ impl Thread {
     fn serve(&mut self, command: Command) {
         match command {
             Command::Append(class, record) => {
-                if let Err(reason) = self.log(class).append(&record, Instant::now()) {
-                    tracing::warn!(class = class.name(), ?reason, "a record was not accepted");
+                let log = self.log(class);
+                if let Err(reason) = log.append(&record, Instant::now()) {
+                    tell_rarely(class, log.rejected(), &reason.to_string());
                 }
             }
             Command::Read { class, from, max_bytes, reply } => {
@@ -213,18 +220,31 @@ impl Thread {
                 self.limit();
             }
             Command::Figures(reply) => {
-                _ = reply.send(self.logs.iter().map(Log::figures).collect());
+                _ = reply.send(self.figures());
             }
             Command::Close(_) => {}
         }
     }
 
+    fn figures(&self) -> Vec<api::QueueClass> {
+        let with_lost = |(log, lost): (&Log, &AtomicU64)| {
+            let mut figures = log.figures();
+            figures.rejected += lost.load(Ordering::Relaxed);
+            figures
+        };
+        self.logs.iter().zip(self.lost.iter()).map(with_lost).collect()
+    }
+
     fn do_what_is_due(&mut self, now: Instant) {
-        for log in &mut self.logs {
-            if log.commit_due().is_some_and(|due| due <= now)
-                && let Err(error) = log.commit(now)
-            {
-                tracing::error!(%error, "can't write the spool: records stay in memory");
+        for (log, told) in self.logs.iter_mut().zip(&mut self.told) {
+            if log.commit_due().is_some_and(|due| due <= now) {
+                let error = log.commit(now).err().map(|error| error.to_string());
+                if let Some(error) = error.as_ref().filter(|_| *told != error) {
+                    tracing::error!(error, "can't write the spool: records stay in memory");
+                } else if told.is_some() && error.is_none() {
+                    tracing::info!("the spool is written again");
+                }
+                *told = error;
             }
         }
         if self.cursor_due.is_some_and(|due| due <= now) {
@@ -254,6 +274,14 @@ impl Thread {
 
     fn log(&mut self, class: Class) -> &mut Log {
         &mut self.logs[class as usize]
+    }
+}
+
+/// Tells of the 1st, 2nd, 4th, 8th … lost record: a disk that is full for a week
+/// must not fill the log as well.
+fn tell_rarely(class: Class, count: u64, why: &str) {
+    if count.is_power_of_two() {
+        tracing::warn!(class = class.name(), count, why, "a record was not accepted");
     }
 }
 

@@ -140,9 +140,7 @@ async fn case(records: u64, moves: &[Move], desired: Option<Vec<u8>>) -> Case {
         Spool::open(dir.path(), incarnation, crate::tasks::Board::default()).expect("a spool");
     for n in 0..records {
         // Each a batch of its own.
-        assert!(
-            spool.append(Class::Event, sample::event("test", "x".repeat(BATCH_BYTES + n as usize)))
-        );
+        spool.append(Class::Event, sample::event("test", "x".repeat(BATCH_BYTES + n as usize)));
     }
     let mut durable = spool.durable();
     durable.wait_for(|durable| durable[Class::Event as usize] >= records).await.expect("durable");

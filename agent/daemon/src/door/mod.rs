@@ -21,7 +21,6 @@ use ring::digest;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    boot::v1_descriptor,
     clock,
     document::{self, Format},
     ledger::Ledger,
@@ -29,6 +28,8 @@ use crate::{
     spool::Spool,
     state,
 };
+
+pub mod view;
 
 /// Verdicts kept in the ledger.
 const HISTORY: usize = 32;
@@ -139,7 +140,7 @@ impl Door {
                 Ask::Offer(offer, reply) => _ = reply.send(self.offer(&offer)),
                 Ask::Diff(document, reply) => _ = reply.send(self.diff(document)),
                 Ask::Config(reply) => _ = reply.send(self.config()),
-                Ask::History(reply) => _ = reply.send(history(&self.content)),
+                Ask::History(reply) => _ = reply.send(view::history(&self.content)),
             }
         }
     }
@@ -150,7 +151,7 @@ impl Door {
         if let Some(verdict) = self.last_from(offer.origin).filter(|last| last.sha256 == sha256)
             && self.stands(verdict)
         {
-            return api::Verdict { repeated: true, ..verdict_view(verdict) };
+            return api::Verdict { repeated: true, ..view::verdict(verdict) };
         }
         let judged = self.judge(&offer.bytes, offer.format);
         let mut verdict = v1::Verdict {
@@ -182,7 +183,7 @@ impl Door {
             Err(error) => self.not_durable(&mut verdict, &error),
         }
         self.tell(&verdict);
-        verdict_view(&verdict)
+        view::verdict(&verdict)
     }
 
     /// Checks a document whole. The result is its canonical encoding and its values.
@@ -256,14 +257,19 @@ impl Door {
             let previous = self.content.previous.as_ref();
             let desired = previous.and_then(|entry| decode(&entry.document, &self.identity).ok());
             let from = Settings::resolve(&self.start, desired.as_ref());
-            return Ok(changes(&from, name(previous), &self.resolved(active), now));
+            return Ok(view::changes(&from, name(previous), &self.resolved(active), now));
         };
         match self.judge(&bytes, format) {
             Ok((_, desired)) => {
                 let offered = format!("the offered document (version {})", desired.version());
-                Ok(changes(&self.resolved(active), now, &self.resolved(Some(&desired)), offered))
+                Ok(view::changes(
+                    &self.resolved(active),
+                    now,
+                    &self.resolved(Some(&desired)),
+                    offered,
+                ))
             }
-            Err(refusals) => Err(refusals.into_iter().map(refusal_view).collect()),
+            Err(refusals) => Err(refusals.into_iter().map(document::refusal_view).collect()),
         }
     }
 
@@ -272,37 +278,8 @@ impl Door {
     }
 
     fn config(&self) -> api::Config {
-        config(&self.content, &self.settings.borrow())
+        view::config(&self.content, &self.settings.borrow())
     }
-}
-
-/// What is in force, for people.
-pub fn config(content: &v1::Ledger, settings: &Settings) -> api::Config {
-    let rows = settings.rows().into_iter();
-    api::Config {
-        active: applied_view(content),
-        settings: rows
-            .map(|(path, value, origin)| api::Setting { path, value, origin: origin.to_string() })
-            .collect(),
-        last: content.history.last().map(verdict_view),
-    }
-}
-
-/// The latest verdicts, newest first.
-pub fn history(content: &v1::Ledger) -> api::History {
-    api::History { verdicts: content.history.iter().rev().map(verdict_view).collect() }
-}
-
-/// The document in force, for people.
-pub fn applied_view(content: &v1::Ledger) -> Option<api::Applied> {
-    let applied = content.active.as_ref()?.applied.as_ref()?;
-    Some(api::Applied {
-        generation: applied.generation,
-        version: applied.version,
-        sha256: state::hex(&applied.sha256),
-        origin: origin_name(applied.origin()).into(),
-        unix_ms: applied.unix_ms,
-    })
 }
 
 /// The values of a document in the ledger's encoding.
@@ -316,7 +293,7 @@ fn read(
     bytes: &[u8],
     identity: &Identity,
 ) -> Result<(v1::Desired, Desired), Vec<Refusal>> {
-    let (desired, mut refusals) = document::parse(v1_descriptor("Desired"), format, bytes);
+    let (desired, mut refusals) = document::parse(document::descriptor("Desired"), format, bytes);
     let reader = Reader { node: &identity.node, agent: VERSION };
     match settings::check(&draft(&desired), &reader) {
         Ok(values) if refusals.is_empty() => return Ok((desired, values)),
@@ -366,52 +343,13 @@ fn reported(identity: &Identity, content: &v1::Ledger) -> v1::Reported {
     }
 }
 
-fn changes(from: &Settings, from_name: String, to: &Settings, to_name: String) -> api::Diff {
-    let changes = from.rows().into_iter().zip(to.rows()).filter(|(from, to)| from.1 != to.1);
-    let changes = changes.map(|(from, to)| api::Change { path: from.0, from: from.1, to: to.1 });
-    api::Diff { from: from_name, to: to_name, changes: changes.collect() }
-}
-
 fn sha256(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn origin_name(origin: Origin) -> &'static str {
-    match origin {
-        Origin::Uplink => "uplink",
-        Origin::Local => "local",
-        Origin::Unspecified => "unknown",
-    }
-}
-
-fn verdict_view(verdict: &v1::Verdict) -> api::Verdict {
-    let refusals = verdict.refusals.iter().cloned().map(|r| api::Refusal {
-        path: r.path,
-        value: r.value,
-        limit: r.limit,
-        hint: r.hint,
-    });
-    api::Verdict {
-        accepted: verdict.accepted,
-        version: verdict.version,
-        sha256: state::hex(&verdict.sha256),
-        origin: origin_name(verdict.origin()).into(),
-        by: verdict.by.clone(),
-        unix_ms: verdict.unix_ms,
-        refusals: refusals.collect(),
-        repeated: false,
-    }
 }
 
 fn refusal_wire(refusal: Refusal) -> v1::Refusal {
     let Refusal { path, value, limit, hint } = refusal;
     v1::Refusal { path, value, limit, hint }
-}
-
-/// A core refusal, for people.
-pub fn refusal_view(refusal: Refusal) -> api::Refusal {
-    let Refusal { path, value, limit, hint } = refusal;
-    api::Refusal { path, value, limit, hint }
 }
 
 #[cfg(test)]
@@ -457,7 +395,10 @@ mod tests {
             case.door.offer(&offer("version = 3\nsampling.interval_s = 5", Origin::Local));
         assert!(verdict.accepted && interval(&case.door) == 5);
         let door = open(&case.state);
-        assert_eq!((interval(&door), applied_view(&door.content).map(|a| a.version)), (5, Some(3)));
+        assert_eq!(
+            (interval(&door), view::applied(&door.content).map(|a| a.version)),
+            (5, Some(3))
+        );
     }
 
     #[test]
@@ -517,7 +458,7 @@ mod tests {
         for n in 0..HISTORY + 5 {
             case.door.offer(&offer(&format!("version = {n}"), Origin::Local));
         }
-        let verdicts = history(&case.door.content).verdicts;
+        let verdicts = view::history(&case.door.content).verdicts;
         assert_eq!((verdicts.len(), verdicts[0].version), (HISTORY, HISTORY as u64 + 4));
     }
 }

@@ -12,7 +12,7 @@ pub mod api;
 pub mod topic;
 
 /// The messages of `purlin.v1`; each field is documented in its `.proto` file.
-#[allow(missing_docs)]
+#[allow(missing_docs, rustdoc::invalid_html_tags, reason = "generated from the .proto files")]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/purlin.v1.rs"));
 }

@@ -343,8 +343,10 @@ pub struct Start {
 /// Every setting in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Seconds between samples, unless a sampler has its own.
+    pub interval_s: Setting<u32>,
     /// Seconds between samples, for each sampler.
-    pub interval_s: BTreeMap<Sampler, Setting<u32>>,
+    pub interval_s_by_sampler: BTreeMap<Sampler, Setting<u32>>,
     /// How much the agent writes about itself.
     pub log_level: Setting<Level>,
     /// Size of the spool in MiB.
@@ -360,12 +362,14 @@ impl Settings {
     pub fn resolve(start: &Start, desired: Option<&Desired>) -> Self {
         let none = Desired::default();
         let wanted = desired.unwrap_or(&none);
-        let interval = |sampler: Sampler| {
-            let own = wanted.interval_s_by_sampler.get(&sampler).copied();
-            wanted.setting(own.or(wanted.interval_s), None, INTERVAL_S_DEFAULT)
-        };
+        let interval =
+            |own: Option<u32>| wanted.setting(own.or(wanted.interval_s), None, INTERVAL_S_DEFAULT);
+        let own = |sampler: &Sampler| wanted.interval_s_by_sampler.get(sampler).copied();
         Self {
-            interval_s: Sampler::ALL.into_iter().map(|s| (s, interval(s))).collect(),
+            interval_s: interval(None),
+            interval_s_by_sampler: (Sampler::ALL.into_iter())
+                .map(|sampler| (sampler, interval(own(&sampler))))
+                .collect(),
             log_level: wanted.setting(wanted.log_level, start.log_level.clone(), Level::Info),
             spool_cap_mib: wanted.setting(wanted.spool_cap_mib, None, SPOOL_CAP_MIB_DEFAULT),
             commit_window_s: wanted.setting(wanted.commit_window_s, None, COMMIT_WINDOW_S_DEFAULT),
@@ -379,10 +383,12 @@ impl Settings {
 
     /// Every setting as (path, value, origin), for people.
     pub fn rows(&self) -> Vec<(String, String, &Origin)> {
-        let sampling = self.interval_s.iter().map(|(sampler, setting)| {
+        let interval = &self.interval_s;
+        let sampling = self.interval_s_by_sampler.iter().map(|(sampler, setting)| {
             let path = format!("sampling.interval_s_by_sampler.{}", sampler.name());
             (path, setting.value.to_string(), &setting.origin)
         });
+        let first = [("sampling.interval_s".into(), interval.value.to_string(), &interval.origin)];
         let (level, cap) = (&self.log_level, &self.spool_cap_mib);
         let (window, endpoint) = (&self.commit_window_s, &self.endpoint);
         let named = endpoint.value.as_ref().map_or("none".into(), Endpoint::to_string);
@@ -392,7 +398,7 @@ impl Settings {
             ("spool.commit_window_s".into(), window.value.to_string(), &window.origin),
             ("uplink.endpoint".into(), named, &endpoint.origin),
         ];
-        sampling.chain(others).collect()
+        first.into_iter().chain(sampling).chain(others).collect()
     }
 }
 
@@ -489,6 +495,7 @@ mod tests {
             .map(|(path, value, origin)| format!("{path} = {value} ({origin})\n"))
             .collect();
         expect![[r#"
+            sampling.interval_s = 30 (desired version 7)
             sampling.interval_s_by_sampler.cpu = 1 (desired version 7)
             sampling.interval_s_by_sampler.memory = 30 (desired version 7)
             sampling.interval_s_by_sampler.pressure = 30 (desired version 7)

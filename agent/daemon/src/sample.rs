@@ -67,7 +67,8 @@ impl Source {
     }
 
     fn interval(&self, sampler: Sampler) -> Duration {
-        let seconds = self.settings.borrow().interval_s.get(&sampler).map_or(1, |s| s.value);
+        let seconds =
+            self.settings.borrow().interval_s_by_sampler.get(&sampler).map_or(1, |s| s.value);
         self.test_interval.unwrap_or(Duration::from_secs(seconds.into()))
     }
 
@@ -80,6 +81,7 @@ impl Source {
             }
             _ => purlin_drivers::sample(sampler, root),
         };
+        tracing::trace!(sampler = sampler.name(), points = points.len(), "sampled");
         if !points.is_empty() {
             self.spool.append(Class::Metric, record(sample_body(sampler, points)));
         }

@@ -385,7 +385,7 @@ mod tests {
     }
 
     fn interval(door: &Door) -> u32 {
-        door.settings.borrow().interval_s[&purlin_core::metric::Sampler::Cpu].value
+        door.settings.borrow().interval_s.value
     }
 
     #[test]

@@ -128,6 +128,7 @@ impl Helpers {
     }
 
     async fn ask(&mut self, what: What) -> Answer {
+        tracing::debug!(what = what.describe(), "the helper is asked");
         self.forget_ended();
         if let Some((child, _)) = self.stuck.iter().find(|(_, stuck_on)| *stuck_on == what) {
             let pid = child.id().unwrap_or_default();

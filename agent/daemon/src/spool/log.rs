@@ -209,6 +209,8 @@ impl Log {
         let result = self.write_buffer();
         match &result {
             Ok(()) => {
+                let (class, bytes) = (self.class.name(), self.buffer.len());
+                tracing::debug!(class, seq = self.last, bytes, "made durable");
                 self.durable = self.last;
                 self.buffer.clear();
                 self.waiting_since = None;

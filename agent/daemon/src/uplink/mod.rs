@@ -342,6 +342,7 @@ impl<T: Transport> Uplink<T> {
                 let (last_seq, records) = (frame.last_seq(), frame.records.len() as u64);
                 let message = self.batch(class, frame);
                 let bytes = message.payload.len() as u64;
+                tracing::debug!(class = class.name(), last_seq, records, bytes, "a batch is sent");
                 let answer = session.publish(message).await?;
                 self.windows[class as usize].sent(last_seq);
                 let sent = Sent::Batch { class, last_seq, records, bytes };
@@ -404,6 +405,7 @@ impl<T: Transport> Uplink<T> {
         if let Sent::Batch { class, last_seq, .. } = sent {
             let window = &mut self.windows[*class as usize];
             window.acknowledge(*last_seq);
+            tracing::debug!(class = class.name(), last_seq, acked = window.acked(), "acknowledged");
             self.spool.acknowledge(*class, window.acked());
         }
         Ok(())

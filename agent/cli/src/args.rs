@@ -71,10 +71,6 @@ Examples:
   purlin agent --config ./purlin.toml    with a file of your own")]
     Agent,
 
-    /// Serve the agent's privileged reads on standard input (started by the agent)
-    #[command(hide = true)]
-    Helper,
-
     /// Tell how the agent is, and what is wrong
     ///
     /// The whole agent on one screen: who it is, its uplink, its queue, its tasks, what

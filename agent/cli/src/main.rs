@@ -10,6 +10,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use purlin_daemon::helper;
 
 use crate::{
     args::{Cli, Command},
@@ -36,6 +37,11 @@ mod units;
 mod watch;
 
 fn main() -> ExitCode {
+    // Only the agent types this. A helper runs on every node for ever, and the command
+    // line would be an eighth of its memory.
+    if std::env::args_os().nth(1).is_some_and(|command| command == helper::COMMAND) {
+        return helper::main();
+    }
     match Cli::try_parse() {
         Ok(cli) => run(cli),
         Err(error) => not_run(&error).into(),
@@ -47,7 +53,6 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
     let ended = match command {
         // These make a runtime of their own, or do without.
         Command::Agent => return purlin_daemon::main(global.config.as_deref()),
-        Command::Helper => return purlin_daemon::helper::main(),
         Command::Completions { shell } => shell::completions(shell, &output),
         Command::Man { dir } => shell::man(&dir),
         Command::Hw(args) => wait(hw::run(&args, &output)),

@@ -139,10 +139,10 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves for ever.
 pub async fn serve(listener: UnixListener, access: Access) -> Result<(), String> {
-    let (router, document) = router().split_for_parts();
-    let document = Arc::new(document);
+    // The document is made again when it is asked for, which is next to never.
+    let (router, _) = router().split_for_parts();
     let router: Router = router
-        .route("/openapi.json", get(async move || Json((*document).clone())))
+        .route("/openapi.json", get(async || Json(openapi())))
         .fallback(async || {
             failure(StatusCode::NOT_FOUND, "no such path: /openapi.json has them all")
         })
@@ -188,7 +188,7 @@ fn router() -> OpenApiRouter<Access> {
 }
 
 /// The OpenAPI document.
-pub fn openapi() -> OpenApi {
+fn openapi() -> OpenApi {
     router().into_openapi()
 }
 

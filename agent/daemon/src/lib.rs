@@ -26,4 +26,3 @@ mod tasks;
 mod uplink;
 
 pub use agent::main;
-pub use api::openapi;

@@ -20,7 +20,7 @@ use tokio::{
     time,
 };
 
-use super::{Answer, Request, What, checked_length, encode, server};
+use super::{Answer, COMMAND, Request, What, checked_length, encode, server};
 
 /// A read that takes longer is taken for stuck. A part takes milliseconds; only
 /// NVML, which brings the driver up at its first call, may take seconds.
@@ -214,7 +214,7 @@ fn spawn() -> io::Result<Running> {
     ours.set_nonblocking(true)?;
     let child = Command::new("/proc/self/exe")
         .arg0("purlin")
-        .arg("helper")
+        .arg(COMMAND)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())

@@ -25,6 +25,8 @@ mod server;
 pub use client::{Client, client, inventory};
 pub use server::main;
 
+/// What the agent types to start one: `purlin helper`.
+pub const COMMAND: &str = "helper";
 /// Largest frame: some 20 times the inventory of a machine with 256 PUs.
 const MAX_FRAME_BYTES: usize = 8 << 20;
 

@@ -47,7 +47,7 @@ use crate::{
     spool::Spool,
     state::StateDir,
     status,
-    tasks::Tasks,
+    tasks::{Board, Tasks},
     uplink::{self, Uplink, mqtt::Mqtt},
 };
 
@@ -95,103 +95,21 @@ pub fn main(config: Option<&Path>) -> ExitCode {
     }
 }
 
-async fn run(mut boot: Boot, started: Instant) -> Result<(), String> {
+async fn run(boot: Boot, started: Instant) -> Result<(), String> {
     // First of all, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let state = StateDir::open(&boot.state_dir).map_err(|error| error.to_string())?;
-    let listener = api::bind(&boot.socket)
-        .map_err(|error| format!("can't listen at {}: {error}", boot.socket.display()))?;
-    let first = Settings::resolve(&boot.start, None);
-    let (level, keeper) = logging::start(boot.log_format, first.log_level.value);
-    let (identity, damaged) = identity(&boot, &state).map_err(|error| error.to_string())?;
-    let mqtt = mqtt(&mut boot, &identity, &state)?;
     let stop = CancellationToken::new();
     let mut tasks = Tasks::new(stop.clone());
-    let spool = Spool::open(&state.path().join("spool"), identity.incarnation, tasks.board())
-        .map_err(|error| format!("can't open the spool in {}: {error}", state.path().display()))?;
-    let (door, mut damage) =
-        Door::open(&state, identity.clone(), boot.start.clone(), spool.clone());
-    damage.extend(damaged);
-    for damage in &damage {
-        tracing::error!(damage, "the state directory is damaged");
-    }
+    let opened = Opened::open(boot, &tasks.board())?;
+    let (spool, socket) = (opened.spool.clone(), opened.boot.socket.clone());
+    // Held until the very end.
+    let _state = opened.spawn(&mut tasks, &stop, started);
 
-    let (settings, reported) = (door.settings(), door.reported());
-    let (asks, inbox) = mpsc::channel(DOOR_INBOX);
-    let (link, link_now) = watch::channel(uplink::Link::default());
-    let (inventory, inventory_now) = watch::channel(Arc::new(Inventory::default()));
-    let (ready, ready_now) = watch::channel(None);
-    let root = boot.test.root.clone().unwrap_or("/".into());
-    let (client, helpers) = helper::client(root.into());
-
-    let lines = keeper.lines();
-    spawn_owner(&mut tasks, "log", keeper, |keeper| Box::pin(keeper.run()));
-    spawn_owner(&mut tasks, "config", (door, inbox), |(door, inbox)| Box::pin(door.run(inbox)));
-    spawn_owner(&mut tasks, "helper", helpers, |helpers| Box::pin(helpers.run()));
-    let (to_apply, spool_limits) = (settings.clone(), spool.clone());
-    tasks.spawn("apply", move || apply(to_apply.clone(), level.clone(), spool_limits.clone()));
-    let reader = client.clone();
-    tasks.spawn("inventory", move || read_inventory(reader.clone(), inventory.clone()));
-    for sampler in Sampler::ALL {
-        let test_ms = boot.test.cpu_interval_ms.filter(|_| sampler == Sampler::Cpu);
-        let source = sample::Source {
-            settings: settings.clone(),
-            helper: client.clone(),
-            spool: spool.clone(),
-            test_interval: test_ms.map(|ms| Duration::from_millis(ms.max(1).into())),
-        };
-        let name = format!("sample-{}", sampler.name());
-        tasks.spawn(&name, move || source.clone().run(sampler));
-    }
-    let wiring = uplink::Wiring {
-        identity: identity.clone(),
-        spool: spool.clone(),
-        settings: settings.clone(),
-        reported,
-        door: asks.clone(),
-        link,
-        stop: stop.clone(),
-    };
-    let transport = mqtt.clone();
-    tasks.spawn("uplink", move || {
-        let (transport, wiring) = (transport.clone(), wiring.clone());
-        async { Uplink::new(transport, wiring).await.run().await }
-    });
-    let sources = status::Sources {
-        identity: identity.clone(),
-        mode: boot.mode,
-        state_dir: boot.state_dir.clone(),
-        started,
-        ready: ready_now,
-        board: tasks.board(),
-        helper: client,
-        link: link_now,
-        damage,
-    };
-    let access = api::Access {
-        sources: Arc::new(sources),
-        spool: spool.clone(),
-        door: asks,
-        settings: settings.clone(),
-        inventory: inventory_now.clone(),
-        lines,
-        mqtt,
-    };
-    let listener = Arc::new(Mutex::new(Some(listener)));
-    let socket = boot.socket.clone();
-    tasks.spawn("api", move || serve(listener.clone(), socket.clone(), access.clone()));
-
-    ready.send_replace(Some(Instant::now()));
     // Outside systemd there is nobody to tell.
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     spool.append(Class::Event, sample::event("agent.started", VERSION));
-    tracing::info!(version = VERSION, node = identity.node, after = ?started.elapsed(), "ready");
-    if boot.mode == Mode::Standalone {
-        let (boot, settings) = (boot.clone(), settings.clone());
-        tokio::spawn(async move { greet(&boot, &settings, inventory_now).await });
-    }
-
+    tracing::info!(version = VERSION, after = ?started.elapsed(), "ready");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -207,8 +125,125 @@ async fn run(mut boot: Boot, started: Instant) -> Result<(), String> {
     if time::timeout(CLOSE_SPOOL, spool.close()).await.is_err() {
         tracing::error!("the disk is too slow: what was not yet durable is lost");
     }
-    _ = fs::remove_file(&boot.socket);
+    _ = fs::remove_file(socket);
     Ok(())
+}
+
+/// What is taken up from the disk before any task runs.
+struct Opened {
+    boot: Boot,
+    state: StateDir,
+    listener: UnixListener,
+    level: logging::LevelControl,
+    keeper: logging::Keeper,
+    identity: Identity,
+    mqtt: Mqtt,
+    spool: Spool,
+    door: Door,
+    damage: Vec<String>,
+}
+
+impl Opened {
+    fn open(mut boot: Boot, board: &Board) -> Result<Self, String> {
+        let state = StateDir::open(&boot.state_dir).map_err(|error| error.to_string())?;
+        let listener = api::bind(&boot.socket)
+            .map_err(|error| format!("can't listen at {}: {error}", boot.socket.display()))?;
+        let first = Settings::resolve(&boot.start, None);
+        let (level, keeper) = logging::start(boot.log_format, first.log_level.value);
+        let (identity, damaged) = identity(&boot, &state).map_err(|error| error.to_string())?;
+        let mqtt = mqtt(&mut boot, &identity, &state)?;
+        let path = state.path().join("spool");
+        let spool = Spool::open(&path, identity.incarnation, board.clone())
+            .map_err(|error| format!("can't open the spool in {}: {error}", path.display()))?;
+        let (door, mut damage) =
+            Door::open(&state, identity.clone(), boot.start.clone(), spool.clone());
+        damage.extend(damaged);
+        for damage in &damage {
+            tracing::error!(damage, "the state directory is damaged");
+        }
+        Ok(Self { boot, state, listener, level, keeper, identity, mqtt, spool, door, damage })
+    }
+
+    /// Gives everything to the tasks that own it from now on, but for the state
+    /// directory and its lock.
+    fn spawn(self, tasks: &mut Tasks, stop: &CancellationToken, started: Instant) -> StateDir {
+        let Self { boot, state, listener, level, keeper, identity, mqtt, spool, door, damage } =
+            self;
+        let (settings, reported, lines) = (door.settings(), door.reported(), keeper.lines());
+        let (asks, inbox) = mpsc::channel(DOOR_INBOX);
+        let (link, link_now) = watch::channel(uplink::Link::default());
+        let (inventory, inventory_now) = watch::channel(Arc::new(Inventory::default()));
+        let root = boot.test.root.clone().unwrap_or("/".into());
+        let (client, helpers) = helper::client(root.into());
+
+        spawn_owner(tasks, "log", keeper, |keeper| Box::pin(keeper.run()));
+        spawn_owner(tasks, "config", (door, inbox), |(door, inbox)| Box::pin(door.run(inbox)));
+        spawn_owner(tasks, "helper", helpers, |helpers| Box::pin(helpers.run()));
+        let (to_apply, limited) = (settings.clone(), spool.clone());
+        tasks.spawn("apply", move || apply(to_apply.clone(), level.clone(), limited.clone()));
+        let reader = client.clone();
+        tasks.spawn("inventory", move || read_inventory(reader.clone(), inventory.clone()));
+        let source = sample::Source {
+            settings: settings.clone(),
+            helper: client.clone(),
+            spool: spool.clone(),
+            test_interval: None,
+        };
+        spawn_samplers(tasks, &source, boot.test.cpu_interval_ms);
+        let wiring = uplink::Wiring {
+            identity: identity.clone(),
+            spool: spool.clone(),
+            settings: settings.clone(),
+            reported,
+            door: asks.clone(),
+            link,
+            stop: stop.clone(),
+        };
+        let transport = mqtt.clone();
+        // It says goodbye to the broker by itself.
+        tasks.spawn_until_done("uplink", move || {
+            let (transport, wiring) = (transport.clone(), wiring.clone());
+            async { Uplink::new(transport, wiring).await.run().await }
+        });
+        let sources = status::Sources {
+            identity,
+            mode: boot.mode,
+            state_dir: boot.state_dir.clone(),
+            started,
+            ready_after: started.elapsed(),
+            board: tasks.board(),
+            helper: client,
+            link: link_now,
+            damage,
+        };
+        let access = api::Access {
+            sources: Arc::new(sources),
+            spool,
+            door: asks,
+            settings: settings.clone(),
+            inventory: inventory_now.clone(),
+            lines,
+            mqtt,
+        };
+        let (listener, socket) = (Arc::new(Mutex::new(Some(listener))), boot.socket.clone());
+        tasks.spawn("api", move || serve(listener.clone(), socket.clone(), access.clone()));
+        if boot.mode == Mode::Standalone {
+            tokio::spawn(async move { greet(&boot, &settings, inventory_now).await });
+        }
+        state
+    }
+}
+
+fn spawn_samplers(tasks: &mut Tasks, source: &sample::Source, test_cpu_ms: Option<u32>) {
+    for sampler in Sampler::ALL {
+        let test_ms = test_cpu_ms.filter(|_| sampler == Sampler::Cpu);
+        let source = sample::Source {
+            test_interval: test_ms.map(|ms| Duration::from_millis(ms.max(1).into())),
+            ..source.clone()
+        };
+        let name = format!("sample-{}", sampler.name());
+        tasks.spawn(&name, move || source.clone().run(sampler));
+    }
 }
 
 /// A task's work on what it owns.

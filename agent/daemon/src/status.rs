@@ -1,7 +1,10 @@
 //! `GET /v1/status`: everything at a glance, from what the tasks publish. The
 //! faults are derived from it, not kept.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use nix::unistd::{AccessFlags, Uid, access};
 use purlin_proto::api;
@@ -30,8 +33,8 @@ pub struct Sources {
     pub state_dir: PathBuf,
     /// When the process started.
     pub started: Instant,
-    /// When it was ready.
-    pub ready: watch::Receiver<Option<Instant>>,
+    /// How long it took to be ready.
+    pub ready_after: Duration,
     /// The tasks.
     pub board: Board,
     /// The helper processes.
@@ -45,7 +48,6 @@ pub struct Sources {
 impl Sources {
     /// The status now.
     pub fn status(&self, queue: api::Queue, config: Option<api::Applied>) -> api::Status {
-        let ready = self.ready.borrow().map_or(self.started, |ready| ready);
         let mut status = api::Status {
             api: API_VERSION,
             version: VERSION.into(),
@@ -55,7 +57,7 @@ impl Sources {
             incarnation: self.identity.incarnation.to_string(),
             mode: self.mode,
             uptime_ms: self.started.elapsed().as_millis() as u64,
-            ready_after_ms: ready.duration_since(self.started).as_millis() as u64,
+            ready_after_ms: self.ready_after.as_millis() as u64,
             state_dir: self.state_dir.display().to_string(),
             tasks: self.board.tasks(),
             helper: self.helper.state(),

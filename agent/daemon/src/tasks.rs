@@ -2,7 +2,7 @@
 //! and shown. The agent goes on meanwhile.
 
 use std::{
-    future::Future,
+    future::{self, Future},
     time::{Duration, Instant},
 };
 
@@ -75,16 +75,39 @@ impl Tasks {
         self.board.clone()
     }
 
-    /// Starts a task, and again whenever it fails. One that returns `Ok` is done.
+    /// Starts a task, and again whenever it fails. One that returns `Ok` is done;
+    /// any other is dropped where it waits when the agent stops.
     pub fn spawn<F>(&mut self, name: &str, make: impl FnMut() -> F + Send + 'static)
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
-        let (name, board) = (name.to_owned(), self.board.clone());
-        self.board.running(&name);
         let stop = self.stop.clone();
+        self.spawn_supervised(name, make, async move { stop.cancelled().await });
+    }
+
+    /// The same for a task that sees the stop itself and returns `Ok`.
+    pub fn spawn_until_done<F>(&mut self, name: &str, make: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.spawn_supervised(name, make, future::pending());
+    }
+
+    fn spawn_supervised<F>(
+        &mut self,
+        name: &str,
+        make: impl FnMut() -> F + Send + 'static,
+        dropped: impl Future<Output = ()> + Send + 'static,
+    ) where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let (name, board, stop) = (name.to_owned(), self.board.clone(), self.stop.clone());
+        self.board.running(&name);
         self.set.spawn(async move {
-            stop.run_until_cancelled(supervise(&name, &board, make)).await;
+            tokio::select! {
+                () = supervise(&name, &board, &stop, make) => {}
+                () = dropped => {}
+            }
             board.ended(&name, None);
         });
     }
@@ -98,8 +121,12 @@ impl Tasks {
     }
 }
 
-async fn supervise<F>(name: &str, board: &Board, mut make: impl FnMut() -> F)
-where
+async fn supervise<F>(
+    name: &str,
+    board: &Board,
+    stop: &CancellationToken,
+    mut make: impl FnMut() -> F,
+) where
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
     let mut backoff = Backoff::new(RESTART_FIRST, RESTART_MOST);
@@ -117,7 +144,9 @@ where
         board.ended(name, Some(&error));
         let wait = backoff.fail(state::random_u64().unwrap_or_default());
         tracing::error!(task = name, error, restart_in = ?wait, "a task ended and is restarted");
-        time::sleep(wait).await;
+        if stop.run_until_cancelled(time::sleep(wait)).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -146,7 +175,7 @@ mod tests {
                 match run {
                     1 => panic!("first"),
                     2 => Err("second".into()),
-                    _ => std::future::pending().await,
+                    _ => future::pending().await,
                 }
             }
         });

@@ -4,11 +4,15 @@ use std::{fs, os::unix::net::UnixDatagram, time::Duration};
 
 use nix::sys::signal::Signal;
 use purlin_proto::api::{LinkState, Mode};
-use purlin_tests::{Lab, Node, Result, ensure, lab::Test, node::class, test, wait};
+use purlin_tests::{Broker, Lab, Need, Node, Result, ensure, lab::Test, node::class, test, wait};
+
+/// For a broker on loopback to be reached, or to have logged.
+const UP: Duration = Duration::from_secs(10);
 
 pub fn tests() -> Vec<Test> {
     vec![
         test("ctrl_c_and_sigterm_end_the_agent_within_5_s", 60, ends_on_a_signal),
+        test("the_broker_is_told_goodbye", 60, says_goodbye).needs(&[Need::Program("mosquitto")]),
         test("a_second_start_adopts_the_state_of_the_first", 60, adopts),
         test("a_killed_agent_starts_again_at_once", 60, starts_after_a_kill),
         test("a_second_agent_on_one_state_directory_is_refused", 60, second_is_refused),
@@ -26,6 +30,24 @@ fn ends_on_a_signal(lab: &Lab) -> Result {
         println!("{signal}: ended in {took:?}");
     }
     Ok(())
+}
+
+/// Else a broker would publish a last will, and log a lost node, at every update.
+fn says_goodbye(lab: &Lab) -> Result {
+    let broker = Broker::start(lab)?;
+    let mut node = Node::new(lab, "node")?;
+    node.set("PURLIN_UPLINK__ENDPOINT", broker.endpoint());
+    node.start()?;
+    wait::until("the link is up", UP, || match node.link() {
+        Ok(link) if link.state == LinkState::Up => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    node.stop()?;
+    // Of a connection that just ends, mosquitto says "closed its connection".
+    wait::until("the broker has heard it", UP, || match broker.log() {
+        Ok(log) if log.contains(" disconnected.") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
 }
 
 fn adopts(lab: &Lab) -> Result {

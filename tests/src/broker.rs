@@ -1,7 +1,7 @@
 //! A real mosquitto on loopback, which can be killed and started again.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::PathBuf,
@@ -59,6 +59,11 @@ impl Broker {
     /// Its address for an agent.
     pub fn endpoint(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
     }
 
     /// SIGKILL.

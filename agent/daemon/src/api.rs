@@ -339,3 +339,44 @@ fn refused(refusals: Vec<api::Refusal>) -> Failure {
     let error = "refused: nothing was applied".into();
     (StatusCode::UNPROCESSABLE_ENTITY, Json(api::Error { error, refusals }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_is_documented_with_its_answer() {
+        let document = openapi();
+        let paths: Vec<_> = document.paths.paths.keys().map(String::as_str).collect();
+        assert_eq!(
+            paths,
+            [
+                "/v1/config",
+                "/v1/config/diff",
+                "/v1/config/history",
+                "/v1/inventory",
+                "/v1/link",
+                "/v1/link/test",
+                "/v1/log",
+                "/v1/queue",
+                "/v1/status",
+            ]
+        );
+        let schemas = document.components.expect("schemas").schemas;
+        for name in ["Status", "Queue", "Link", "Config", "Verdict", "Refusal", "LogLine"] {
+            assert!(schemas.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_root_and_the_agents_own_user_may_change_anything() {
+        assert!(Peer(None).may_change().is_err());
+        let (ours, _theirs) = StdStream::pair().expect("a socket pair");
+        ours.set_nonblocking(true).expect("a socket");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let peer = runtime.expect("a runtime").block_on(async {
+            tokio::net::UnixStream::from_std(ours).and_then(|stream| stream.peer_cred())
+        });
+        assert!(Peer(peer.ok()).may_change().is_ok(), "this process is its own user");
+    }
+}

@@ -28,6 +28,8 @@ pub fn main() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // Fails on a terminal, where it would wait for ever.
+    socket.local_addr()?;
     loop {
         let mut header = [0; 4];
         match socket.read_exact(&mut header) {

@@ -24,13 +24,14 @@ impl FromStr for Incarnation {
     }
 }
 
-/// What kind of record it is; each class has its own log and sequence.
+/// What kind of record it is; each class has its own log and sequence. The
+/// numbers stand in files on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// Something that happened. Made durable at once, drained first.
-    Event,
+    Event = 0,
     /// A sample. Made durable in groups.
-    Metric,
+    Metric = 1,
 }
 
 impl Class {

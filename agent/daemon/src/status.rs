@@ -106,8 +106,8 @@ fn faults(status: &api::Status, damage: &[String]) -> Vec<api::Fault> {
     for class in &status.queue.classes {
         if let Some(error) = &class.error {
             faults.push(fault(
-                "spool-not-writable",
-                format!("the {} log can't be written: {error}", class.class),
+                "spool-disk",
+                format!("the {} log {error}", class.class),
                 "free or mend the disk under the state directory; records wait in memory, bounded",
             ));
         }

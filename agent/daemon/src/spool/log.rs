@@ -218,7 +218,7 @@ impl Log {
             }
             Err(error) => {
                 self.waiting_since = Some(now);
-                self.error = Some(error.to_string());
+                self.error = Some(format!("can't be written: {error}"));
             }
         }
         result
@@ -249,6 +249,14 @@ impl Log {
     /// `None` if there is none. Starts later where records were dropped or lost,
     /// and ends before such a gap.
     pub fn read(&mut self, from: u64, max_bytes: usize) -> io::Result<Option<Frame>> {
+        let frame = self.read_frame(from, max_bytes);
+        if let Err(error) = &frame {
+            self.error = Some(format!("can't be read: {error}"));
+        }
+        frame
+    }
+
+    fn read_frame(&mut self, from: u64, max_bytes: usize) -> io::Result<Option<Frame>> {
         let from = from.max(self.segments[0].first_seq);
         if from > self.durable {
             return Ok(None);
@@ -257,8 +265,8 @@ impl Log {
         let mut frame = Frame { first_seq: from, records: Vec::new() };
         let mut bytes = 0;
         while let Some(index) = self.segments.iter().position(|s| s.first_seq == at.first_seq) {
-            let file = File::open(self.path(at.first_seq))?;
-            let end = each_record(&file, at.offset, self.segments[index].bytes, |seq, payload| {
+            let (file, size) = self.open_segment(index)?;
+            let end = each_record(&file, at.offset, size, |seq, payload| {
                 if seq < from {
                     return true;
                 }
@@ -286,6 +294,20 @@ impl Log {
         self.count_lost(from, frame.first_seq);
         self.reader = Position { seq: frame.last_seq() + 1, ..at };
         Ok(Some(frame))
+    }
+
+    /// A segment and its size. One that somebody has removed or cut short holds
+    /// what it still holds, which may be nothing.
+    fn open_segment(&self, index: usize) -> io::Result<(File, u64)> {
+        let Segment { first_seq, bytes } = self.segments[index];
+        match File::open(self.path(first_seq)) {
+            Ok(file) => {
+                let size = file.metadata()?.len().min(bytes);
+                Ok((file, size))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok((self.active.try_clone()?, 0)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Counts the records from `from` to before `first_seq` as lost to damage,
@@ -749,6 +771,21 @@ mod tests {
         let kept: Vec<u64> = (1..second).chain(after..=20_000).collect();
         assert_eq!(drain(&mut log), kept);
         assert_eq!(log.figures().corrupt, after - second);
+    }
+
+    #[test]
+    fn a_segment_removed_or_cut_short_under_us_costs_what_it_held() {
+        let dir = TempDir::new().expect("a directory");
+        let mut log = open(&dir);
+        fill(&mut log, 1, 20_000);
+        let starts: Vec<u64> = log.segments.iter().map(|segment| segment.first_seq).collect();
+        fs::remove_file(log.path(starts[1])).expect("a removal");
+        let cut = File::options().write(true).open(log.path(starts[2])).expect("a segment");
+        cut.set_len((HEADER_BYTES + 10 * (RECORD_HEADER_BYTES + 100)) as u64).expect("a cut");
+        let kept = (1..starts[1]).chain((starts[2]..).take(10)).chain(starts[3]..=20_000);
+        assert_eq!(drain(&mut log), Vec::from_iter(kept));
+        let lost = (starts[2] - starts[1]) + (starts[3] - starts[2] - 10);
+        assert_eq!(log.figures().corrupt, lost);
     }
 
     #[test]

@@ -27,7 +27,7 @@ const NAMES: [&str; 2] = ["ledger.a", "ledger.b"];
 const MAX_BYTES: u64 = 4 << 20;
 
 /// The ledger on disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     dir: PathBuf,
     /// Number of the newest write, and the file that holds it.

@@ -18,7 +18,10 @@ use purlin_proto::{
     v1::{self, Origin},
 };
 use ring::digest;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task,
+};
 
 use crate::{
     clock,
@@ -137,7 +140,7 @@ impl Door {
         while let Some(ask) = inbox.recv().await {
             // A reply that nobody waits for any more is no failure.
             match ask {
-                Ask::Offer(offer, reply) => _ = reply.send(self.offer(&offer)),
+                Ask::Offer(offer, reply) => _ = reply.send(self.offer(&offer).await),
                 Ask::Diff(document, reply) => _ = reply.send(self.diff(document)),
                 Ask::Config(reply) => _ = reply.send(self.config()),
                 Ask::History(reply) => _ = reply.send(view::history(&self.content)),
@@ -146,7 +149,7 @@ impl Door {
     }
 
     /// Every change of the configuration comes through here.
-    pub fn offer(&mut self, offer: &Offer) -> api::Verdict {
+    pub async fn offer(&mut self, offer: &Offer) -> api::Verdict {
         let sha256 = sha256(&offer.bytes);
         if let Some(verdict) = self.last_from(offer.origin).filter(|last| last.sha256 == sha256)
             && self.stands(verdict)
@@ -178,8 +181,8 @@ impl Door {
         content.history.push(verdict.clone());
         let excess = content.history.len().saturating_sub(HISTORY);
         content.history.drain(..excess);
-        match self.ledger.store(&content) {
-            Ok(()) => self.put_in_force(content, accepted),
+        match self.store(content).await {
+            Ok(content) => self.put_in_force(content, accepted),
             Err(error) => self.not_durable(&mut verdict, &error),
         }
         self.tell(&verdict);
@@ -190,6 +193,18 @@ impl Door {
     fn judge(&self, bytes: &[u8], format: Format) -> Result<(Bytes, Desired), Vec<Refusal>> {
         let (desired, values) = read(format, bytes, &self.identity)?;
         Ok((desired.encode_to_vec().into(), values))
+    }
+
+    /// Makes the ledger durable, beside the main loop: a worn flash may take seconds.
+    async fn store(&mut self, content: v1::Ledger) -> io::Result<v1::Ledger> {
+        let mut ledger = self.ledger.clone();
+        let stored = task::spawn_blocking(move || {
+            ledger.store(&content)?;
+            io::Result::Ok((ledger, content))
+        });
+        let (ledger, content) = stored.await.map_err(io::Error::other).flatten()?;
+        self.ledger = ledger;
+        Ok(content)
     }
 
     fn put_in_force(&mut self, content: v1::Ledger, accepted: Option<Desired>) {
@@ -388,11 +403,11 @@ mod tests {
         door.settings.borrow().interval_s.value
     }
 
-    #[test]
-    fn a_good_document_is_in_force_and_survives_a_restart() {
+    #[tokio::test]
+    async fn a_good_document_is_in_force_and_survives_a_restart() {
         let mut case = case();
         let verdict =
-            case.door.offer(&offer("version = 3\nsampling.interval_s = 5", Origin::Local));
+            case.door.offer(&offer("version = 3\nsampling.interval_s = 5", Origin::Local)).await;
         assert!(verdict.accepted && interval(&case.door) == 5);
         let door = open(&case.state);
         assert_eq!(
@@ -401,14 +416,17 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_bad_document_changes_nothing_and_is_reported() {
+    #[tokio::test]
+    async fn a_bad_document_changes_nothing_and_is_reported() {
         let mut case = case();
-        case.door.offer(&offer("sampling.interval_s = 5", Origin::Local));
-        let verdict = case.door.offer(&offer(
-            "node = \"n2\"\nsampling.intervals = 1\nsampling.interval_s = 0\nspool.cap_mib = 0",
-            Origin::Uplink,
-        ));
+        case.door.offer(&offer("sampling.interval_s = 5", Origin::Local)).await;
+        let verdict = case
+            .door
+            .offer(&offer(
+                "node = \"n2\"\nsampling.intervals = 1\nsampling.interval_s = 0\nspool.cap_mib = 0",
+                Origin::Uplink,
+            ))
+            .await;
         let paths: Vec<_> = verdict.refusals.iter().map(|r| r.path.as_str()).collect();
         assert_eq!(paths, ["sampling.intervals", "node", "sampling.interval_s", "spool.cap_mib"]);
         assert_eq!(interval(&case.door), 5);
@@ -416,47 +434,47 @@ mod tests {
         assert!(!last.accepted && last.refusals.len() == 4);
     }
 
-    #[test]
-    fn a_retained_document_delivered_again_does_nothing() {
+    #[tokio::test]
+    async fn a_retained_document_delivered_again_does_nothing() {
         let mut case = case();
         let retained = offer("sampling.interval_s = 5", Origin::Uplink);
-        assert!(!case.door.offer(&retained).repeated);
-        assert!(case.door.offer(&offer("sampling.interval_s = 7", Origin::Local)).accepted);
+        assert!(!case.door.offer(&retained).await.repeated);
+        assert!(case.door.offer(&offer("sampling.interval_s = 7", Origin::Local)).await.accepted);
         let ledgers =
             || ["ledger.a", "ledger.b"].map(|name| fs::read(case.state.path().join(name)).ok());
         let before = ledgers();
-        assert!(case.door.offer(&retained).repeated, "the technician's later one stays");
+        assert!(case.door.offer(&retained).await.repeated, "the technician's later one stays");
         assert_eq!((interval(&case.door), ledgers() == before), (7, true));
-        assert!(open(&case.state).offer(&retained).repeated, "also after a restart");
+        assert!(open(&case.state).offer(&retained).await.repeated, "also after a restart");
     }
 
-    #[test]
-    fn a_technician_can_apply_a_document_again() {
+    #[tokio::test]
+    async fn a_technician_can_apply_a_document_again() {
         let mut case = case();
         let first = offer("sampling.interval_s = 5", Origin::Local);
-        case.door.offer(&first);
-        assert!(case.door.offer(&first).repeated);
-        case.door.offer(&offer("sampling.interval_s = 6", Origin::Uplink));
-        assert!(!case.door.offer(&first).repeated);
+        case.door.offer(&first).await;
+        assert!(case.door.offer(&first).await.repeated);
+        case.door.offer(&offer("sampling.interval_s = 6", Origin::Uplink)).await;
+        assert!(!case.door.offer(&first).await.repeated);
         assert_eq!(interval(&case.door), 5);
     }
 
-    #[test]
-    fn what_can_not_be_made_durable_is_not_put_in_force() {
+    #[tokio::test]
+    async fn what_can_not_be_made_durable_is_not_put_in_force() {
         let mut case = case();
-        case.door.offer(&offer("sampling.interval_s = 5", Origin::Local));
+        case.door.offer(&offer("sampling.interval_s = 5", Origin::Local)).await;
         let elsewhere = case.dir.path().join("moved");
         fs::rename(case.state.path(), elsewhere).expect("a rename");
-        let verdict = case.door.offer(&offer("sampling.interval_s = 6", Origin::Local));
+        let verdict = case.door.offer(&offer("sampling.interval_s = 6", Origin::Local)).await;
         assert!(!verdict.accepted && verdict.refusals[0].hint.contains("ledger"));
         assert_eq!(interval(&case.door), 5);
     }
 
-    #[test]
-    fn the_history_is_bounded() {
+    #[tokio::test]
+    async fn the_history_is_bounded() {
         let mut case = case();
         for n in 0..HISTORY + 5 {
-            case.door.offer(&offer(&format!("version = {n}"), Origin::Local));
+            case.door.offer(&offer(&format!("version = {n}"), Origin::Local)).await;
         }
         let verdicts = view::history(&case.door.content).verdicts;
         assert_eq!((verdicts.len(), verdicts[0].version), (HISTORY, HISTORY as u64 + 4));

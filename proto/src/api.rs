@@ -109,8 +109,8 @@ pub struct Limitation {
 pub struct Bound {
     /// What is bounded.
     pub what: String,
-    /// How much is used.
-    pub used: u64,
+    /// How much is used; absent for what is bounded one by one.
+    pub used: Option<u64>,
     /// The most it may be.
     pub limit: u64,
     /// Unit of both, e.g. `By`, `{record}`.

@@ -155,7 +155,8 @@ fn all_is_well(lab: &Lab) -> Result {
     ensure!(!status.tasks.is_empty(), "no tasks");
     let stopped: Vec<_> = status.tasks.iter().filter(|t| !t.running || t.restarts > 0).collect();
     ensure!(stopped.is_empty(), "tasks that ended: {stopped:?}");
-    let over: Vec<_> = status.bounds.iter().filter(|b| b.used > b.limit).collect();
+    let over: Vec<_> =
+        status.bounds.iter().filter(|b| b.used.is_some_and(|used| used > b.limit)).collect();
     ensure!(over.is_empty() && !status.bounds.is_empty(), "bounds: {:?}", status.bounds);
     node.stop()?;
     Ok(())

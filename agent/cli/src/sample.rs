@@ -79,7 +79,7 @@ pub fn ill() -> Status {
 }
 
 fn bound(what: &str, used: u64, limit: u64, unit: &str) -> Bound {
-    Bound { what: what.into(), used, limit, unit: unit.into() }
+    Bound { what: what.into(), used: Some(used), limit, unit: unit.into() }
 }
 
 pub fn link() -> Link {

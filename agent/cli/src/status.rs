@@ -128,7 +128,8 @@ fn bounds(bounds: &[Bound], all: bool, width: Width) -> String {
     let header = [Left("BOUND"), Right("USED"), Right("LIMIT"), Left("UNIT")];
     let row = |bound: &Bound| {
         let amount = |value| units::amount(value, &bound.unit);
-        vec![bound.what.clone(), amount(bound.used), amount(bound.limit), units::noun(&bound.unit)]
+        let used = bound.used.map_or_else(|| "-".into(), amount);
+        vec![bound.what.clone(), used, amount(bound.limit), units::noun(&bound.unit)]
     };
     table::columns(&header, bounds.iter().filter(|_| all).map(row), width)
 }

@@ -10,7 +10,7 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
-use core::{fmt, ops::RangeInclusive, str::FromStr};
+use core::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use semver::Version;
 
@@ -21,14 +21,16 @@ use crate::metric::Sampler;
 pub const INTERVAL_S: RangeInclusive<u32> = 1..=3600;
 /// Seconds between samples if nobody says otherwise.
 pub const INTERVAL_S_DEFAULT: u32 = 10;
-/// Size of the spool in MiB: at least two segments, at most what a 32-bit
-/// node's small disk could never hold anyway.
+/// Size of the spool in MiB: below 2 a few minutes would fill it, and beyond
+/// 64 GiB it is no buffer any more.
 pub const SPOOL_CAP_MIB: RangeInclusive<u32> = 2..=65_536;
-/// About a month of the default metrics.
+/// Five days of the default metrics of a small node (54 MB a day at 6 KiB every
+/// 10 s, as `purlin queue show` counts them).
 pub const SPOOL_CAP_MIB_DEFAULT: u32 = 256;
 /// Seconds for which a metric may stay in memory.
 pub const COMMIT_WINDOW_S: RangeInclusive<u32> = 1..=300;
-/// One commit a minute is what flash bears for a decade (docs/decisions).
+/// Small commits are what wears flash: a minute's worth is some 40 KiB, near the
+/// size where a commit costs little more than its bytes (docs/decisions/001).
 pub const COMMIT_WINDOW_S_DEFAULT: u32 = 60;
 
 /// Values as they stand in a document, none of them checked.
@@ -379,6 +381,12 @@ impl Settings {
                 None,
             ),
         }
+    }
+
+    /// Time between two samples of one sampler.
+    pub fn interval(&self, sampler: Sampler) -> Duration {
+        let own = self.interval_s_by_sampler.get(&sampler);
+        Duration::from_secs(own.unwrap_or(&self.interval_s).value.into())
     }
 
     /// Every setting as (path, value, origin), for people.

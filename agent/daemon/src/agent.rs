@@ -60,6 +60,13 @@ const DRAIN: Duration = Duration::from_millis(3500);
 const CLOSE_SPOOL: Duration = Duration::from_secs(1);
 /// Standard output tells what was found after this time at the latest.
 const GREET_AFTER: Duration = Duration::from_secs(5);
+/// What to type next, and what it tells.
+const NEXT: [(&str, &str); 4] = [
+    ("status", "how it is"),
+    ("hw tree", "what the machine is made of"),
+    ("queue show", "what waits for the core"),
+    ("config default", "the agent's own file, to make this a service"),
+];
 /// Exit code of a refused configuration file.
 const INVALID: u8 = 3;
 
@@ -261,13 +268,15 @@ fn spawn_owner<T: Send + 'static>(tasks: &mut Tasks, name: &str, value: T, work:
     });
 }
 
-fn identity(boot: &Boot, state: &StateDir) -> std::io::Result<(Identity, Option<String>)> {
-    let node = match &boot.node {
-        Some(node) => node.clone(),
+/// Who this node is, and what was damaged.
+fn identity(boot: &Boot, state: &StateDir) -> std::io::Result<(Identity, Vec<String>)> {
+    let (node, node_damage) = match &boot.node {
+        Some(node) => (node.clone(), None),
         None => state.random_node()?,
     };
     let (incarnation, damage) = state.incarnation()?;
-    Ok((Identity { fleet: boot.fleet.clone(), node, incarnation }, damage))
+    let identity = Identity { fleet: boot.fleet.clone(), node, incarnation };
+    Ok((identity, node_damage.into_iter().chain(damage).collect()))
 }
 
 /// How to reach a broker. Standalone and without an endpoint, the embedded
@@ -277,9 +286,9 @@ fn mqtt(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<Mqtt, 
     #[cfg(feature = "broker")]
     if boot.mode == Mode::Standalone && boot.start.endpoint.is_none() {
         let failed = |error: std::io::Error| format!("can't start the embedded broker: {error}");
-        let password = state
-            .read_or_make("broker.password", 0o600, crate::state::random_hex)
-            .map_err(failed)?;
+        let written = |password: &str| !password.is_empty();
+        let (password, _) =
+            state.read_or_make("broker.password", 0o600, written).map_err(failed)?;
         let endpoint =
             crate::broker::start(boot.broker_port, &username, &password).map_err(failed)?;
         boot.start.endpoint = Some((endpoint, "embedded broker".into()));
@@ -374,14 +383,27 @@ async fn greet(
         let label = if n == 0 { "may not" } else { "" };
         text.push_str(&format!("  {label:<8} {}: {}\n", limit.what, limit.why));
     }
-    text.push_str(
-        "\nIn a second terminal:\n  purlin status        how it is\n  purlin hw tree       what \
-         the machine is made of\n  purlin queue show    what waits for the core\n  purlin config \
-         default  the agent's own file, to make this a service\nCtrl-C ends it; a second start \
-         goes on with this one's state.\n\n",
-    );
+    let purlin = own_command();
+    text.push_str("\nIn a second terminal:\n");
+    for (command, what) in NEXT {
+        text.push_str(&format!("  {purlin} {command:<15} {what}\n"));
+    }
+    text.push_str("Ctrl-C ends it; a second start goes on with this one's state.\n\n");
     // A closed terminal is no reason to end.
     _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+}
+
+/// What to type to run this very executable: its name where the shell finds it,
+/// else its path.
+fn own_command() -> String {
+    let Ok(own) = std::env::current_exe() else { return "purlin".into() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("purlin")).find(|p| p.exists());
+    if found.and_then(|found| found.canonicalize().ok()).is_some_and(|found| found == own) {
+        return "purlin".into();
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    own.strip_prefix(here).unwrap_or(&own).display().to_string()
 }
 
 /// The machine in a line.

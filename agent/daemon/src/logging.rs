@@ -21,7 +21,7 @@ use tracing_subscriber::{
 
 use crate::{boot::LogFormat, clock};
 
-/// Lines kept for `purlin log`: about ten minutes of a busy agent.
+/// Lines kept for `purlin log`: forty screens, half a megabyte at its usual length.
 pub const KEPT_LINES: usize = 1000;
 /// Lines that may wait for the keeper.
 const INBOX: usize = 256;

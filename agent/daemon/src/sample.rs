@@ -67,9 +67,7 @@ impl Source {
     }
 
     fn interval(&self, sampler: Sampler) -> Duration {
-        let seconds =
-            self.settings.borrow().interval_s_by_sampler.get(&sampler).map_or(1, |s| s.value);
-        self.test_interval.unwrap_or(Duration::from_secs(seconds.into()))
+        self.test_interval.unwrap_or_else(|| self.settings.borrow().interval(sampler))
     }
 
     /// Takes one sample and spools it. Returns what could not be read.

@@ -19,6 +19,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use purlin_core::identity::Incarnation;
+use purlin_proto::topic;
 use ring::{hmac, rand::SecureRandom};
 
 /// A state directory in use. The lock ends with the process, however it ends,
@@ -106,42 +107,35 @@ impl StateDir {
     /// replaced, and told: a node that doesn't start is worse than one whose old
     /// records are set aside.
     pub fn incarnation(&self) -> io::Result<(Incarnation, Option<String>)> {
-        const NAME: &str = "incarnation";
-        let made = || Ok(Incarnation(random_u64()?).to_string());
-        let text = self.read_or_make(NAME, 0o644, made)?;
-        if let Ok(incarnation) = text.parse() {
-            return Ok((incarnation, None));
-        }
-        let incarnation = Incarnation(random_u64()?);
-        let path = self.path.join(NAME);
-        replace(&path, 0o644, format!("{incarnation}\n").as_bytes())?;
-        let damage =
-            format!("{} was damaged: records kept until then are set aside", path.display());
-        Ok((incarnation, Some(damage)))
+        let valid = |text: &str| text.parse::<Incarnation>().is_ok();
+        let (text, damage) = self.read_or_make("incarnation", 0o644, valid)?;
+        let incarnation = text.parse().map_err(io::Error::other)?;
+        Ok((incarnation, damage))
     }
 
     /// A node id for a machine without a machine id, made now if there is none.
-    pub fn random_node(&self) -> io::Result<String> {
-        self.read_or_make("node", 0o644, random_hex)
+    pub fn random_node(&self) -> io::Result<(String, Option<String>)> {
+        self.read_or_make("node", 0o644, topic::is_level)
     }
 
-    /// The content of a one-line file, which is made with `make` if it isn't there.
+    /// The random word that a file holds. It is made if the file isn't there, and
+    /// made anew, which is told, if it holds nothing valid.
     pub fn read_or_make(
         &self,
         name: &str,
         mode: u32,
-        make: impl FnOnce() -> io::Result<String>,
-    ) -> io::Result<String> {
+        valid: impl Fn(&str) -> bool,
+    ) -> io::Result<(String, Option<String>)> {
         let path = self.path.join(name);
-        match fs::read_to_string(&path) {
-            Ok(text) if !text.trim().is_empty() => Ok(text.trim().into()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => {
-                let text = make()?;
-                replace(&path, mode, format!("{text}\n").as_bytes())?;
-                Ok(text)
-            }
-        }
+        let damage = match fs::read(&path).map(String::from_utf8) {
+            Ok(Ok(text)) if valid(text.trim()) => return Ok((text.trim().into(), None)),
+            Ok(_) => Some(format!("{} was damaged, and is made anew", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let text = random_hex()?;
+        replace(&path, mode, format!("{text}\n").as_bytes())?;
+        Ok((text, damage))
     }
 }
 
@@ -182,7 +176,7 @@ pub fn random_u64() -> io::Result<u64> {
 }
 
 /// 16 random hexadecimal digits.
-pub fn random_hex() -> io::Result<String> {
+fn random_hex() -> io::Result<String> {
     random_u64().map(|random| format!("{random:016x}"))
 }
 

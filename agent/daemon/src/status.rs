@@ -128,12 +128,14 @@ fn bounds(status: &api::Status) -> Vec<api::Bound> {
     };
     let queue = status.queue.classes.iter();
     let mut bounds: Vec<_> = queue
-        .map(|class| bound(&format!("{} log", class.class), class.bytes, class.cap_bytes, "By"))
+        .map(|class| {
+            bound(&format!("{} log", class.class), Some(class.bytes), class.cap_bytes, "By")
+        })
         .collect();
-    let in_flight = status.link.in_flight.into();
+    let in_flight = Some(status.link.in_flight.into());
     bounds.push(bound("batches in flight", in_flight, uplink::MAX_IN_FLIGHT as u64, "{batch}"));
-    bounds.push(bound("log lines kept", 0, logging::KEPT_LINES as u64, "{line}"));
-    bounds.push(bound("document", 0, document::MAX_BYTES as u64, "By"));
+    bounds.push(bound("log lines kept", None, logging::KEPT_LINES as u64, "{line}"));
+    bounds.push(bound("document", None, document::MAX_BYTES as u64, "By"));
     bounds
 }
 

@@ -28,13 +28,15 @@ use super::segment::{
 };
 
 /// The buffer is made durable at this size even before its window ends: larger
-/// commits save no more flash (device bytes over payload is 1.1 here).
+/// commits save no more flash (docs/decisions/001).
 const COMMIT_BYTES: usize = 64 << 10;
 /// While the disk can't be written, records wait in memory up to this size.
 const MAX_BUFFER_BYTES: usize = 1 << 20;
 /// Beyond any real log (a million records a second for 290,000 years), so that
 /// arithmetic on a number from a damaged name can't overflow.
 const MAX_SEQ: u64 = u64::MAX / 2;
+/// A cap holds at least so many segments.
+const SEGMENTS_IN_CAP: u64 = 4;
 /// Segments set aside that are kept for a person to look at: 4 MiB.
 const MAX_SET_ASIDE: usize = 8;
 /// How much is read at a time.
@@ -225,7 +227,8 @@ impl Log {
     }
 
     fn write_buffer(&mut self) -> io::Result<()> {
-        if self.newest().bytes >= SEGMENT_BYTES {
+        // A small cap has small segments: dropping one must not drop it all.
+        if self.newest().bytes >= SEGMENT_BYTES.min(self.cap / SEGMENTS_IN_CAP) {
             let (segment, file) =
                 create(&self.dir, self.class, self.incarnation, self.durable + 1)?;
             self.active = file;

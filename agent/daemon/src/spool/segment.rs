@@ -31,8 +31,8 @@ pub const HEADER_BYTES: usize = 32;
 pub const RECORD_HEADER_BYTES: usize = 16;
 /// Largest payload: far over any sample, far under a segment.
 pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
-/// A segment is closed at this size. It is the unit of dropping, so a quarter
-/// of the smallest cap that can be configured.
+/// A segment is closed at this size, or at a quarter of a smaller cap. It is the
+/// unit of dropping.
 pub const SEGMENT_BYTES: u64 = 512 << 10;
 
 const MAGIC: [u8; 8] = *b"PURLSPL\x01";

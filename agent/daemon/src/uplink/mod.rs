@@ -37,7 +37,7 @@ use crate::{
 pub mod mqtt;
 
 /// Payload of a batch: large enough that a backlog drains at the link's speed
-/// (measured: 451 MB/s on loopback), small enough for any broker's limit.
+/// (docs/decisions/002), small enough for any broker's limit.
 const BATCH_BYTES: usize = 16 << 10;
 /// Batches on their way at once: 512 KiB of memory.
 pub const MAX_IN_FLIGHT: usize = 32;

@@ -70,3 +70,14 @@ fn help_is_coloured_on_demand_only() {
     assert!(!colour(&["--help"]));
     assert!(!colour(&["status", "--help"]));
 }
+
+#[test]
+fn a_root_is_where_the_command_was_typed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("dump/proc")).unwrap();
+    std::fs::write(dir.path().join("dump/proc/meminfo"), "MemTotal: 1024 kB\n").unwrap();
+    let mut list = purlin(&["hw", "list", "--root", "dump"]);
+    let output = list.current_dir(&dir).output().unwrap();
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(listed.contains("1 MiB"), "{listed}{}", told(&output));
+}

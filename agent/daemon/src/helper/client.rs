@@ -71,11 +71,13 @@ pub fn client(root: PathBuf) -> (Client, Helpers) {
 /// each part under a deadline; for commands that work without the agent.
 pub async fn inventory(root: Option<&Path>) -> Inventory {
     let root = root.unwrap_or(Path::new("/"));
-    let (client, mut helpers) = client(root.to_owned());
+    // A helper works in /, wherever the command was typed.
+    let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    let (client, mut helpers) = client(root.clone());
     let mut inventory = Inventory::default();
     match helpers.start() {
         Ok(helper) => helpers.running = Some(helper),
-        Err(_) => return inventory_in_thread(root.to_owned()),
+        Err(_) => return inventory_in_thread(root),
     }
     tokio::select! {
         () = client.read_inventory(&mut inventory) => {}

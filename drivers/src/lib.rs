@@ -13,7 +13,7 @@
 //! | [`memory`] | memory of the whole machine | `hw-docs/memory.md` |
 //! | [`pci`] | PCI functions | `hw-docs/pci.md` |
 //! | [`nic`] | network interfaces | `hw-docs/nic.md` |
-//! | [`disk`] | block devices | `hw-docs/disk.md` |
+//! | [`storage`] | controllers, block devices | `hw-docs/storage.md` |
 //! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
 //! | [`sample`](mod@sample) | what changes: metrics | the pages above |
@@ -29,7 +29,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cpu;
-pub mod disk;
+
 pub mod gpu;
 pub mod memory;
 pub mod nic;
@@ -40,6 +40,7 @@ mod probe;
 mod root;
 pub mod sample;
 pub mod sensor;
+pub mod storage;
 
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 pub use root::{MAX_ENTRIES, MAX_FILE, OpenError, Root};
@@ -54,7 +55,7 @@ pub fn read(part: Part, root: &Root) -> (Option<PartData>, Vec<Problem>) {
         Part::Memory => wrap(memory::read(root), PartData::Memory),
         Part::Pci => wrap(pci::read(root), PartData::Pci),
         Part::Nic => wrap(nic::read(root), PartData::Nic),
-        Part::Disk => wrap(disk::read(root), PartData::Disk),
+        Part::Storage => wrap(storage::read(root), PartData::Storage),
         Part::Gpu => wrap(gpu::read(root), PartData::Gpu),
         Part::Sensor => wrap(sensor::read(root), PartData::Sensor),
     }

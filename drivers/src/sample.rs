@@ -23,7 +23,7 @@ use purlin_core::{
     metric::{Point, Sampler},
 };
 
-use crate::{Root, disk::VIRTUAL, memory::bytes_of, probe::Probe, sensor};
+use crate::{Root, memory::bytes_of, probe::Probe, sensor, storage::VIRTUAL};
 
 /// The most disks, and the most interfaces, that one sample lists: a node with
 /// hundreds of containers has as many veths, and each interface is 8 points.
@@ -51,7 +51,7 @@ pub fn sample(sampler: Sampler, root: &Root) -> (Vec<Point>, Vec<Problem>) {
         Sampler::Cpu => with(Part::Cpu, root, cpu),
         Sampler::Memory => with(Part::Memory, root, memory),
         Sampler::Pressure => with(Part::Memory, root, pressure),
-        Sampler::Disk => with(Part::Disk, root, disk),
+        Sampler::Disk => with(Part::Storage, root, disk),
         Sampler::Network => with(Part::Nic, root, network),
         Sampler::Temperature => temperature(root),
     }

@@ -322,7 +322,7 @@ fn disks_made_of_other_disks_are_left_out() {
     }
     tree.files("sys/block/sda/device", &[("vendor", "ATA"), ("model", "WDC  X")]);
     tree.file("sys/block/sda/device/vpd_pg80", b"\x00\x80\x00\x04WD-1");
-    let disks = tree.read().disks.expect("the disks");
+    let disks = tree.read().storage.expect("the storage").disks;
     assert_eq!(disks.len(), 1);
     check(
         &(&disks[0].name, disks[0].size, &disks[0].model, &disks[0].serial),
@@ -343,7 +343,7 @@ fn a_multipath_nvme_namespace_is_one_disk_at_its_controller() {
     tree.link("sys/block/nvme0n1", &format!("../../{subsystem}/nvme0n1"));
     tree.link("sys/block/nvme0c0n1", &format!("../../{controller}/nvme0c0n1"));
     tree.files("sys/bus/pci/devices/0000:01:00.0", &[("numa_node", "1")]);
-    let disks = tree.read().disks.expect("the disks");
+    let disks = tree.read().storage.expect("the storage").disks;
     let told: Vec<_> = disks.iter().map(|it| (&it.name, &it.model, &it.pci, it.node)).collect();
     check(&told, expect![[r#"[("nvme0n1", Some("Example SSD"), Some("0000:01:00.0"), Some(1))]"#]]);
 }

@@ -195,14 +195,14 @@ pub enum HwCommand {
     #[command(after_help = "\
 Examples:
   purlin hw list                         is it all there?
-  purlin hw list -o json | jq .disks     the disks, for a program")]
+  purlin hw list -o json | jq .storage   the disks, for a program")]
     List,
     /// Show everything that is known of one part, or of all
     ///
     /// What this machine does not tell reads `unknown`, and never 0.
     #[command(after_help = "\
 Examples:
-  purlin hw show disk                    models, serial numbers, firmware
+  purlin hw show storage                 models, serial numbers, firmware
   sudo purlin hw show platform           with the serial number of the machine")]
     Show {
         /// The part

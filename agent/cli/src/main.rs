@@ -23,7 +23,6 @@ mod client;
 mod config;
 mod exit;
 mod hw;
-mod hw_view;
 mod link;
 mod log;
 mod output;

@@ -422,7 +422,7 @@ fn found(inventory: &Inventory) -> String {
     part(inventory.pci.as_ref().map(Vec::len), "PCI function", "PCI functions");
     let physical = |nics: &Vec<Nic>| nics.iter().filter(|nic| nic.physical).count();
     part(inventory.nics.as_ref().map(physical), "NIC", "NICs");
-    part(inventory.disks.as_ref().map(Vec::len), "disk", "disks");
+    part(inventory.storage.as_ref().map(|it| it.disks.len()), "disk", "disks");
     part(inventory.gpus.as_ref().map(Vec::len), "GPU", "GPUs");
     parts.join(", ")
 }

@@ -56,7 +56,7 @@ impl What {
             What::Part(part) => part,
             What::Sample(Sampler::Cpu) => Part::Cpu,
             What::Sample(Sampler::Memory | Sampler::Pressure) => Part::Memory,
-            What::Sample(Sampler::Disk) => Part::Disk,
+            What::Sample(Sampler::Disk) => Part::Storage,
             What::Sample(Sampler::Network) => Part::Nic,
             What::Sample(Sampler::Temperature) => Part::Sensor,
         }

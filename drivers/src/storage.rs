@@ -1,12 +1,12 @@
 //! Block devices: whole ones, with something real behind them.
 //!
-//! Page: `hw-docs/disk.md`. Source: `/sys/block`
+//! Page: `hw-docs/storage.md`. Source: `/sys/block`
 //! (Documentation/ABI/stable/sysfs-block). Partitions are not listed there;
 //! loop, RAM and compressed disks, device mapper and md are made of memory or
 //! of other disks, and are left out. It must never open a device node: that
 //! can spin a disk up, or hang on a dead one.
 
-use purlin_core::inventory::{Disk, Part, Problem};
+use purlin_core::inventory::{Disk, Part, Problem, Storage};
 
 use crate::{
     Root, pci,
@@ -23,16 +23,16 @@ const SECTOR: u64 = 512;
 pub(crate) const VIRTUAL: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "nbd"];
 
 /// Reads the disks; `None` if a dump has no block directory.
-pub fn read(root: &Root) -> (Option<Vec<Disk>>, Vec<Problem>) {
-    let mut probe = Probe::new(Part::Disk, root);
-    let disks = read_disks(&mut probe);
-    (disks, probe.finish())
+pub fn read(root: &Root) -> (Option<Storage>, Vec<Problem>) {
+    let mut probe = Probe::new(Part::Storage, root);
+    let storage = read_storage(&mut probe);
+    (storage, probe.finish())
 }
 
-fn read_disks(probe: &mut Probe<'_>) -> Option<Vec<Disk>> {
+fn read_storage(probe: &mut Probe<'_>) -> Option<Storage> {
     let mut names = probe.devices(BLOCK)?;
     names.retain(|name| is_whole_and_real(probe, name));
-    Some(names.into_iter().map(|name| disk(probe, name)).collect())
+    Some(Storage { disks: names.into_iter().map(|name| disk(probe, name)).collect() })
 }
 
 fn is_whole_and_real(probe: &mut Probe<'_>, name: &str) -> bool {

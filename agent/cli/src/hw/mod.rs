@@ -9,10 +9,13 @@ use purlin_core::inventory::{Inventory, Part, Problem};
 use purlin_daemon::helper;
 use serde_json::{Map, Value};
 
+mod view;
+
+use view::{Row, Section};
+
 use crate::{
     args::{HwArgs, HwCommand},
     exit::{Ended, Exit, Failure},
-    hw_view::{self, Row, Section},
     output::{Output, note},
     table::{self, Column::*, Width, paint, plain},
 };
@@ -44,11 +47,11 @@ fn list(inventory: &Inventory, width: Width) -> String {
         let mark = if row.problem { " (problem)" } else { "" };
         vec![row.part.name().into(), row.name, node, row.what + mark]
     };
-    table::columns(&header, hw_view::list(inventory).into_iter().map(row), width)
+    table::columns(&header, view::list(inventory).into_iter().map(row), width)
 }
 
 fn tree(inventory: &Inventory) -> String {
-    hw_view::tree(inventory).lines().map(|line| plain(line) + "\n").collect()
+    view::tree(inventory).lines().map(|line| plain(line) + "\n").collect()
 }
 
 fn all(inventory: &Inventory, width: Width) -> String {
@@ -56,7 +59,7 @@ fn all(inventory: &Inventory, width: Width) -> String {
 }
 
 fn one(part: Part, inventory: &Inventory, width: Width) -> String {
-    let sections = hw_view::show(inventory, part);
+    let sections = view::show(inventory, part);
     match sections.is_empty() {
         true => nothing(part, inventory),
         false => table::sections(sections.into_iter().map(|it| section(it, width))),
@@ -95,7 +98,7 @@ fn field(part: Part) -> &'static str {
         Part::Memory => "memory",
         Part::Pci => "pci",
         Part::Nic => "nics",
-        Part::Disk => "disks",
+        Part::Storage => "storage",
         Part::Gpu => "gpus",
         Part::Sensor => "sensors",
     }
@@ -121,7 +124,7 @@ fn told(Problem { part, at, what }: &Problem) -> String {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use purlin_core::inventory::{Disk, Memory};
+    use purlin_core::inventory::{Disk, Memory, Storage};
 
     use super::*;
     use crate::sample;
@@ -146,19 +149,19 @@ mod tests {
     fn a_list_marks_problems() {
         let disk = |name: &str| Disk { name: name.into(), size: Some(1 << 40), ..Disk::default() };
         let problem = Problem {
-            part: Part::Disk,
+            part: Part::Storage,
             at: "/sys/block/sdb/size".into(),
             what: "is a fish".into(),
         };
         let inventory = Inventory {
-            disks: Some(vec![disk("sda"), disk("sdb")]),
+            storage: Some(Storage { disks: vec![disk("sda"), disk("sdb")] }),
             problems: vec![problem],
             ..Inventory::default()
         };
         expect![[r#"
-            PART  NAME  NODE  WHAT
-            disk  sda      -  1 TiB
-            disk  sdb      -  1 TiB (problem)
+            PART     NAME  NODE  WHAT
+            storage  sda      -  1 TiB
+            storage  sdb      -  1 TiB (problem)
         "#]]
         .assert_eq(&sample::strip(&list(&inventory, Some(80))));
     }
@@ -168,7 +171,7 @@ mod tests {
         let problem = |part| Problem { part, at: "/sys".into(), what: "is a fish".into() };
         let inventory = Inventory {
             memory: Some(Memory { total: 1 << 30, ..Memory::default() }),
-            problems: vec![problem(Part::Memory), problem(Part::Disk)],
+            problems: vec![problem(Part::Memory), problem(Part::Storage)],
             ..Inventory::default()
         };
         let document = only(Part::Memory, &inventory).unwrap();

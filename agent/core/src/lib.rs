@@ -26,6 +26,7 @@ pub mod identity;
 pub mod idset;
 pub mod inventory;
 pub mod metric;
+pub mod place;
 pub mod retention;
 pub mod settings;
 pub mod window;

@@ -1,0 +1,4 @@
+//! Where a workload goes: pure decisions over the inventory.
+
+pub mod hint;
+pub mod nodes;

@@ -69,6 +69,11 @@ impl IdSet {
         self.0.insert(id);
     }
 
+    /// Takes an id out.
+    pub fn remove(&mut self, id: u32) {
+        self.0.remove(&id);
+    }
+
     /// The ids that are in both.
     pub fn intersection(&self, other: &Self) -> Self {
         Self(self.0.intersection(&other.0).copied().collect())

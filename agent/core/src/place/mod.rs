@@ -1,4 +1,5 @@
 //! Where a workload goes: pure decisions over the inventory.
 
+pub mod cpus;
 pub mod hint;
 pub mod nodes;

@@ -20,6 +20,8 @@ pub struct Place {
     pub node: u32,
     /// Package.
     pub package: u32,
+    /// Last-level cache.
+    pub l3: u32,
     /// Core.
     pub core: u32,
 }
@@ -148,7 +150,7 @@ mod tests {
         let all = packages * nodes * cores;
         let place = |pu: u32| {
             let core = pu % all;
-            Place { node: core / cores, package: core / (nodes * cores), core }
+            Place { node: core / cores, package: core / (nodes * cores), l3: core / cores, core }
         };
         (0..all * threads).map(|pu| (pu, place(pu))).collect()
     }

@@ -16,7 +16,7 @@
 
 use alloc::{vec, vec::Vec};
 
-use super::nodes::{Distances, MAX_NODES, Nodes};
+use super::nodes::{Distances, MAX_NODES, Nodes, for_each_pair};
 
 /// What one provider says of one set of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,27 +135,15 @@ impl Reached {
 /// How many of the given sets contain each set.
 fn zeta(given: &[bool]) -> Vec<u64> {
     let mut counts: Vec<u64> = given.iter().map(|given| u64::from(*given)).collect();
-    for_each_bit(&mut counts, |without, with| *without += *with);
+    for_each_pair(&mut counts, |without, with| *without += *with);
     counts
 }
 
 /// The inverse: which sets have a count of their own. Counts are those of pairs, at most
 /// 2 · 2¹⁶ · 2¹⁶, and never negative once inverted.
 fn reached(mut counts: Vec<u64>) -> Vec<bool> {
-    for_each_bit(&mut counts, |without, with| *without -= *with);
+    for_each_pair(&mut counts, |without, with| *without -= *with);
     counts.into_iter().map(|count| count > 0).collect()
-}
-
-/// Each pair of sets that differ in one bit alone, one bit after the other.
-fn for_each_bit(counts: &mut [u64], step: impl Fn(&mut u64, &u64)) {
-    let mut half = 1;
-    while half < counts.len() {
-        for block in counts.chunks_exact_mut(2 * half) {
-            let (without, with) = block.split_at_mut(half);
-            without.iter_mut().zip(with.iter()).for_each(|(without, with)| step(without, with));
-        }
-        half *= 2;
-    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,16 @@ impl Nodes {
         Self(self.0 & other.0)
     }
 
+    /// Every set of some of them, the empty one left out.
+    pub fn subsets(self) -> impl Iterator<Item = Self> {
+        (1..=self.0).filter(move |bits| bits & !self.0 == 0).map(Self)
+    }
+
+    /// True if it has this one.
+    pub fn has(self, node: u32) -> bool {
+        node < 32 && self.0 >> node & 1 == 1
+    }
+
     /// The nodes, ascending.
     pub fn iter(self) -> impl Iterator<Item = u32> {
         (0..32).filter(move |node| self.0 >> node & 1 == 1)
@@ -43,6 +53,19 @@ impl Nodes {
 impl FromIterator<u32> for Nodes {
     fn from_iter<I: IntoIterator<Item = u32>>(nodes: I) -> Self {
         Self(nodes.into_iter().fold(0, |bits, node| bits | 1 << node))
+    }
+}
+
+/// Each pair of sets that differ in one node alone, one node after the other, of a table
+/// with an entry for every set: `step(without, with)`.
+pub(super) fn for_each_pair<T>(table: &mut [T], step: impl Fn(&mut T, &mut T)) {
+    let mut half = 1;
+    while half < table.len() {
+        for block in table.chunks_exact_mut(2 * half) {
+            let (without, with) = block.split_at_mut(half);
+            without.iter_mut().zip(with.iter_mut()).for_each(|(one, other)| step(one, other));
+        }
+        half *= 2;
     }
 }
 

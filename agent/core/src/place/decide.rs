@@ -1,0 +1,443 @@
+//! Decides where one workload goes, and says why.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    format,
+    string::String,
+    vec,
+    vec::Vec,
+};
+
+use serde::Serialize;
+
+use super::{
+    cpus::take_packed,
+    hint::{self, Hint},
+    machine::{Device, Machine, Node},
+    nodes::Nodes,
+    optimize,
+    request::{Cpus, Policy, Request, Smt},
+    room::Room,
+};
+use crate::idset::IdSet;
+
+/// The most sets of nodes a [`Why`] lists as rejected: a person reads a dozen.
+const MAX_REJECTED: usize = 12;
+
+/// Where a workload is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Placement {
+    /// Kernel ids of the nodes its memory and its CPUs are on.
+    pub nodes: IdSet,
+    /// PUs for itself alone; `None` if it shares.
+    pub exclusive: Option<IdSet>,
+    /// Devices, by name.
+    pub devices: Vec<String>,
+}
+
+/// What is placed already, by workload.
+pub type Placed = BTreeMap<String, (Request, Placement)>;
+
+/// A placement and its reasons.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Decision {
+    /// Where.
+    pub placement: Placement,
+    /// Why there.
+    pub why: Why,
+}
+
+/// Why a workload can't be placed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Refusal {
+    /// In one sentence.
+    pub reason: String,
+    /// What was looked at.
+    pub why: Why,
+}
+
+/// What a decision was made of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Why {
+    /// The policy asked for.
+    pub policy: Policy,
+    /// What was asked of each resource, and what each node had.
+    pub resources: Vec<Asked>,
+    /// Sets of nodes that were better but would not do, the best first, a dozen at most.
+    pub rejected: Vec<Rejected>,
+    /// By what the choice was made; `None` if there was none.
+    pub score: Option<Score>,
+    /// The search ended before it had seen everything: the part of the score that might
+    /// still be better, and the best it could be.
+    pub gap: Option<Gap>,
+}
+
+/// One resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Asked {
+    /// `exclusive PUs`, `memory`, `gpu` …
+    pub resource: String,
+    /// How much, in the resource's unit.
+    pub asked: u64,
+    /// `{PU}`, `By`, `{device}`, `m{CPU}`.
+    pub unit: &'static str,
+    /// What each node has left for it, by kernel id.
+    pub left: BTreeMap<u32, u64>,
+    /// The fewest nodes that could serve it on an empty machine; `None` if none could.
+    pub nodes_at_least: Option<u32>,
+}
+
+/// A set of nodes that would not do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rejected {
+    /// Kernel ids.
+    pub nodes: IdSet,
+    /// What is short there.
+    pub why: String,
+}
+
+/// What the best placement is chosen by, the first that differs decides; less is better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize)]
+pub struct Score {
+    /// Nodes.
+    pub nodes: u32,
+    /// Mean distance among them, 10 = local.
+    pub distance: f64,
+    /// What transfers between its devices cross, summed over all pairs (0 = a switch …
+    /// 3 = the system).
+    pub crossings: u32,
+    /// Last-level caches its exclusive PUs are spread over.
+    pub caches: u32,
+    /// Exclusive PUs beside a thread of somebody else.
+    pub shared_cores: u32,
+    /// PUs left over in those caches.
+    pub left_over: u32,
+}
+
+/// How far from the best a choice may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// Which part of the score.
+    pub of: &'static str,
+    /// What was found.
+    pub found: u32,
+    /// What nothing can be better than.
+    pub bound: u32,
+}
+
+/// What is there, and what is taken.
+#[derive(Debug)]
+pub struct Situation<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// Everybody who is placed.
+    pub placed: &'a Placed,
+    /// PUs that nobody gets for itself alone.
+    pub reserved: &'a IdSet,
+}
+
+/// Places one workload.
+pub fn place(situation: &Situation<'_>, request: &Request) -> Result<Decision, Refusal> {
+    let left = Left::new(situation);
+    let resources = left.resources(request);
+    let asked = resources.iter().map(|it| it.asked(situation.machine)).collect();
+    let mut why = Why { policy: request.policy, resources: asked, ..Why::default() };
+    let whole_cores = left.check_whole_cores(request.cpus);
+    let placed = whole_cores.and_then(|()| match request.policy {
+        Policy::Optimal => optimize::place(&left, &resources, request, &mut why),
+        policy => nodes_by(policy, &resources, situation.machine.all())
+            .and_then(|nodes| left.fill(nodes, request)),
+    });
+    match placed {
+        Ok(placement) => Ok(Decision { placement, why }),
+        Err(reason) => Err(Refusal { reason, why }),
+    }
+}
+
+/// One thing that is asked for, and what there is of it.
+pub(super) struct Resource {
+    name: String,
+    unit: &'static str,
+    pub(super) wanted: u64,
+    /// Now, by the set of nodes it has to be on.
+    pub(super) left: Room,
+    /// On an empty machine.
+    ever: Room,
+}
+
+impl Resource {
+    /// What is short on a set of nodes, in words.
+    pub(super) fn short_on(&self, nodes: Nodes) -> Option<String> {
+        let left = self.left.on(nodes);
+        (left < self.wanted).then(|| format!("{left} of {} {}", self.wanted, self.name))
+    }
+
+    /// The fewest nodes that could serve it on an empty machine.
+    fn nodes_at_least(&self, all: Nodes) -> Option<u32> {
+        let enough = all.subsets().filter(|set| self.ever.on(*set) >= self.wanted);
+        enough.map(Nodes::len).min()
+    }
+
+    /// What it says of each set of nodes, as kubelet's managers do: preferred is a set no
+    /// larger than the smallest that could serve it on an empty machine.
+    fn hints(&self, all: Nodes) -> Vec<Hint> {
+        let least = self.nodes_at_least(all);
+        let enough = all.subsets().filter(|set| self.left.on(*set) >= self.wanted);
+        let hint = |set: Nodes| Hint { nodes: Some(set), preferred: Some(set.len()) == least };
+        enough.map(hint).collect()
+    }
+
+    fn asked(&self, machine: &Machine) -> Asked {
+        let node =
+            |(number, node): (u32, &Node)| (node.id, self.left.on([number].into_iter().collect()));
+        Asked {
+            resource: self.name.clone(),
+            asked: self.wanted,
+            unit: self.unit,
+            left: (0..).zip(&machine.nodes).map(node).collect(),
+            nodes_at_least: self.nodes_at_least(machine.all()),
+        }
+    }
+}
+
+/// The nodes that kubelet's topology manager would choose.
+fn nodes_by(policy: Policy, resources: &[Resource], all: Nodes) -> Result<Nodes, String> {
+    let mut hints: Vec<Vec<Hint>> = resources.iter().map(|it| it.hints(all)).collect();
+    if policy == Policy::None {
+        return Ok(all);
+    }
+    if policy == Policy::SingleNumaNode {
+        let single = |hint: &Hint| hint.preferred && hint.nodes.is_none_or(|it| it.len() == 1);
+        hints.iter_mut().for_each(|hints| hints.retain(single));
+    }
+    match (policy, hint::merge(all, &hints, None)) {
+        (Policy::BestEffort, merged) => Ok(merged.nodes),
+        (_, merged) if merged.preferred => Ok(merged.nodes),
+        (Policy::SingleNumaNode, _) => Err("no single NUMA node has room for all of it".into()),
+        _ => Err("all of it together would need more NUMA nodes than it should".into()),
+    }
+}
+
+/// What is left for one more.
+pub(super) struct Left<'a> {
+    pub(super) machine: &'a Machine,
+    placed: &'a Placed,
+    /// PUs that one workload may have for itself alone, on an empty machine.
+    ever: IdSet,
+    /// The same, now.
+    pub(super) exclusive: IdSet,
+    pub(super) devices: Vec<&'a Device>,
+}
+
+impl<'a> Left<'a> {
+    fn new(situation: &Situation<'a>) -> Self {
+        let machine = situation.machine;
+        let all: IdSet = machine.pus.keys().copied().collect();
+        let ever = all.difference(situation.reserved);
+        let placements = || situation.placed.values().map(|(_, placement)| placement);
+        let given = placements().filter_map(|it| it.exclusive.as_ref());
+        let taken: BTreeSet<&str> =
+            placements().flat_map(|it| &it.devices).map(String::as_str).collect();
+        Self {
+            machine,
+            placed: situation.placed,
+            exclusive: given.fold(ever.clone(), |left, given| left.difference(given)),
+            ever,
+            devices: machine.devices.iter().filter(|it| !taken.contains(&*it.name)).collect(),
+        }
+    }
+
+    /// Everything a request asks for.
+    fn resources(&self, request: &Request) -> Vec<Resource> {
+        let mut resources = Vec::from([self.cpus(request.cpus)]);
+        resources.push(self.memory("memory", |it| it.memory, |node| node.memory, request));
+        for size in request.hugepages.keys() {
+            let of = |pools: &BTreeMap<u64, u64>| pools.get(size).copied().unwrap_or(0);
+            let name = format!("hugepages of {} KiB", size >> 10);
+            let (asked, has) =
+                (|it: &Request| of(&it.hugepages), |node: &Node| of(&node.hugepages));
+            resources.push(self.memory(&name, asked, has, request));
+        }
+        for (kind, count) in &request.devices {
+            let of_kind = |devices: &[&Device]| self.on_nodes(devices, |it| it.kind == *kind);
+            resources.push(Resource {
+                name: kind.clone(),
+                unit: "{device}",
+                wanted: *count as u64,
+                left: of_kind(&self.devices),
+                ever: of_kind(&self.machine.devices.iter().collect::<Vec<_>>()),
+            });
+        }
+        for name in &request.given {
+            let all: Vec<&Device> = self.machine.devices.iter().collect();
+            let given = self.on_nodes(&all, |it| it.name == *name);
+            let (left, ever) = (given.clone(), given);
+            resources.push(Resource {
+                name: name.clone(),
+                unit: "{device}",
+                wanted: 1,
+                left,
+                ever,
+            });
+        }
+        resources.retain(|resource| resource.wanted > 0);
+        resources
+    }
+
+    fn cpus(&self, cpus: Cpus) -> Resource {
+        match cpus {
+            Cpus::Exclusive { count, smt } => {
+                let room = |free: &IdSet| {
+                    let usable =
+                        if smt == Smt::FullCores { self.whole_cores(free) } else { free.clone() };
+                    Room::new(&self.per_node(&usable), [])
+                };
+                let name = match smt {
+                    Smt::Any => "exclusive PUs",
+                    Smt::FullCores => "exclusive PUs in whole cores",
+                };
+                Resource {
+                    name: name.into(),
+                    unit: "{PU}",
+                    wanted: count as u64,
+                    left: room(&self.exclusive),
+                    ever: room(&self.ever),
+                }
+            }
+            Cpus::Shared { milli } => {
+                let all: IdSet = self.machine.pus.keys().copied().collect();
+                let room = |shared: &IdSet, bound| {
+                    let milli = self.per_node(shared).into_iter().map(|pus| pus * 1000);
+                    Room::new(&milli.collect::<Vec<_>>(), bound)
+                };
+                let given = self.ever.difference(&self.exclusive);
+                Resource {
+                    name: "shared CPUs".into(),
+                    unit: "m{CPU}",
+                    wanted: milli,
+                    left: room(&all.difference(&given), self.bound(Request::milli)),
+                    ever: room(&all, Vec::new()),
+                }
+            }
+        }
+    }
+
+    fn memory(
+        &self,
+        name: &str,
+        asked: impl Fn(&Request) -> u64,
+        has: impl Fn(&Node) -> u64,
+        request: &Request,
+    ) -> Resource {
+        let has: Vec<u64> = self.machine.nodes.iter().map(has).collect();
+        Resource {
+            name: name.into(),
+            unit: "By",
+            wanted: asked(request),
+            ever: Room::new(&has, []),
+            left: Room::new(&has, self.bound(asked)),
+        }
+    }
+
+    /// What everybody who is placed has of something, and on which nodes.
+    fn bound(&self, asked: impl Fn(&Request) -> u64) -> Vec<(Nodes, u64)> {
+        let numbers = |ids: &IdSet| self.machine.numbers(ids);
+        self.placed.values().map(|(it, at)| (numbers(&at.nodes), asked(it))).collect()
+    }
+
+    fn per_node(&self, pus: &IdSet) -> Vec<u64> {
+        let mut count = vec![0; self.machine.nodes.len()];
+        for place in pus.iter().filter_map(|pu| self.machine.pus.get(&pu)) {
+            count[place.node as usize] += 1;
+        }
+        count
+    }
+
+    /// A device whose node nobody knows is as near to one as to another.
+    fn on_nodes(&self, devices: &[&Device], wanted: impl Fn(&Device) -> bool) -> Room {
+        let mut count = vec![0; self.machine.nodes.len()];
+        let mut anywhere = 0;
+        for device in devices.iter().filter(|it| wanted(it)) {
+            match device.node {
+                Some(node) => count[node as usize] += 1,
+                None => anywhere += 1,
+            }
+        }
+        Room::new(&count, []).and_anywhere(anywhere)
+    }
+
+    /// The PUs of those cores that are free as a whole.
+    pub(super) fn whole_cores(&self, free: &IdSet) -> IdSet {
+        let mut threads: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+        for (pu, place) in &self.machine.pus {
+            let (all, of_them_free) = threads.entry(place.core).or_default();
+            *all += 1;
+            *of_them_free += usize::from(free.contains(*pu));
+        }
+        let whole = |pu: &u32| {
+            self.machine.pus.get(pu).is_some_and(|place| {
+                let (all, free) = threads[&place.core];
+                all == free
+            })
+        };
+        free.iter().filter(whole).collect()
+    }
+
+    /// PUs of one core.
+    pub(super) fn threads(&self) -> usize {
+        let cores: BTreeSet<u32> = self.machine.pus.values().map(|place| place.core).collect();
+        (self.machine.pus.len() / cores.len().max(1)).max(1)
+    }
+
+    fn check_whole_cores(&self, cpus: Cpus) -> Result<(), String> {
+        let threads = self.threads();
+        match cpus {
+            Cpus::Exclusive { count, smt: Smt::FullCores } if count % threads != 0 => {
+                Err(format!("{count} PUs are not whole cores of {threads}; ask for a multiple"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The PUs of these that are on a set of nodes.
+    pub(super) fn on(&self, nodes: Nodes, pus: &IdSet) -> IdSet {
+        let there = |pu: &u32| self.machine.pus.get(pu).is_some_and(|it| nodes.has(it.node));
+        pus.iter().filter(there).collect()
+    }
+
+    /// What kubelet's managers give once the nodes are chosen: from there as far as it
+    /// goes, the rest from elsewhere.
+    fn fill(&self, nodes: Nodes, request: &Request) -> Result<Placement, String> {
+        let exclusive = match request.cpus {
+            Cpus::Shared { .. } => None,
+            Cpus::Exclusive { count, smt } => Some(self.take(nodes, count, smt)?),
+        };
+        let devices = optimize::devices(self, nodes, request)
+            .or_else(|| optimize::devices(self, self.machine.all(), request))
+            .ok_or("its devices are not there, or not near enough to each other")?;
+        let devices = devices.names();
+        Ok(Placement { nodes: self.machine.ids(nodes), exclusive, devices })
+    }
+
+    fn take(&self, nodes: Nodes, count: usize, smt: Smt) -> Result<IdSet, String> {
+        let free = match smt {
+            Smt::Any => self.exclusive.clone(),
+            Smt::FullCores => self.whole_cores(&self.exclusive),
+        };
+        let near = self.on(nodes, &free);
+        let first = take_packed(&self.machine.pus, &near, count.min(near.len()));
+        let first = first.unwrap_or_default();
+        let rest = take_packed(&self.machine.pus, &free.difference(&first), count - first.len());
+        let rest = rest.ok_or_else(|| {
+            format!("{count} exclusive PUs are asked for, and {} are left", free.len())
+        })?;
+        Ok(first.iter().chain(rest.iter()).collect())
+    }
+}
+
+/// Adds a set of nodes to those that would not do.
+pub(super) fn reject(why: &mut Why, machine: &Machine, nodes: Nodes, short: String) {
+    if why.rejected.len() < MAX_REJECTED {
+        why.rejected.push(Rejected { nodes: machine.ids(nodes), why: short });
+    }
+}

@@ -1,0 +1,93 @@
+//! The machine as placement sees it: nodes, CPUs that may be given out, devices.
+
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
+
+use serde::Serialize;
+
+use super::{
+    cpus::Places,
+    nodes::{Distances, Nodes},
+};
+use crate::idset::IdSet;
+
+/// What can be given out, and where it sits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    /// NUMA nodes by kernel id, ascending; a node's place here is its number in [`Nodes`].
+    pub nodes: Vec<Node>,
+    /// How far they are from each other.
+    pub distances: Distances,
+    /// PUs that may be given out, shared or exclusively.
+    pub pus: Places,
+    /// Devices that may be given out.
+    pub devices: Vec<Device>,
+}
+
+/// A NUMA node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Kernel id.
+    pub id: u32,
+    /// Memory that workloads may use, in bytes.
+    pub memory: u64,
+    /// Hugepages: page size in bytes → bytes.
+    pub hugepages: BTreeMap<u64, u64>,
+}
+
+/// A device, or a slice of one, that one workload can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// What a workload is told, unique: a CDI name, a PCI address.
+    pub name: String,
+    /// What a request asks for: `gpu`, `nic-vf`, `mig-1g.10gb`.
+    pub kind: String,
+    /// Its node's number in [`Machine::nodes`], if the firmware tells one.
+    pub node: Option<u32>,
+    /// Its root bus, the bridges below that, and itself, by PCI address; empty if it is
+    /// not on the PCI bus.
+    pub path: Vec<String>,
+}
+
+/// What a transfer between two devices has to cross, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Crossing {
+    /// A PCIe switch or a root port.
+    Switch,
+    /// The host bridge of both.
+    Root,
+    /// The node's own interconnect.
+    Node,
+    /// The interconnect between nodes, or nobody knows.
+    System,
+}
+
+impl Crossing {
+    /// Between two devices.
+    pub fn between(one: &Device, other: &Device) -> Self {
+        let shared = one.path.iter().zip(&other.path).take_while(|(one, other)| one == other);
+        match shared.count() {
+            0 if one.node.is_some() && one.node == other.node => Self::Node,
+            0 => Self::System,
+            1 => Self::Root,
+            _ => Self::Switch,
+        }
+    }
+}
+
+impl Machine {
+    /// All of its nodes.
+    pub fn all(&self) -> Nodes {
+        (0..self.nodes.len() as u32).collect()
+    }
+
+    /// The set of nodes with these kernel ids; an id that is not there is left out.
+    pub fn numbers(&self, ids: &IdSet) -> Nodes {
+        (0..).zip(&self.nodes).filter(|(_, it)| ids.contains(it.id)).map(|(it, _)| it).collect()
+    }
+
+    /// Kernel ids of a set of nodes.
+    pub fn ids(&self, nodes: Nodes) -> IdSet {
+        nodes.iter().filter_map(|node| Some(self.nodes.get(node as usize)?.id)).collect()
+    }
+}

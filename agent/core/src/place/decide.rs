@@ -1,6 +1,7 @@
 //! Decides where one workload goes, and says why.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet},
     format,
     string::String,
@@ -15,7 +16,7 @@ use super::{
     hint::{self, Hint},
     machine::{Device, Machine, Node},
     nodes::Nodes,
-    optimize,
+    optimize::{self, Devices},
     request::{Cpus, Policy, Request, Smt},
     room::Room,
 };
@@ -137,7 +138,7 @@ pub struct Situation<'a> {
 }
 
 /// Places one workload.
-pub fn place(situation: &Situation<'_>, request: &Request) -> Result<Decision, Refusal> {
+pub fn place(situation: &Situation<'_>, request: &Request) -> Result<Decision, Box<Refusal>> {
     let left = Left::new(situation);
     let resources = left.resources(request);
     let asked = resources.iter().map(|it| it.asked(situation.machine)).collect();
@@ -150,7 +151,7 @@ pub fn place(situation: &Situation<'_>, request: &Request) -> Result<Decision, R
     });
     match placed {
         Ok(placement) => Ok(Decision { placement, why }),
-        Err(reason) => Err(Refusal { reason, why }),
+        Err(reason) => Err(Box::new(Refusal { reason, why })),
     }
 }
 
@@ -226,6 +227,8 @@ pub(super) struct Left<'a> {
     ever: IdSet,
     /// The same, now.
     pub(super) exclusive: IdSet,
+    /// Those of them in cores that are free as a whole.
+    pub(super) whole: IdSet,
     pub(super) devices: Vec<&'a Device>,
 }
 
@@ -238,10 +241,12 @@ impl<'a> Left<'a> {
         let given = placements().filter_map(|it| it.exclusive.as_ref());
         let taken: BTreeSet<&str> =
             placements().flat_map(|it| &it.devices).map(String::as_str).collect();
+        let exclusive = given.fold(ever.clone(), |left, given| left.difference(given));
         Self {
             machine,
             placed: situation.placed,
-            exclusive: given.fold(ever.clone(), |left, given| left.difference(given)),
+            whole: whole_cores(machine, &exclusive),
+            exclusive,
             ever,
             devices: machine.devices.iter().filter(|it| !taken.contains(&*it.name)).collect(),
         }
@@ -288,8 +293,11 @@ impl<'a> Left<'a> {
         match cpus {
             Cpus::Exclusive { count, smt } => {
                 let room = |free: &IdSet| {
-                    let usable =
-                        if smt == Smt::FullCores { self.whole_cores(free) } else { free.clone() };
+                    let usable = if smt == Smt::FullCores {
+                        whole_cores(self.machine, free)
+                    } else {
+                        free.clone()
+                    };
                     Room::new(&self.per_node(&usable), [])
                 };
                 let name = match smt {
@@ -366,23 +374,6 @@ impl<'a> Left<'a> {
         Room::new(&count, []).and_anywhere(anywhere)
     }
 
-    /// The PUs of those cores that are free as a whole.
-    pub(super) fn whole_cores(&self, free: &IdSet) -> IdSet {
-        let mut threads: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
-        for (pu, place) in &self.machine.pus {
-            let (all, of_them_free) = threads.entry(place.core).or_default();
-            *all += 1;
-            *of_them_free += usize::from(free.contains(*pu));
-        }
-        let whole = |pu: &u32| {
-            self.machine.pus.get(pu).is_some_and(|place| {
-                let (all, free) = threads[&place.core];
-                all == free
-            })
-        };
-        free.iter().filter(whole).collect()
-    }
-
     /// PUs of one core.
     pub(super) fn threads(&self) -> usize {
         let cores: BTreeSet<u32> = self.machine.pus.values().map(|place| place.core).collect();
@@ -399,12 +390,6 @@ impl<'a> Left<'a> {
         }
     }
 
-    /// The PUs of these that are on a set of nodes.
-    pub(super) fn on(&self, nodes: Nodes, pus: &IdSet) -> IdSet {
-        let there = |pu: &u32| self.machine.pus.get(pu).is_some_and(|it| nodes.has(it.node));
-        pus.iter().filter(there).collect()
-    }
-
     /// What kubelet's managers give once the nodes are chosen: from there as far as it
     /// goes, the rest from elsewhere.
     fn fill(&self, nodes: Nodes, request: &Request) -> Result<Placement, String> {
@@ -412,19 +397,22 @@ impl<'a> Left<'a> {
             Cpus::Shared { .. } => None,
             Cpus::Exclusive { count, smt } => Some(self.take(nodes, count, smt)?),
         };
-        let devices = optimize::devices(self, nodes, request)
-            .or_else(|| optimize::devices(self, self.machine.all(), request))
+        let mut devices = Devices::new(self, request);
+        let (_, chosen) = devices
+            .nearest(nodes, u32::MAX)
+            .or_else(|| devices.nearest(self.machine.all(), u32::MAX))
             .ok_or("its devices are not there, or not near enough to each other")?;
-        let devices = devices.names();
+        let devices = devices.names(&chosen);
         Ok(Placement { nodes: self.machine.ids(nodes), exclusive, devices })
     }
 
     fn take(&self, nodes: Nodes, count: usize, smt: Smt) -> Result<IdSet, String> {
         let free = match smt {
             Smt::Any => self.exclusive.clone(),
-            Smt::FullCores => self.whole_cores(&self.exclusive),
+            Smt::FullCores => self.whole.clone(),
         };
-        let near = self.on(nodes, &free);
+        let there = |pu: &u32| self.machine.pus.get(pu).is_some_and(|it| nodes.has(it.node));
+        let near: IdSet = free.iter().filter(there).collect();
         let first = take_packed(&self.machine.pus, &near, count.min(near.len()));
         let first = first.unwrap_or_default();
         let rest = take_packed(&self.machine.pus, &free.difference(&first), count - first.len());
@@ -433,6 +421,14 @@ impl<'a> Left<'a> {
         })?;
         Ok(first.iter().chain(rest.iter()).collect())
     }
+}
+
+/// The PUs of those cores that are free as a whole.
+fn whole_cores(machine: &Machine, free: &IdSet) -> IdSet {
+    let mut busy: BTreeSet<u32> = BTreeSet::new();
+    busy.extend(machine.pus.iter().filter(|(pu, _)| !free.contains(**pu)).map(|(_, it)| it.core));
+    let whole = |pu: &u32| machine.pus.get(pu).is_some_and(|it| !busy.contains(&it.core));
+    free.iter().filter(whole).collect()
 }
 
 /// Adds a set of nodes to those that would not do.

@@ -46,7 +46,12 @@ impl Nodes {
 
     /// The nodes, ascending.
     pub fn iter(self) -> impl Iterator<Item = u32> {
-        (0..32).filter(move |node| self.0 >> node & 1 == 1)
+        let mut left = self.0;
+        core::iter::from_fn(move || {
+            let node = (left != 0).then(|| left.trailing_zeros())?;
+            left &= left - 1;
+            Some(node)
+        })
     }
 }
 

@@ -4,12 +4,12 @@
 //!
 //! Sets of nodes are tried best first, and since each part of the score counts only where
 //! all before it are equal, the search ends with the first number of nodes and distance at
-//! which anything fits. Devices and caches are searched by branch and bound, greedily
-//! first; both give up after a fixed number of steps, with the best found so far and how
-//! far from the best it may be, so that a decision takes a bounded time on any machine.
+//! which anything fits. Devices and caches are searched by branch and bound, the nearest
+//! and the largest first; both give up after a fixed number of steps, with the best found
+//! so far and how far from the best it may be, so that a decision takes a bounded time on
+//! any machine.
 
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
-use core::cmp::Ordering;
 
 use super::{
     cpus::take_packed,
@@ -20,7 +20,8 @@ use super::{
 };
 use crate::idset::IdSet;
 
-/// Choices that one search looks at, at most: about a millisecond's worth.
+/// Choices that one decision looks at, at most, for devices and for caches each: a few
+/// milliseconds' worth.
 const MAX_STEPS: u32 = 20_000;
 
 /// Places a workload, and says by what.
@@ -30,13 +31,22 @@ pub(super) fn place(
     request: &Request,
     why: &mut Why,
 ) -> Result<Placement, String> {
-    let mut best: Option<Found<'_>> = None;
-    for (nodes, distance) in candidates(left, request) {
-        let class = |it: &Found<'_>| (it.score.nodes, it.score.distance) < (nodes.len(), distance);
+    let usable = usable(left, request);
+    let short_on = |nodes| resources.iter().find_map(|resource| resource.short_on(nodes));
+    if let Some(short) = short_on(usable) {
+        for (nodes, _) in candidates(left, usable, 1) {
+            short_on(nodes).into_iter().for_each(|short| reject(why, left.machine, nodes, short));
+        }
+        return Err(format!("the whole machine has only {short} left"));
+    }
+    let mut search = Search::new(left, request);
+    let mut best: Option<Found> = None;
+    for (nodes, distance) in (1..=usable.len()).flat_map(|count| candidates(left, usable, count)) {
+        let class = |it: &Found| (it.score.nodes, it.score.distance) < (nodes.len(), distance);
         if best.as_ref().is_some_and(class) {
             break;
         }
-        match try_on(left, resources, request, nodes, distance) {
+        match short_on(nodes).map_or_else(|| search.on(nodes, distance, best.as_ref()), Err) {
             Ok(found) if best.as_ref().is_none_or(|best| found.score < best.score) => {
                 best = Some(found);
             }
@@ -44,183 +54,222 @@ pub(super) fn place(
             _ => {}
         }
     }
-    let Some(found) = best else { return Err(refusal(left, resources)) };
+    let found = best.ok_or("there is enough of everything, but not on the same NUMA nodes")?;
     why.score = Some(found.score);
-    why.gap = found.gap;
+    why.gap = search.gap(&found.score);
     Ok(Placement {
         nodes: left.machine.ids(found.nodes),
-        exclusive: found.exclusive,
-        devices: found.devices.names(),
+        exclusive: search.take(&found),
+        devices: search.devices.names(&found.devices),
     })
 }
 
-struct Found<'a> {
-    nodes: Nodes,
-    score: Score,
-    gap: Option<Gap>,
-    exclusive: Option<IdSet>,
-    devices: Chosen<'a>,
+/// Nodes that may be chosen. Memory far from every CPU is for those who ask for it.
+fn usable(left: &Left<'_>, request: &Request) -> Nodes {
+    if request.far_memory { left.machine.all() } else { with_cpus(left) }
 }
 
-/// Sets of nodes, the best first. Memory far from every CPU is for those who ask for it.
-fn candidates(left: &Left<'_>, request: &Request) -> Vec<(Nodes, f64)> {
-    let machine = left.machine;
-    let with_cpus: Nodes = machine.pus.values().map(|place| place.node).collect();
-    let usable = if request.far_memory { machine.all() } else { with_cpus };
-    let runs = |set: &Nodes| set.and(with_cpus) != Nodes::default();
-    let mut sets: Vec<(Nodes, f64)> =
-        usable.subsets().filter(runs).map(|set| (set, machine.distances.mean(set))).collect();
-    sets.sort_by(|(one, near), (other, far)| {
-        one.len().cmp(&other.len()).then(near.total_cmp(far)).then(one.cmp(other))
-    });
+fn with_cpus(left: &Left<'_>) -> Nodes {
+    left.machine.pus.values().map(|place| place.node).collect()
+}
+
+/// Sets of so many nodes, the closest first.
+fn candidates(left: &Left<'_>, usable: Nodes, count: u32) -> Vec<(Nodes, f64)> {
+    let with_cpus = with_cpus(left);
+    let fits = |set: &Nodes| set.len() == count && set.and(with_cpus) != Nodes::default();
+    let distance = |set: Nodes| (set, left.machine.distances.mean(set));
+    let mut sets: Vec<(Nodes, f64)> = usable.subsets().filter(fits).map(distance).collect();
+    sets.sort_by(|(one, near), (other, far)| near.total_cmp(far).then(one.cmp(other)));
     sets
 }
 
-fn try_on<'a>(
-    left: &Left<'a>,
-    resources: &[Resource],
-    request: &Request,
+struct Found {
     nodes: Nodes,
-    distance: f64,
-) -> Result<Found<'a>, String> {
-    if let Some(short) = resources.iter().find_map(|resource| resource.short_on(nodes)) {
-        return Err(short);
-    }
-    let devices = devices(left, nodes, request).ok_or("its devices are not near enough there")?;
-    let mut score =
-        Score { nodes: nodes.len(), distance, crossings: devices.crossings, ..Score::default() };
-    let mut gap = devices.gap();
-    let exclusive = match request.cpus {
-        Cpus::Shared { .. } => None,
-        Cpus::Exclusive { count, smt } => {
-            let chosen = cpus(left, nodes, count, smt).ok_or("its CPUs are not there")?;
-            (score.caches, score.shared_cores, score.left_over) = chosen.score;
-            gap = gap.or(chosen.gap);
-            Some(chosen.pus)
+    score: Score,
+    devices: Vec<usize>,
+    caches: Vec<u32>,
+}
+
+/// What is the same for every set of nodes.
+struct Search<'a> {
+    left: &'a Left<'a>,
+    /// PUs that may be given, and which of them are in whole cores, if any are asked for.
+    exclusive: Option<(usize, IdSet)>,
+    /// Their caches, by node and cache.
+    caches: BTreeMap<(u32, u32), Cache>,
+    cache_steps: u32,
+    devices: Devices<'a>,
+}
+
+impl<'a> Search<'a> {
+    fn new(left: &'a Left<'a>, request: &Request) -> Self {
+        let exclusive = match request.cpus {
+            Cpus::Shared { .. } => None,
+            Cpus::Exclusive { count, smt: Smt::Any } => Some((count, left.exclusive.clone())),
+            Cpus::Exclusive { count, smt: Smt::FullCores } => Some((count, left.whole.clone())),
+        };
+        let mut caches: BTreeMap<(u32, u32), Cache> = BTreeMap::new();
+        for pu in exclusive.iter().flat_map(|(_, free)| free.iter()) {
+            if let Some(place) = left.machine.pus.get(&pu) {
+                let cache = caches.entry((place.node, place.l3)).or_default();
+                cache.free += 1;
+                cache.whole += u32::from(left.whole.contains(pu));
+            }
         }
-    };
-    Ok(Found { nodes, score, gap, exclusive, devices })
-}
+        let devices = Devices::new(left, request);
+        Self { left, exclusive, caches, cache_steps: MAX_STEPS, devices }
+    }
 
-/// One sentence for a request that fits nowhere.
-fn refusal(left: &Left<'_>, resources: &[Resource]) -> String {
-    match resources.iter().find_map(|resource| resource.short_on(left.machine.all())) {
-        Some(short) => format!("the whole machine has only {short} left"),
-        None => "there is enough of everything, but not on the same NUMA nodes".into(),
+    /// The best on one set of nodes that is no worse than what was found before.
+    fn on(&mut self, nodes: Nodes, distance: f64, best: Option<&Found>) -> Result<Found, String> {
+        let enough = best.map_or(u32::MAX, |best| best.score.crossings);
+        let (crossings, devices) =
+            self.devices.nearest(nodes, enough).ok_or("devices that are near enough")?;
+        let score = Score { nodes: nodes.len(), distance, crossings, ..Score::default() };
+        let Some((count, _)) = self.exclusive else {
+            return Ok(Found { nodes, score, devices, caches: Vec::new() });
+        };
+        let mut here: BTreeMap<u32, Cache> = BTreeMap::new();
+        for ((_, id), cache) in self.caches.iter().filter(|((node, _), _)| nodes.has(*node)) {
+            let sum = here.entry(*id).or_default();
+            (sum.free, sum.whole) = (sum.free + cache.free, sum.whole + cache.whole);
+        }
+        let mut search = CacheSearch::new(here, count, self.left.threads(), self.cache_steps)
+            .ok_or("exclusive PUs")?;
+        search.pick(0, &mut Vec::new(), Cache::default());
+        self.cache_steps = search.steps;
+        let (shared_cores, left_over, caches) = search.best.ok_or("exclusive PUs")?;
+        let score = Score { caches: caches.len() as u32, shared_cores, left_over, ..score };
+        Ok(Found { nodes, score, devices, caches })
+    }
+
+    /// What might be better than what was found, if a search gave up.
+    fn gap(&self, score: &Score) -> Option<Gap> {
+        let gap = |of, found| (found > 0).then_some(Gap { of, found, bound: 0 });
+        let devices = gap("crossings", score.crossings).filter(|_| self.devices.steps == 0);
+        let caches = gap("shared_cores", score.shared_cores).filter(|_| self.cache_steps == 0);
+        devices.or(caches)
+    }
+
+    /// The PUs behind the caches that were chosen.
+    fn take(&self, found: &Found) -> Option<IdSet> {
+        let (count, free) = self.exclusive.as_ref()?;
+        let places = &self.left.machine.pus;
+        let behind = |pu: &u32| {
+            let place = places.get(pu);
+            place.is_some_and(|it| found.nodes.has(it.node) && found.caches.contains(&it.l3))
+        };
+        take_packed(places, &free.iter().filter(behind).collect(), *count)
     }
 }
 
-/// Devices for one workload.
-pub(super) struct Chosen<'a> {
-    devices: Vec<&'a Device>,
-    crossings: u32,
-    complete: bool,
-}
-
-impl Chosen<'_> {
-    pub(super) fn names(&self) -> Vec<String> {
-        self.devices.iter().map(|device| device.name.clone()).collect()
-    }
-
-    fn gap(&self) -> Option<Gap> {
-        let gap = Gap { of: "crossings", found: self.crossings, bound: 0 };
-        (!self.complete && self.crossings > 0).then_some(gap)
-    }
-}
-
-/// The devices asked for that are nearest to each other, of those on a set of nodes.
-pub(super) fn devices<'a>(left: &Left<'a>, nodes: Nodes, request: &Request) -> Option<Chosen<'a>> {
-    let here = |device: &&&Device| device.node.is_none_or(|node| nodes.has(node));
-    let all: Vec<&Device> = left.devices.iter().filter(here).copied().collect();
-    let given = |name: &String| left.machine.devices.iter().find(|it| it.name == *name);
-    let mut search = DeviceSearch {
-        most: request.near.unwrap_or(Crossing::System),
-        picks: request.devices.iter().collect(),
-        all,
-        steps: MAX_STEPS,
-        best: None,
-    };
-    let given: Vec<&Device> = request.given.iter().filter_map(given).collect();
-    search.pick(0, 0, 0, &given, 0);
-    let (crossings, devices) = search.best?;
-    Some(Chosen { devices, crossings, complete: search.steps > 0 })
-}
-
-struct DeviceSearch<'a, 'r> {
-    most: Crossing,
-    picks: Vec<(&'r String, &'r usize)>,
+/// The free devices of the kinds asked for, and what a transfer between each two crosses.
+pub(super) struct Devices<'a> {
     all: Vec<&'a Device>,
+    crossings: Vec<Vec<Crossing>>,
+    /// Of each kind, how many.
+    wanted: Vec<(String, usize)>,
+    /// Those that the workload has already.
+    given: Vec<usize>,
+    most: Crossing,
     steps: u32,
-    best: Option<(u32, Vec<&'a Device>)>,
 }
 
-impl<'a> DeviceSearch<'a, '_> {
-    /// Picks one device more: of the kind `kind`, of which `had` are picked, not before
-    /// `from` in the list, so that no set is looked at twice.
-    fn pick(&mut self, kind: usize, had: usize, from: usize, picked: &[&'a Device], cost: u32) {
-        if self.best.as_ref().is_some_and(|(best, _)| cost >= *best) {
+impl<'a> Devices<'a> {
+    pub(super) fn new(left: &Left<'a>, request: &Request) -> Self {
+        let given = |device: &&&Device| request.given.contains(&device.name);
+        let wanted = |device: &&&Device| {
+            request.devices.contains_key(&device.kind) && !request.given.contains(&device.name)
+        };
+        let mut all: Vec<&Device> = left.machine.devices.iter().collect();
+        let given: Vec<&Device> = all.iter().filter(given).copied().collect();
+        all = left.devices.iter().filter(wanted).copied().collect();
+        // Alike ones together: those that differ in nothing but the last step to them.
+        all.sort_by(|one, other| {
+            (&one.kind, one.node, &one.path).cmp(&(&other.kind, other.node, &other.path))
+        });
+        let free = all.len();
+        all.extend(given);
+        let row = |one: &&Device| all.iter().map(|it| Crossing::between(one, it)).collect();
+        Self {
+            crossings: all.iter().map(row).collect(),
+            given: (free..all.len()).collect(),
+            all,
+            wanted: request.devices.iter().map(|(kind, count)| (kind.clone(), *count)).collect(),
+            most: request.near.unwrap_or(Crossing::System),
+            steps: MAX_STEPS,
+        }
+    }
+
+    /// Those on a set of nodes that are nearest to each other, and what all transfers
+    /// between them cross; none that cross more than `enough`.
+    pub(super) fn nearest(&mut self, nodes: Nodes, enough: u32) -> Option<(u32, Vec<usize>)> {
+        let mut best = None;
+        let mut picked = self.given.clone();
+        self.pick(nodes, (0, 0), 0, &mut picked, 0, enough.saturating_add(1), &mut best);
+        best
+    }
+
+    pub(super) fn names(&self, devices: &[usize]) -> Vec<String> {
+        devices.iter().map(|device| self.all[*device].name.clone()).collect()
+    }
+
+    /// Picks one device more: the `had + 1`st of the kind `kind`, not before `from` in the
+    /// list, so that no set is looked at twice.
+    #[allow(clippy::too_many_arguments)]
+    fn pick(
+        &mut self,
+        nodes: Nodes,
+        (kind, had): (usize, usize),
+        from: usize,
+        picked: &mut Vec<usize>,
+        cost: u32,
+        under: u32,
+        best: &mut Option<(u32, Vec<usize>)>,
+    ) {
+        if cost >= best.as_ref().map_or(under, |(best, _)| *best) {
             return;
         }
-        let Some((name, count)) = self.picks.get(kind).copied() else {
-            self.best = Some((cost, picked.to_vec()));
+        let Some((name, count)) = self.wanted.get(kind) else {
+            *best = Some((cost, picked.clone()));
             return;
         };
         if had == *count {
-            return self.pick(kind + 1, 0, 0, picked, cost);
+            return self.pick(nodes, (kind + 1, 0), 0, picked, cost, under, best);
         }
         let mut next: Vec<(u32, usize)> = Vec::new();
         for (index, device) in self.all.iter().enumerate().skip(from) {
-            let crossings = picked.iter().map(|other| Crossing::between(device, other));
-            let near = crossings.clone().all(|crossing| crossing <= self.most);
-            if device.kind == *name && near {
-                next.push((crossings.map(|crossing| crossing as u32).sum(), index));
+            let here = device.node.is_none_or(|node| nodes.has(node));
+            if device.kind != *name || !here || self.given.contains(&index) {
+                continue;
+            }
+            let crossings = picked.iter().map(|other| self.crossings[index][*other]);
+            if crossings.clone().all(|crossing| crossing <= self.most) {
+                next.push((crossings.map(|it| it as u32).sum(), index));
             }
         }
-        // The nearest first, unless order is what keeps sets from being seen twice.
-        if *count - had == 1 {
-            next.sort_unstable();
-        }
+        let mut before: Option<usize> = None;
         for (more, index) in next {
             if self.steps == 0 {
                 return;
             }
+            // One that is as far from everything as the one before brings nothing new.
+            if before.is_some_and(|before| self.alike(before, index)) {
+                continue;
+            }
+            before = Some(index);
             self.steps -= 1;
-            let picked: Vec<&Device> = picked.iter().copied().chain([self.all[index]]).collect();
-            self.pick(kind, had + 1, index + 1, &picked, cost + more);
+            picked.push(index);
+            self.pick(nodes, (kind, had + 1), index + 1, picked, cost + more, under, best);
+            picked.pop();
         }
     }
-}
 
-/// CPUs for one workload.
-struct ChosenCpus {
-    pus: IdSet,
-    /// Caches, cores shared, PUs left over in those caches.
-    score: (u32, u32, u32),
-    gap: Option<Gap>,
-}
-
-/// The exclusive PUs on a set of nodes that leave the machine in the best shape.
-fn cpus(left: &Left<'_>, nodes: Nodes, count: usize, smt: Smt) -> Option<ChosenCpus> {
-    let whole = left.on(nodes, &left.whole_cores(&left.exclusive));
-    let free = match smt {
-        Smt::Any => left.on(nodes, &left.exclusive),
-        Smt::FullCores => whole.clone(),
-    };
-    let mut caches: BTreeMap<u32, Cache> = BTreeMap::new();
-    for pu in free.iter() {
-        let cache = caches.entry(left.machine.pus.get(&pu)?.l3).or_default();
-        cache.free += 1;
-        cache.whole += u32::from(whole.contains(pu));
+    fn alike(&self, one: usize, other: usize) -> bool {
+        let above = |device: usize| self.all[device].path.split_last().map(|(_, above)| above);
+        let (first, second) = (self.all[one], self.all[other]);
+        first.kind == second.kind && first.node == second.node && above(one) == above(other)
     }
-    let mut search = CacheSearch::new(caches, count as u32, left.threads() as u32)?;
-    search.run();
-    let (shared, over, chosen) = search.best?;
-    let here = |pu: &u32| left.machine.pus.get(pu).is_some_and(|it| chosen.contains(&it.l3));
-    let pus = take_packed(&left.machine.pus, &free.iter().filter(here).collect(), count)?;
-    let caches = chosen.len() as u32;
-    let gap = Gap { of: "shared_cores", found: shared, bound: 0 };
-    let gap = (search.steps == 0 && shared > 0).then_some(gap);
-    Some(ChosenCpus { pus, score: (caches, shared, over), gap })
 }
 
 /// What is free behind one last-level cache, in PUs.
@@ -236,16 +285,24 @@ struct CacheSearch {
     /// The largest first, alike ones together.
     caches: Vec<(Cache, u32)>,
     wanted: u32,
+    /// PUs of one core.
     threads: u32,
-    /// How many it takes at least.
+    /// How many caches it takes at least.
     needed: usize,
     steps: u32,
+    /// PUs in shared cores, PUs left over, caches.
     best: Option<(u32, u32, Vec<u32>)>,
 }
 
 impl CacheSearch {
     /// `None` if all of them together have too few.
-    fn new(caches: BTreeMap<u32, Cache>, wanted: u32, threads: u32) -> Option<Self> {
+    fn new(
+        caches: BTreeMap<u32, Cache>,
+        wanted: usize,
+        threads: usize,
+        steps: u32,
+    ) -> Option<Self> {
+        let (wanted, threads) = (u32::try_from(wanted).ok()?, u32::try_from(threads).ok()?);
         let mut caches: Vec<(Cache, u32)> =
             caches.into_iter().map(|(id, cache)| (cache, id)).collect();
         caches.sort_by(|(one, id), (other, other_id)| other.cmp(one).then(id.cmp(other_id)));
@@ -255,11 +312,7 @@ impl CacheSearch {
             sum >= wanted
         };
         let needed = caches.iter().position(enough)? + 1;
-        Some(Self { caches, wanted, threads, needed, steps: MAX_STEPS, best: None })
-    }
-
-    fn run(&mut self) {
-        self.pick(0, &mut Vec::new(), Cache::default());
+        Some(Self { caches, wanted, threads, needed, steps, best: None })
     }
 
     fn pick(&mut self, from: usize, chosen: &mut Vec<u32>, sum: Cache) {
@@ -272,7 +325,7 @@ impl CacheSearch {
             let (cache, id) = self.caches[index];
             // The largest that are left, from here on, would not do.
             let most = self.caches[index..].iter().take(missing).map(|(it, _)| it.free);
-            if self.steps == 0 || sum.free + most.sum::<u32>() < self.wanted {
+            if sum.free + most.sum::<u32>() < self.wanted || self.done() {
                 return;
             }
             // One that is like the one before brings nothing new.
@@ -280,11 +333,19 @@ impl CacheSearch {
                 continue;
             }
             before = Some(cache);
-            self.steps -= 1;
+            self.steps = self.steps.saturating_sub(1);
             chosen.push(id);
             let sum = Cache { free: sum.free + cache.free, whole: sum.whole + cache.whole };
             self.pick(index + 1, chosen, sum);
             chosen.pop();
+        }
+    }
+
+    /// Nothing can be better than what was found, or the steps are used up.
+    fn done(&self) -> bool {
+        match self.best {
+            Some((shared, over, _)) => self.steps == 0 || (shared, over) == (0, 0),
+            None => false,
         }
     }
 
@@ -295,11 +356,7 @@ impl CacheSearch {
         let cores = (self.wanted / self.threads).min(sum.whole / self.threads);
         let shared = self.wanted - cores * self.threads;
         let over = sum.free - self.wanted;
-        let better = self
-            .best
-            .as_ref()
-            .is_none_or(|best| (shared, over).cmp(&(best.0, best.1)) == Ordering::Less);
-        if better {
+        if self.best.as_ref().is_none_or(|best| (shared, over) < (best.0, best.1)) {
             self.best = Some((shared, over, chosen.to_vec()));
         }
     }

@@ -17,22 +17,23 @@ pub struct Room(Vec<u64>);
 impl Room {
     /// From what each node has, and what is bound to which nodes.
     pub fn new(has: &[u64], bound: impl IntoIterator<Item = (Nodes, u64)>) -> Self {
-        let sets = 1 << has.len();
-        let mut wanted = vec![0u64; sets];
+        let mut room = capacities(has);
+        let mut wanted = vec![0u64; room.len()];
+        let mut any = false;
         for (nodes, amount) in bound {
-            let set = nodes.bits() as usize & (sets - 1);
+            let set = nodes.bits() as usize & (room.len() - 1);
             wanted[set] = wanted[set].saturating_add(amount);
+            any |= amount > 0;
         }
-        // Bound to nothing but the set: the sum over its subsets.
-        for_each_pair(&mut wanted, |without, with| *with = with.saturating_add(*without));
-        let capacity = |set: usize| {
-            let of = Nodes::of(set as u32).iter().filter_map(|node| has.get(node as usize));
-            of.fold(0u64, |sum, has| sum.saturating_add(*has))
-        };
-        let mut room: Vec<u64> =
-            (0..sets).map(|set| capacity(set).saturating_sub(wanted[set])).collect();
-        // The least over the sets that contain it.
-        for_each_pair(&mut room, |without, with| *without = (*without).min(*with));
+        // Nobody wants anything: all there is, which is less on fewer nodes.
+        if any {
+            // Bound to nothing but the set: the sum over its subsets.
+            for_each_pair(&mut wanted, |without, with| *with = with.saturating_add(*without));
+            let left = room.iter_mut().zip(&wanted);
+            left.for_each(|(room, wanted)| *room = room.saturating_sub(*wanted));
+            // The least over the sets that contain it.
+            for_each_pair(&mut room, |without, with| *without = (*without).min(*with));
+        }
         Self(room)
     }
 
@@ -46,6 +47,16 @@ impl Room {
     pub fn on(&self, nodes: Nodes) -> u64 {
         self.0.get(nodes.bits() as usize).copied().unwrap_or(0)
     }
+}
+
+/// What all nodes of each set have together.
+fn capacities(has: &[u64]) -> Vec<u64> {
+    let mut sums = vec![0u64; 1 << has.len()];
+    for set in 1..sums.len() {
+        let lowest = set.trailing_zeros() as usize;
+        sums[set] = sums[set & (set - 1)].saturating_add(has[lowest]);
+    }
+    sums
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Placement against looking at everything there is, on machines small enough for that.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, BTreeSet},
     format,
     string::String,
@@ -40,7 +41,7 @@ fn device(kind: &str, number: usize, node: u32, path: &[&str]) -> Device {
     Device { name: format!("{kind}{number}"), kind: kind.into(), node: Some(node), path }
 }
 
-fn ask(machine: &Machine, placed: &Placed, request: &Request) -> Result<Decision, Refusal> {
+fn ask(machine: &Machine, placed: &Placed, request: &Request) -> Result<Decision, Box<Refusal>> {
     place(&Situation { machine, placed, reserved: &IdSet::default() }, request)
 }
 

@@ -2,19 +2,21 @@
 //!
 //! A provider (CPUs, memory, a kind of device) says which sets of NUMA nodes could
 //! serve a request, and which of them are as small as they can be ("preferred"). A
-//! choice takes one hint of each provider and is the nodes common to all of them. Kubelet
-//! looks at every choice, which is the product of all the numbers of hints; here only the
-//! sets that *some* choice reaches are found, by an AND-convolution of one provider after
-//! the other, and then the best of those. With `n` nodes and `p` providers that takes
-//! O(p·n·2ⁿ) steps, whatever the hints.
+//! choice takes one hint of each provider and is the nodes common to all of them; it is
+//! preferred itself if all of its hints are, and name the same nodes. Kubelet looks at
+//! every choice, which is the product of all the numbers of hints. Here the preferred ones
+//! are what the providers' preferred sets have in common, and of the others only the sets
+//! that *some* choice reaches are found, by an AND-convolution of one provider after the
+//! other: with `n` nodes and `p` providers that is O(p·n·2ⁿ), whatever the hints.
 //!
-//! The rules of preference are those of `pkg/kubelet/cm/topologymanager/policy.go`
-//! (Kubernetes 1.34): a preferred set before any other, then the narrowest. Among sets
-//! that are not preferred, the largest that is no larger than what the neediest provider
-//! needs. Kubelet's order of looking can't change any of this, since the rules are a total
-//! order; with "prefer closest" they are none, and there we take ours (see [`best`]).
+//! The rules are those of `pkg/kubelet/cm/topologymanager/policy.go` (Kubernetes 1.34): a
+//! preferred set before any other, then the narrowest. Among sets that are not preferred,
+//! the largest that is no larger than what the neediest provider needs. These are a total
+//! order, so kubelet's order of looking changes nothing; with "prefer closest" they are
+//! none, and there we take ours (see [`best_of_the_rest`]).
 
 use alloc::{vec, vec::Vec};
+use core::cmp::Ordering;
 
 use super::nodes::{Distances, MAX_NODES, Nodes, for_each_pair};
 
@@ -32,24 +34,84 @@ pub struct Hint {
 pub struct Merged {
     /// The nodes; all of the machine's if nothing is common to all providers.
     pub nodes: Nodes,
-    /// Every provider prefers it.
+    /// Every provider prefers just these.
     pub preferred: bool,
 }
 
 /// Merges one list of hints for each provider. An empty list is a provider that can't
 /// serve the request anywhere; one that doesn't care is to be left out.
 ///
-/// `all` are the machine's nodes, at most [`MAX_NODES`] of them. With `distances` the
-/// closest nodes are taken before the narrowest set ("prefer-closest-numa-nodes").
+/// `all` are the machine's nodes, of the first [`MAX_NODES`] there can be. With `distances`
+/// the closest nodes are taken before the narrowest set ("prefer-closest-numa-nodes").
 pub fn merge(all: Nodes, providers: &[Vec<Hint>], distances: Option<&Distances>) -> Merged {
-    const NOWHERE: [Hint; 1] = [Hint { nodes: None, preferred: false }];
-    let mut reached = Reached::new(all);
+    let fit = |nodes: &Nodes| (distances.map(|it| it.mean(*nodes)), nodes.len(), nodes.bits());
+    let nearer = |one: &Nodes, other: &Nodes| order(fit(one), fit(other));
+    if let Some(nodes) = preferred(all, providers).into_iter().min_by(nearer) {
+        return Merged { nodes, preferred: true };
+    }
+    let nodes = best_of_the_rest(all, providers, nearer).unwrap_or(all);
+    Merged { nodes, preferred: false }
+}
+
+/// The sets that one provider prefers, and each other prefers too or prefers any.
+fn preferred(all: Nodes, providers: &[Vec<Hint>]) -> Vec<Nodes> {
+    let preferred = |hints: &Vec<Hint>| Preferred::new(all, hints);
+    let providers: Vec<Preferred> = providers.iter().map(preferred).collect();
+    let agreed = |set: &Nodes| providers.iter().all(|it| it.any || it.named[set.bits() as usize]);
+    let named = |set: &Nodes| providers.iter().any(|it| it.named[set.bits() as usize]);
+    let any = providers.iter().all(|provider| provider.any).then_some(all);
+    all.subsets().filter(|set| agreed(set) && named(set)).chain(any).collect()
+}
+
+struct Preferred {
+    any: bool,
+    /// By the bits of the set.
+    named: Vec<bool>,
+}
+
+impl Preferred {
+    fn new(all: Nodes, hints: &[Hint]) -> Self {
+        let mut it = Self { any: false, named: vec![false; table(all)] };
+        for hint in hints.iter().filter(|hint| hint.preferred) {
+            match hint.nodes {
+                None => it.any = true,
+                Some(nodes) => it.named[nodes.and(all).bits() as usize] = true,
+            }
+        }
+        it
+    }
+}
+
+/// Entries of a table with one for every set of nodes.
+fn table(all: Nodes) -> usize {
+    1 << (32 - all.bits().leading_zeros()).min(MAX_NODES)
+}
+
+/// The best set that some choice reaches at all. Sets are ranked by how many nodes they
+/// have before how close those are; kubelet, asked for the closest, lets its order of
+/// looking decide there.
+fn best_of_the_rest(
+    all: Nodes,
+    providers: &[Vec<Hint>],
+    nearer: impl Fn(&Nodes, &Nodes) -> Ordering,
+) -> Option<Nodes> {
+    let mut reached = vec![false; table(all)];
+    reached[all.bits() as usize] = true;
     for hints in providers {
-        reached.and(if hints.is_empty() { &NOWHERE } else { hints });
+        let mut given = vec![false; reached.len()];
+        for hint in hints {
+            given[hint.nodes.unwrap_or(all).and(all).bits() as usize] = true;
+        }
+        reached = and(&reached, &given);
     }
     let needed = needed(all, providers);
-    let none = Merged { nodes: all, preferred: false };
-    best(&reached, needed, distances).unwrap_or(none)
+    // Too few nodes are better than too many, and the more of too few the better.
+    let rank = |nodes: &Nodes| match nodes.len() {
+        len if len <= needed => (0, needed - len),
+        len => (1, len),
+    };
+    let reached = all.subsets().filter(|set| reached[set.bits() as usize]);
+    reached.min_by(|one, other| rank(one).cmp(&rank(other)).then_with(|| nearer(one, other)))
 }
 
 /// How many nodes the neediest provider needs at least.
@@ -60,76 +122,21 @@ fn needed(all: Nodes, providers: &[Vec<Hint>]) -> u32 {
     providers.iter().map(least).max().unwrap_or(0)
 }
 
-/// The best of what can be reached. Sets that are not preferred are ranked by how many
-/// nodes they have before how close those are; kubelet, asked for the closest, lets the
-/// order of its own map decide there.
-fn best(reached: &Reached, needed: u32, distances: Option<&Distances>) -> Option<Merged> {
-    let fit = |nodes: &Nodes| (distances.map(|it| it.mean(*nodes)), nodes.len(), nodes.bits());
-    let preferred = reached.sets(true).min_by(|one, other| order(fit(one), fit(other)));
-    if let Some(nodes) = preferred {
-        return Some(Merged { nodes, preferred: true });
-    }
-    // Too few nodes are better than too many, and the more of too few the better.
-    let rank = |nodes: &Nodes| match nodes.len() {
-        len if len <= needed => (0, needed - len),
-        len => (1, len),
-    };
-    let by_rank =
-        |one: &Nodes, other: &Nodes| rank(one).cmp(&rank(other)).then(order(fit(one), fit(other)));
-    reached.sets(false).min_by(by_rank).map(|nodes| Merged { nodes, preferred: false })
-}
-
-fn order(one: (Option<f64>, u32, u32), other: (Option<f64>, u32, u32)) -> core::cmp::Ordering {
+fn order(one: (Option<f64>, u32, u32), other: (Option<f64>, u32, u32)) -> Ordering {
     let distance = match (one.0, other.0) {
         (Some(one), Some(other)) => one.total_cmp(&other),
-        _ => core::cmp::Ordering::Equal,
+        _ => Ordering::Equal,
     };
     distance.then((one.1, one.2).cmp(&(other.1, other.2)))
 }
 
-/// Which sets of nodes some choice of hints has in common, by bits: once for the choices
-/// of preferred hints alone, once for those with any other among them.
-struct Reached {
-    bits: u32,
-    preferred: Vec<bool>,
-    other: Vec<bool>,
-}
-
-impl Reached {
-    fn new(all: Nodes) -> Self {
-        let bits = (32 - all.bits().leading_zeros()).min(MAX_NODES);
-        let mut preferred = vec![false; 1 << bits];
-        preferred[all.bits() as usize] = true;
-        Self { bits, preferred, other: vec![false; 1 << bits] }
-    }
-
-    /// The sets but the empty one.
-    fn sets(&self, preferred: bool) -> impl Iterator<Item = Nodes> + '_ {
-        let reached = if preferred { &self.preferred } else { &self.other };
-        (1..).zip(&reached[1..]).filter(|(_, reached)| **reached).map(|(set, _)| Nodes::of(set))
-    }
-
-    /// One provider more.
-    fn and(&mut self, hints: &[Hint]) {
-        let everywhere = (1 << self.bits) - 1;
-        let (mut preferred, mut other) = (vec![false; 1 << self.bits], vec![false; 1 << self.bits]);
-        for hint in hints {
-            let set = hint.nodes.map_or(everywhere, |nodes| nodes.bits() & everywhere) as usize;
-            if hint.preferred { preferred[set] = true } else { other[set] = true }
-        }
-        let [mine_preferred, mine_other] = [&self.preferred, &self.other].map(|it| zeta(it));
-        let [their_preferred, their_other] = [&preferred, &other].map(|it| zeta(it));
-        let both = |mine: u64, their: u64| mine * their;
-        let all_preferred =
-            mine_preferred.iter().zip(&their_preferred).map(|(mine, their)| both(*mine, *their));
-        let mixed = (0..1 << self.bits).map(|set: usize| {
-            both(mine_other[set], their_preferred[set] + their_other[set])
-                + both(mine_preferred[set], their_other[set])
-        });
-        let mixed = mixed.collect();
-        self.preferred = reached(all_preferred.collect());
-        self.other = reached(mixed);
-    }
+/// The sets that are what a set of the one and a set of the other have in common.
+fn and(one: &[bool], other: &[bool]) -> Vec<bool> {
+    let pairs = zeta(one).into_iter().zip(zeta(other));
+    // At most 2¹⁶ · 2¹⁶ pairs, and never less than none once inverted.
+    let mut pairs: Vec<u64> = pairs.map(|(one, other)| one * other).collect();
+    for_each_pair(&mut pairs, |without, with| *without -= *with);
+    pairs.into_iter().map(|pairs| pairs > 0).collect()
 }
 
 /// How many of the given sets contain each set.
@@ -137,13 +144,6 @@ fn zeta(given: &[bool]) -> Vec<u64> {
     let mut counts: Vec<u64> = given.iter().map(|given| u64::from(*given)).collect();
     for_each_pair(&mut counts, |without, with| *without += *with);
     counts
-}
-
-/// The inverse: which sets have a count of their own. Counts are those of pairs, at most
-/// 2 · 2¹⁶ · 2¹⁶, and never negative once inverted.
-fn reached(mut counts: Vec<u64>) -> Vec<bool> {
-    for_each_pair(&mut counts, |without, with| *without -= *with);
-    counts.into_iter().map(|count| count > 0).collect()
 }
 
 #[cfg(test)]
@@ -161,26 +161,32 @@ mod tests {
     /// Every choice, one after the other, by kubelet's own comparison.
     fn brute_force(all: Nodes, providers: &[Vec<Hint>]) -> Merged {
         let needed = needed(all, providers);
-        let mut best: Option<Merged> = None;
-        let mut choices = alloc::vec![Merged { nodes: all, preferred: true }];
+        let mut choices = Vec::from([Vec::new()]);
         for hints in providers {
-            choices = choices
-                .iter()
-                .flat_map(|choice| {
-                    hints.iter().map(move |hint| Merged {
-                        nodes: choice.nodes.and(hint.nodes.unwrap_or(choice.nodes)),
-                        preferred: choice.preferred && hint.preferred,
-                    })
-                })
-                .collect();
+            let with = |choice: &Vec<Hint>| {
+                let choice = choice.clone();
+                hints.iter().map(move |hint| [&choice[..], &[*hint]].concat())
+            };
+            choices = choices.iter().flat_map(with).collect();
         }
-        for candidate in choices.into_iter().filter(|choice| choice.nodes.len() > 0) {
-            best = Some(match best {
-                None => candidate,
-                Some(current) => better(current, candidate, needed),
-            });
+        let mut best: Option<Merged> = None;
+        for candidate in choices.into_iter().map(|choice| choose(all, &choice)) {
+            best = match best {
+                _ if candidate.nodes.len() == 0 => best,
+                None => Some(candidate),
+                Some(current) => Some(better(current, candidate, needed)),
+            };
         }
         best.unwrap_or(Merged { nodes: all, preferred: false })
+    }
+
+    fn choose(all: Nodes, choice: &[Hint]) -> Merged {
+        let named = || choice.iter().filter_map(|hint| hint.nodes);
+        let equal = named().all(|nodes| Some(nodes) == named().next());
+        Merged {
+            nodes: named().fold(all, Nodes::and),
+            preferred: equal && choice.iter().all(|hint| hint.preferred),
+        }
     }
 
     fn better(current: Merged, candidate: Merged, needed: u32) -> Merged {
@@ -209,23 +215,80 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_preferred_set_wins_over_a_narrower_one() {
-        let providers = [
-            Vec::from([hint(&[1], true), hint(&[0, 1], false)]),
-            Vec::from([hint(&[0], true), hint(&[1], true), hint(&[0, 1], false)]),
-        ];
-        let merged = merge([0, 1].into_iter().collect(), &providers, None);
-        assert_eq!(merged, Merged { nodes: [1].into_iter().collect(), preferred: true });
+    /// Kubelet's own cases (`policy_test.go`, Kubernetes 1.34), in a form of ours: one hint
+    /// is its nodes, or `*` for any, with `+` if it is preferred; `/` stands between
+    /// providers, and `!` is one that can serve it nowhere. `all` is every node.
+    const CASES: &[(&str, &str)] = &[
+        ("", "all+"),
+        ("*+", "all+"),
+        ("*", "all"),
+        ("!", "all"),
+        ("0+ / 0+", "0+"),
+        ("1+ / 1+", "1+"),
+        ("*+ / 0+", "0+"),
+        ("*+ / 1+", "1+"),
+        ("0+ 1+ / 0+", "0+"),
+        ("0+ 1+ / 1+", "1+"),
+        ("0+ 1+ / 0+ 01", "0+"),
+        ("1+ 01 / 0+ 1+ 01", "1+"),
+        ("01+ 02+ / 01+ 02+", "01+"),
+        ("0+ / 1+", "all"),
+        ("0+ / 0", "0"),
+        ("1+ / 1", "1"),
+        ("0+ / 01+", "0"),
+        ("1+ / 01+", "1"),
+        ("0+ 1+ / 01", "0"),
+        ("0123 01 / 01", "01"),
+        ("0123 01 / 03", "03"),
+        ("0123 01 / 12", "12"),
+        ("0123 01 / 23", "23"),
+        ("0123 01 / 12 23", "12"),
+        ("0123 01 / 123 12 13 23", "12"),
+    ];
+
+    /// The same with "prefer closest", on eight nodes in two halves of two pairs each.
+    const CLOSEST: &[(&str, &str)] = &[
+        ("04+ 02+ / 04+ 02+", "02+"),
+        ("4+ 02+ / 4+ 02+", "4+"),
+        ("0123 01 / 12 23", "23"),
+        ("0123 01 / 123 12 13 23", "23"),
+    ];
+
+    fn nodes(text: &str) -> Nodes {
+        text.chars().filter_map(|digit| digit.to_digit(10)).collect()
+    }
+
+    fn providers(text: &str) -> Vec<Vec<Hint>> {
+        let parse = |text: &str| {
+            let (named, preferred) = (text.trim_end_matches('+'), text.ends_with('+'));
+            Hint { nodes: (named != "*").then(|| nodes(named)), preferred }
+        };
+        let provider =
+            |text: &str| text.split_whitespace().filter(|it| *it != "!").map(parse).collect();
+        text.split('/').filter(|text| !text.trim().is_empty()).map(provider).collect()
+    }
+
+    #[track_caller]
+    fn check(all: u32, (hints, merged): (&str, &str), distances: Option<&Distances>) {
+        let all: Nodes = (0..all).collect();
+        let expected = Merged {
+            nodes: if merged.starts_with("all") { all } else { nodes(merged) },
+            preferred: merged.ends_with('+'),
+        };
+        assert_eq!(merge(all, &providers(hints), distances), expected, "{hints}");
     }
 
     #[test]
-    fn nothing_in_common_is_the_whole_machine_and_not_preferred() {
-        let all: Nodes = (0..4).collect();
-        let providers = [Vec::from([hint(&[0], true)]), Vec::from([hint(&[1], true)])];
-        assert_eq!(merge(all, &providers, None), Merged { nodes: all, preferred: false });
-        assert_eq!(merge(all, &[Vec::new()], None), Merged { nodes: all, preferred: false });
-        assert_eq!(merge(all, &[], None), Merged { nodes: all, preferred: true });
+    fn what_kubelet_chooses_is_chosen() {
+        CASES.iter().for_each(|case| check(4, *case, None));
+        let far = |one: u32, other: u32| match one ^ other {
+            0 => 10,
+            1 => 11,
+            2 | 3 => 12,
+            _ => 30,
+        };
+        let distances = Distances::new(8, far);
+        CLOSEST.iter().for_each(|case| check(8, *case, Some(&distances)));
     }
 
     #[test]

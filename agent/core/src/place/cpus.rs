@@ -140,8 +140,6 @@ fn members(places: &Places, group: Group, of: u32) -> IdSet {
 
 #[cfg(test)]
 mod tests {
-    use alloc::string::ToString;
-
     use super::*;
 
     /// Packages of nodes of cores of threads, numbered as Linux does: all first threads,
@@ -155,28 +153,44 @@ mod tests {
         (0..all * threads).map(|pu| (pu, place(pu))).collect()
     }
 
+    /// Packages of one node each, whose cores take turns.
+    fn interleaved(packages: u32, cores: u32, threads: u32) -> Places {
+        let place = |pu: u32| {
+            let core = pu % cores;
+            Place { node: core % packages, package: core % packages, l3: core % packages, core }
+        };
+        (0..cores * threads).map(|pu| (pu, place(pu))).collect()
+    }
+
     #[track_caller]
     fn check(places: &Places, free: &str, count: usize, taken: &str) {
-        let free = IdSet::parse(free).expect("a valid list");
-        let got = take_packed(places, &free, count).map(|taken| taken.to_string());
-        assert_eq!(got.as_deref().unwrap_or("none"), taken);
+        let set = |list| IdSet::parse(list).expect("a valid list");
+        let expected = (taken != "none").then(|| set(taken));
+        assert_eq!(take_packed(places, &set(free), count), expected, "{count} of {free}");
     }
 
+    /// Kubelet's own cases of packing (`cpu_assignment_test.go`, Kubernetes 1.34).
     #[test]
-    fn a_whole_core_before_single_threads() {
-        let small = machine(1, 1, 4, 2);
-        check(&small, "0-7", 1, "0");
-        check(&small, "1-7", 1, "4");
-        check(&small, "1-7", 2, "1,5");
-        check(&small, "0-7", 3, "0-1,4");
-    }
-
-    #[test]
-    fn a_whole_package_before_cores_of_two() {
-        let two = machine(2, 1, 4, 2);
-        check(&two, "0-15", 8, "0-3,8-11");
-        check(&two, "1-15", 8, "4-7,12-15");
-        check(&two, "0-15", 17, "none");
+    fn what_kubelet_takes_is_taken() {
+        let single = machine(1, 1, 4, 2);
+        check(&single, "0,2,4,6", 5, "none");
+        check(&single, "0-7", 0, "");
+        check(&single, "0-7", 1, "0");
+        check(&single, "1,3,5-7", 1, "6");
+        check(&single, "0-7", 2, "0,4");
+        check(&single, "0-7", 8, "0-7");
+        check(&single, "0-3,6", 2, "2,6");
+        let dual = interleaved(2, 6, 2);
+        check(&dual, "0-11", 6, "0,2,4,6,8,10");
+        check(&dual, "1-5,7-11", 1, "2");
+        check(&dual, "0-11", 8, "0-2,4,6-8,10");
+        let two_nodes_each = machine(2, 2, 10, 2);
+        check(&two_nodes_each, "0-79", 40, "0-19,40-59");
+        check(&two_nodes_each, "0-79", 20, "0-9,40-49");
+        check(&two_nodes_each, "10-39,50-79", 20, "10-19,50-59");
+        check(&two_nodes_each, "0-79", 60, "0-29,40-69");
+        check(&two_nodes_each, "1-39,41-79", 60, "10-39,50-79");
+        check(&two_nodes_each, "0-79", 64, "0-31,40-71");
     }
 
     #[test]

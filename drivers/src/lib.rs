@@ -44,7 +44,7 @@ mod sys;
 pub mod transceiver;
 
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
-pub use root::{MAX_ENTRIES, MAX_FILE, OpenError, Root};
+pub use root::{Dir, MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;
 
 /// Reads one part.

@@ -169,6 +169,28 @@ fn a_function_may_have_rdma_and_a_clock() {
 }
 
 #[test]
+fn a_link_tells_its_state_and_its_errors() {
+    let tree = Tree::new();
+    let up = [
+        ("carrier", "1"),
+        ("duplex", "full"),
+        ("speed", "25000"),
+        ("carrier_down_count", "3"),
+        ("statistics/rx_crc_errors", "17"),
+    ];
+    // What a kernel shows of a link that has no signal.
+    let down = [("carrier", "0"), ("duplex", "unknown"), ("speed", "-1")];
+    tree.function(CARD).interface(CARD, "up", 1, &up).interface(CARD, "down", 2, &down);
+    let nics = read(&tree);
+    let nic = &nics["up"];
+    assert_eq!((nic.carrier, nic.duplex.as_deref()), (Some(true), Some("full")));
+    assert_eq!((nic.speed_mbit, nic.carrier_down_count), (Some(25_000), Some(3)));
+    assert_eq!(nic.rx_crc_errors, Some(17));
+    let nic = &nics["down"];
+    assert_eq!((nic.carrier, &nic.duplex, nic.speed_mbit), (Some(false), &None, None));
+}
+
+#[test]
 fn what_networkd_heard_is_a_neighbour() {
     let tree = Tree::new();
     let mut kept = (FRAME.len() as u64).to_le_bytes().to_vec();

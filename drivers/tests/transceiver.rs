@@ -283,7 +283,7 @@ fn qsfp28() -> Module {
         .words(Page::LOWER, 26, &[33_000])
         .words(Page::LOWER, 34, &[10_000, 5_000, 0, 1])
         .words(Page::LOWER, 42, &[3_000, 3_100, 3_200, 3_300])
-        .words(Page::LOWER, 50, &[8_000, 8_100, 8_200, 8_300])
+        .words(Page::LOWER, 50, &[8_000, 8_100, 8_200, 0])
         .set(UPPER, 128, &[0x11, 0xcc, 0x07, 0x80])
         .set(UPPER, 140, &[0xff, 0x00, 10])
         .set(UPPER, 147, &[0x40])
@@ -311,184 +311,177 @@ fn a_qsfp28_has_four_lanes() {
     check(
         &qsfp28().decode(),
         expect![[r#"
-        Transceiver {
-            form: "QSFP28",
-            map: "SFF-8636",
-            vendor: Some(
-                "EXAMPLE OPTICS",
-            ),
-            oui: Some(
-                "02:00:5e",
-            ),
-            part: Some(
-                "EX-100G-LR4",
-            ),
-            revision: Some(
-                "1B",
-            ),
-            serial: Some(
-                "SN0002",
-            ),
-            date: Some(
-                "2023-01-05 lot 07",
-            ),
-            connector: Some(
-                "LC",
-            ),
-            media: Some(
-                Optical,
-            ),
-            compliance: [
-                "100GBASE-LR4",
-            ],
-            lengths: [
-                Length {
-                    over: "single-mode",
-                    metres: 10000.0,
-                },
-            ],
-            wavelength_nm: Some(
-                1300.0,
-            ),
-            rate_mbd: Some(
-                25750,
-            ),
-            wrong_checksums: [],
-            temperature_c: Some(
-                -0.5,
-            ),
-            supply_v: Some(
-                3.3,
-            ),
-            lanes: [
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 0.8,
-                            dbm: Some(
-                                -0.97,
-                            ),
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 1.0,
-                            dbm: Some(
-                                0.0,
-                            ),
-                        },
-                    ),
-                    bias_ma: Some(
-                        6.0,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 0.81,
-                            dbm: Some(
-                                -0.92,
-                            ),
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.5,
-                            dbm: Some(
-                                -3.01,
-                            ),
-                        },
-                    ),
-                    bias_ma: Some(
-                        6.2,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 0.82,
-                            dbm: Some(
-                                -0.86,
-                            ),
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    bias_ma: Some(
-                        6.4,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 0.83,
-                            dbm: Some(
-                                -0.81,
-                            ),
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.0001,
-                            dbm: Some(
-                                -40.0,
-                            ),
-                        },
-                    ),
-                    bias_ma: Some(
-                        6.6,
-                    ),
-                },
-            ],
-            thresholds: Some(
-                Thresholds {
-                    temperature_c: Limits {
-                        high_alarm: 75.0,
-                        low_alarm: -5.0,
-                        high_warning: 70.0,
-                        low_warning: 0.0,
+            Transceiver {
+                form: "QSFP28",
+                map: "SFF-8636",
+                vendor: Some(
+                    "EXAMPLE OPTICS",
+                ),
+                oui: Some(
+                    "02:00:5e",
+                ),
+                part: Some(
+                    "EX-100G-LR4",
+                ),
+                revision: Some(
+                    "1B",
+                ),
+                serial: Some(
+                    "SN0002",
+                ),
+                date: Some(
+                    "2023-01-05 lot 07",
+                ),
+                connector: Some(
+                    "LC",
+                ),
+                media: Some(
+                    Optical,
+                ),
+                compliance: [
+                    "100GBASE-LR4",
+                ],
+                lengths: [
+                    Length {
+                        over: "single-mode",
+                        metres: 10000.0,
                     },
-                    supply_v: Limits {
-                        high_alarm: 3.63,
-                        low_alarm: 2.97,
-                        high_warning: 3.465,
-                        low_warning: 3.135,
+                ],
+                wavelength_nm: Some(
+                    1300.0,
+                ),
+                rate_mbd: Some(
+                    25750,
+                ),
+                wrong_checksums: [],
+                temperature_c: Some(
+                    -0.5,
+                ),
+                supply_v: Some(
+                    3.3,
+                ),
+                lanes: [
+                    Lane {
+                        tx_power: Some(
+                            Power {
+                                mw: 0.8,
+                                dbm: Some(
+                                    -0.97,
+                                ),
+                            },
+                        ),
+                        rx_power: Some(
+                            Power {
+                                mw: 1.0,
+                                dbm: Some(
+                                    0.0,
+                                ),
+                            },
+                        ),
+                        bias_ma: Some(
+                            6.0,
+                        ),
                     },
-                    tx_power_mw: Limits {
-                        high_alarm: 2.8184,
-                        low_alarm: 0.05,
-                        high_warning: 2.2387,
-                        low_warning: 0.1,
+                    Lane {
+                        tx_power: Some(
+                            Power {
+                                mw: 0.81,
+                                dbm: Some(
+                                    -0.92,
+                                ),
+                            },
+                        ),
+                        rx_power: Some(
+                            Power {
+                                mw: 0.5,
+                                dbm: Some(
+                                    -3.01,
+                                ),
+                            },
+                        ),
+                        bias_ma: Some(
+                            6.2,
+                        ),
                     },
-                    rx_power_mw: Limits {
-                        high_alarm: 2.8184,
-                        low_alarm: 0.05,
-                        high_warning: 2.2387,
-                        low_warning: 0.1,
+                    Lane {
+                        tx_power: Some(
+                            Power {
+                                mw: 0.82,
+                                dbm: Some(
+                                    -0.86,
+                                ),
+                            },
+                        ),
+                        rx_power: Some(
+                            Power {
+                                mw: 0.0,
+                                dbm: None,
+                            },
+                        ),
+                        bias_ma: Some(
+                            6.4,
+                        ),
                     },
-                    bias_ma: Limits {
-                        high_alarm: 90.0,
-                        low_alarm: 10.0,
-                        high_warning: 80.0,
-                        low_warning: 15.0,
+                    Lane {
+                        tx_power: None,
+                        rx_power: Some(
+                            Power {
+                                mw: 0.0001,
+                                dbm: Some(
+                                    -40.0,
+                                ),
+                            },
+                        ),
+                        bias_ma: Some(
+                            6.6,
+                        ),
                     },
-                },
-            ),
-            flags: [
-                "temperature high warning",
-                "supply low warning",
-                "rx power low warning, lane 2",
-                "rx power low alarm, lane 3",
-                "rx signal lost, lane 3",
-                "tx signal lost, lane 4",
-            ],
-            externally_calibrated: None,
-        }
-    "#]],
+                ],
+                thresholds: Some(
+                    Thresholds {
+                        temperature_c: Limits {
+                            high_alarm: 75.0,
+                            low_alarm: -5.0,
+                            high_warning: 70.0,
+                            low_warning: 0.0,
+                        },
+                        supply_v: Limits {
+                            high_alarm: 3.63,
+                            low_alarm: 2.97,
+                            high_warning: 3.465,
+                            low_warning: 3.135,
+                        },
+                        tx_power_mw: Limits {
+                            high_alarm: 2.8184,
+                            low_alarm: 0.05,
+                            high_warning: 2.2387,
+                            low_warning: 0.1,
+                        },
+                        rx_power_mw: Limits {
+                            high_alarm: 2.8184,
+                            low_alarm: 0.05,
+                            high_warning: 2.2387,
+                            low_warning: 0.1,
+                        },
+                        bias_ma: Limits {
+                            high_alarm: 90.0,
+                            low_alarm: 10.0,
+                            high_warning: 80.0,
+                            low_warning: 15.0,
+                        },
+                    },
+                ),
+                flags: [
+                    "temperature high warning",
+                    "supply low warning",
+                    "rx power low warning, lane 2",
+                    "rx power low alarm, lane 3",
+                    "rx signal lost, lane 3",
+                    "tx signal lost, lane 4",
+                ],
+                externally_calibrated: None,
+            }
+        "#]],
     );
 }
 
@@ -518,10 +511,11 @@ fn qsfp_dd() -> Module {
         .text(UPPER, 166, 16, "SN0003")
         .text(UPPER, 182, 8, "241231")
         .set(UPPER, 203, &[0x0c])
+        .set(UPPER, 210, &[0xf0])
         .sum(UPPER, 128, 222)
         .set(Page::upper(1), 132, &[0x05])
         .words(Page::upper(1), 138, &[26_200])
-        .set(Page::upper(1), 160, &[0x08])
+        .set(Page::upper(1), 160, &[0x0f])
         .sum(Page::upper(1), 130, 255)
         .words(Page::upper(2), 128, &[75 << 8, 0xfb00, 70 << 8, 0])
         .words(Page::upper(2), 136, &[36_300, 29_700, 34_650, 31_350])
@@ -537,252 +531,198 @@ fn qsfp_dd() -> Module {
 }
 
 #[test]
-fn a_cmis_module_has_eight_lanes() {
+fn a_cmis_module_has_as_many_lanes_as_it_says() {
     check(
         &qsfp_dd().decode(),
         expect![[r#"
-        Transceiver {
-            form: "QSFP-DD",
-            map: "CMIS",
-            vendor: Some(
-                "EXAMPLE OPTICS",
-            ),
-            oui: Some(
-                "02:00:5e",
-            ),
-            part: Some(
-                "EX-400G-DR4",
-            ),
-            revision: Some(
-                "02",
-            ),
-            serial: Some(
-                "SN0003",
-            ),
-            date: Some(
-                "2024-12-31",
-            ),
-            connector: Some(
-                "MPO 1x12",
-            ),
-            media: Some(
-                Optical,
-            ),
-            compliance: [
-                "400GBASE-DR4",
-                "100GBASE-DR",
-            ],
-            lengths: [
-                Length {
-                    over: "single-mode",
-                    metres: 500.0,
-                },
-            ],
-            wavelength_nm: Some(
-                1310.0,
-            ),
-            rate_mbd: None,
-            wrong_checksums: [],
-            temperature_c: Some(
-                45.25,
-            ),
-            supply_v: Some(
-                3.31,
-            ),
-            lanes: [
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 1.0,
-                            dbm: Some(
-                                0.0,
-                            ),
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.5,
-                            dbm: Some(
-                                -3.01,
-                            ),
-                        },
-                    ),
-                    bias_ma: Some(
-                        80.0,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 1.0,
-                            dbm: Some(
-                                0.0,
-                            ),
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.0001,
-                            dbm: Some(
-                                -40.0,
-                            ),
-                        },
-                    ),
-                    bias_ma: Some(
-                        80.0,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 1.0,
-                            dbm: Some(
-                                0.0,
-                            ),
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    bias_ma: Some(
-                        80.0,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 1.0,
-                            dbm: Some(
-                                0.0,
-                            ),
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    bias_ma: Some(
-                        80.0,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    bias_ma: Some(
-                        80.0,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    bias_ma: Some(
-                        80.0,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    bias_ma: Some(
-                        80.0,
-                    ),
-                },
-                Lane {
-                    tx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    rx_power: Some(
-                        Power {
-                            mw: 0.0,
-                            dbm: None,
-                        },
-                    ),
-                    bias_ma: Some(
-                        80.0,
-                    ),
-                },
-            ],
-            thresholds: Some(
-                Thresholds {
-                    temperature_c: Limits {
-                        high_alarm: 75.0,
-                        low_alarm: -5.0,
-                        high_warning: 70.0,
-                        low_warning: 0.0,
+            Transceiver {
+                form: "QSFP-DD",
+                map: "CMIS",
+                vendor: Some(
+                    "EXAMPLE OPTICS",
+                ),
+                oui: Some(
+                    "02:00:5e",
+                ),
+                part: Some(
+                    "EX-400G-DR4",
+                ),
+                revision: Some(
+                    "02",
+                ),
+                serial: Some(
+                    "SN0003",
+                ),
+                date: Some(
+                    "2024-12-31",
+                ),
+                connector: Some(
+                    "MPO 1x12",
+                ),
+                media: Some(
+                    Optical,
+                ),
+                compliance: [
+                    "400GBASE-DR4",
+                    "100GBASE-DR",
+                ],
+                lengths: [
+                    Length {
+                        over: "single-mode",
+                        metres: 500.0,
                     },
-                    supply_v: Limits {
-                        high_alarm: 3.63,
-                        low_alarm: 2.97,
-                        high_warning: 3.465,
-                        low_warning: 3.135,
+                ],
+                wavelength_nm: Some(
+                    1310.0,
+                ),
+                rate_mbd: None,
+                wrong_checksums: [],
+                temperature_c: Some(
+                    45.25,
+                ),
+                supply_v: Some(
+                    3.31,
+                ),
+                lanes: [
+                    Lane {
+                        tx_power: Some(
+                            Power {
+                                mw: 1.0,
+                                dbm: Some(
+                                    0.0,
+                                ),
+                            },
+                        ),
+                        rx_power: Some(
+                            Power {
+                                mw: 0.5,
+                                dbm: Some(
+                                    -3.01,
+                                ),
+                            },
+                        ),
+                        bias_ma: Some(
+                            80.0,
+                        ),
                     },
-                    tx_power_mw: Limits {
-                        high_alarm: 5.0119,
-                        low_alarm: 0.1,
-                        high_warning: 3.9811,
-                        low_warning: 0.2,
+                    Lane {
+                        tx_power: Some(
+                            Power {
+                                mw: 1.0,
+                                dbm: Some(
+                                    0.0,
+                                ),
+                            },
+                        ),
+                        rx_power: Some(
+                            Power {
+                                mw: 0.0001,
+                                dbm: Some(
+                                    -40.0,
+                                ),
+                            },
+                        ),
+                        bias_ma: Some(
+                            80.0,
+                        ),
                     },
-                    rx_power_mw: Limits {
-                        high_alarm: 5.0119,
-                        low_alarm: 0.1,
-                        high_warning: 3.9811,
-                        low_warning: 0.2,
+                    Lane {
+                        tx_power: Some(
+                            Power {
+                                mw: 1.0,
+                                dbm: Some(
+                                    0.0,
+                                ),
+                            },
+                        ),
+                        rx_power: Some(
+                            Power {
+                                mw: 0.0,
+                                dbm: None,
+                            },
+                        ),
+                        bias_ma: Some(
+                            80.0,
+                        ),
                     },
-                    bias_ma: Limits {
-                        high_alarm: 120.0,
-                        low_alarm: 20.0,
-                        high_warning: 100.0,
-                        low_warning: 40.0,
+                    Lane {
+                        tx_power: Some(
+                            Power {
+                                mw: 1.0,
+                                dbm: Some(
+                                    0.0,
+                                ),
+                            },
+                        ),
+                        rx_power: Some(
+                            Power {
+                                mw: 0.0,
+                                dbm: None,
+                            },
+                        ),
+                        bias_ma: Some(
+                            80.0,
+                        ),
                     },
-                },
-            ),
-            flags: [
-                "temperature high alarm",
-                "supply high alarm",
-                "rx signal lost, lane 8",
-                "rx power low alarm, lane 1",
-            ],
-            externally_calibrated: None,
-        }
-    "#]],
+                ],
+                thresholds: Some(
+                    Thresholds {
+                        temperature_c: Limits {
+                            high_alarm: 75.0,
+                            low_alarm: -5.0,
+                            high_warning: 70.0,
+                            low_warning: 0.0,
+                        },
+                        supply_v: Limits {
+                            high_alarm: 3.63,
+                            low_alarm: 2.97,
+                            high_warning: 3.465,
+                            low_warning: 3.135,
+                        },
+                        tx_power_mw: Limits {
+                            high_alarm: 5.0119,
+                            low_alarm: 0.1,
+                            high_warning: 3.9811,
+                            low_warning: 0.2,
+                        },
+                        rx_power_mw: Limits {
+                            high_alarm: 5.0119,
+                            low_alarm: 0.1,
+                            high_warning: 3.9811,
+                            low_warning: 0.2,
+                        },
+                        bias_ma: Limits {
+                            high_alarm: 120.0,
+                            low_alarm: 20.0,
+                            high_warning: 100.0,
+                            low_warning: 40.0,
+                        },
+                    },
+                ),
+                flags: [
+                    "temperature high alarm",
+                    "supply high alarm",
+                    "rx signal lost, lane 8",
+                    "rx power low alarm, lane 1",
+                ],
+                externally_calibrated: None,
+            }
+        "#]],
     );
+}
+
+#[test]
+fn what_a_module_does_not_measure_is_unknown_and_not_dark() {
+    let mut module = qsfp28();
+    assert_eq!(module.decode().lanes[3].tx_power, None);
+    module.set(UPPER, 220, &[0x04]);
+    assert_eq!(module.decode().lanes[3].tx_power.as_ref().map(|it| it.mw), Some(0.0));
+
+    let mut module = qsfp_dd();
+    module.set(Page::upper(1), 160, &[0x04]).sum(Page::upper(1), 130, 255);
+    let lane = &module.decode().lanes[0];
+    assert_eq!((&lane.bias_ma, &lane.tx_power), (&None, &None));
+    assert_eq!(lane.rx_power.as_ref().map(|it| it.mw), Some(0.5));
 }
 
 #[test]

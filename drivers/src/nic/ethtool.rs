@@ -300,4 +300,14 @@ mod tests {
         let queues = queues(&attributes(&reply));
         assert_eq!((queues.combined, queues.combined_max, queues.tx), (Some(9), Some(5), None));
     }
+
+    #[test]
+    fn a_nic_without_table_and_key_does_not_scale() {
+        let raw = |table, key, function| sys::ethtool::Rss { table, key, function };
+        assert_eq!(rss(raw(0, 0, 1)), None);
+        let rss_of = |function| rss(raw(128, 40, function)).expect("a table").function;
+        assert_eq!(rss_of(1).as_deref(), Some("toeplitz"));
+        assert_eq!(rss_of(4).as_deref(), Some("crc32"));
+        assert_eq!(rss_of(0), None);
+    }
 }

@@ -47,7 +47,9 @@ pub(super) fn decode(lower: Memory<'_>, pages: &Pages) -> Transceiver {
         });
     }
     if let Some(page) = pages.get(Page::upper(0x11)).filter(|_| optical) {
-        module.lanes = (0..LANES).map(|lane| measure(page, lane, step)).collect();
+        let measures = reach.map_or(0b111, |page| page.byte(160));
+        let lanes = (0..lanes(pages)).map(|lane| measure(page, lane, step, measures));
+        module.lanes = lanes.collect();
         module.flags.extend(raised_on_lanes(page));
     }
     module
@@ -114,11 +116,22 @@ fn reaches(page: Memory<'_>) -> Vec<Length> {
         .collect()
 }
 
-fn measure(page: Memory<'_>, lane: usize, step: f64) -> Lane {
+/// How many lanes the module has on its own side: byte 210 of page 0 has a bit
+/// set for each that is not there.
+fn lanes(pages: &Pages) -> usize {
+    let absent = pages.get(Page::upper(0)).map_or(0, |page| page.byte(210));
+    (absent.trailing_zeros() as usize).min(LANES)
+}
+
+/// Bits 0 to 2 of `measures` (page 1, byte 160): current, power sent, received.
+fn measure(page: Memory<'_>, lane: usize, step: f64, measures: u8) -> Lane {
+    let bias = || told(page.milliampere(170 + 2 * lane) * step);
+    let sent = || power(page.milliwatt(154 + 2 * lane));
+    let received = || power(page.milliwatt(186 + 2 * lane));
     Lane {
-        tx_power: power(page.milliwatt(154 + 2 * lane)),
-        bias_ma: told(page.milliampere(170 + 2 * lane) * step),
-        rx_power: power(page.milliwatt(186 + 2 * lane)),
+        bias_ma: (measures & 1 != 0).then(bias).flatten(),
+        tx_power: (measures & 2 != 0).then(sent).flatten(),
+        rx_power: (measures & 4 != 0).then(received).flatten(),
     }
 }
 

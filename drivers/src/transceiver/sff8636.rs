@@ -19,7 +19,9 @@ pub(super) fn decode(lower: Memory<'_>, pages: &Pages) -> Transceiver {
         module.supply_v = told(lower.volt(26));
     }
     if optical {
-        module.lanes = (0..LANES).map(|lane| measure(lower, lane)).collect();
+        // Many don't measure what they send (byte 220), and read 0 there.
+        let sent = pages.get(Page::upper(0)).is_some_and(|page| page.bit(220, 2));
+        module.lanes = (0..LANES).map(|lane| measure(lower, lane, sent)).collect();
         module.flags = raised(lower);
     }
     module.thresholds = pages.get(Page::upper(3)).map(|page| Thresholds {
@@ -101,11 +103,11 @@ fn lengths(page: Memory<'_>) -> Vec<Length> {
     .collect()
 }
 
-fn measure(lower: Memory<'_>, lane: usize) -> Lane {
+fn measure(lower: Memory<'_>, lane: usize, sent: bool) -> Lane {
     Lane {
         rx_power: power(lower.milliwatt(34 + 2 * lane)),
         bias_ma: told(lower.milliampere(42 + 2 * lane)),
-        tx_power: power(lower.milliwatt(50 + 2 * lane)),
+        tx_power: power(lower.milliwatt(50 + 2 * lane)).filter(|power| sent || power.mw > 0.0),
     }
 }
 

@@ -74,10 +74,9 @@ fn dumps_of_real_machines_count_as_their_kernels_say() {
     let mut wrong = Vec::new();
     let expected = expected(&corpus);
     for (id, row) in &expected {
-        let inventory = read_dump(&corpus, id);
-        for problem in &inventory.problems {
-            println!("PROBLEM {id}: {}: {} {}", problem.part.name(), problem.at, problem.what);
-        }
+        let (dump, inventory) = read_dump(&corpus, id);
+        let strange = inventory.problems.iter().filter(|it| !is_in_the_dump(it, dump.path()));
+        wrong.extend(strange.map(|it| format!("{id}: {} {}", it.at, it.what)));
         let ours = counts(&inventory);
         for column in COLUMNS {
             let (ours, theirs) = (ours[column].as_str(), row[column].as_str());
@@ -104,8 +103,18 @@ fn expected(corpus: &Path) -> BTreeMap<String, Row> {
     lines.map(row).map(|row: Row| (row["id"].clone(), row)).collect()
 }
 
-/// Unpacks one dump, reads all of it, and throws it away again.
-fn read_dump(corpus: &Path, id: &str) -> Inventory {
+/// The only problems that these dumps have: a file that the machine had and the
+/// dump has not, and a platform that nothing tells.
+fn is_in_the_dump(problem: &Problem, dump: &Path) -> bool {
+    let missing = || !dump.join(problem.at.trim_start_matches('/')).exists();
+    match problem.what.as_str() {
+        what if what.starts_with("is not there") => missing(),
+        what => problem.part == Part::Platform && what == "nothing tells what machine this is",
+    }
+}
+
+/// Unpacks one dump and reads all of it.
+fn read_dump(corpus: &Path, id: &str) -> (tempfile::TempDir, Inventory) {
     let archive = corpus.join("dumps").join(format!("{}.tar.xz", id.replacen('/', "_", 1)));
     let dir = scratch();
     let unpacked = Command::new("tar").arg("xJf").arg(&archive).arg("-C").arg(dir.path()).status();
@@ -114,7 +123,8 @@ fn read_dump(corpus: &Path, id: &str) -> Inventory {
     for sampler in Sampler::ALL {
         purlin_drivers::sample(sampler, &root);
     }
-    purlin_drivers::inventory(&root)
+    let inventory = purlin_drivers::inventory(&root);
+    (dir, inventory)
 }
 
 /// In memory where there is such a place: the dumps are 150,000 tiny files.

@@ -335,6 +335,51 @@ fn resctrl_tells_what_can_be_divided() {
 }
 
 #[test]
+fn frequencies_and_c_states_are_read_as_the_kernel_tells_them() {
+    let tree = Tree::new();
+    tree.pu(0, 0, 0, "0-1").pu(1, 0, 1, "0-1");
+    tree.files(&format!("{CPUS}/cpufreq"), &[("boost", "1")]);
+    tree.files(
+        &format!("{CPUS}/cpufreq/policy0"),
+        &[
+            ("related_cpus", "0 1"),
+            ("scaling_driver", "cppc_cpufreq"),
+            ("scaling_governor", "performance"),
+            ("scaling_min_freq", "1000000"),
+            ("scaling_max_freq", "3000000"),
+            ("cpuinfo_max_freq", "3200000"),
+        ],
+    );
+    let state = [("name", "C6"), ("latency", "133"), ("residency", "600"), ("disable", "1")];
+    tree.files(&format!("{CPUS}/cpuidle"), &[("current_driver", "intel_idle")]);
+    tree.files(&format!("{CPUS}/cpu0/cpuidle/state3"), &state);
+    tree.files(&format!("{CPUS}/smt"), &[("control", "on"), ("active", "0")]);
+    tree.files(&format!("{CPUS}/vulnerabilities"), &[("mds", "Not affected")]);
+    tree.files(CPUS, &[("nohz_full", "(null)"), ("isolated", "1")]);
+    tree.file("proc/cpuinfo", "processor: 0\nflags: fpu sse\nmicrocode: 0x2b\n");
+    let cpu = cpu(&tree);
+    let policy = &cpu.frequency[0];
+    check(
+        &(policy.pus.to_string(), &policy.governor, policy.min_khz, policy.hardware_max_khz),
+        expect![[r#"("0-1", Some("performance"), Some(1000000), Some(3200000))"#]],
+    );
+    let states = cpu.idle.expect("the C-states").states;
+    check(
+        &states,
+        expect![[
+            r#"[IdleState { pu: 0, name: "C6", latency_us: Some(133), residency_us: Some(600), disabled: Some(true) }]"#
+        ]],
+    );
+    let sets = (cpu.nohz_full, cpu.isolated.map(|set| set.to_string()));
+    check(
+        &(cpu.boost, cpu.smt_active, sets, cpu.flags, cpu.microcode, cpu.vulnerabilities),
+        expect![[
+            r#"(Some(true), Some(false), (Some(IdSet([])), Some("1")), ["fpu", "sse"], Some("0x2b"), {"mds": "Not affected"})"#
+        ]],
+    );
+}
+
+#[test]
 fn a_pu_that_shares_a_far_cache_is_asked_for_its_near_ones() {
     let tree = Tree::new();
     let l2 = [("level", "2"), ("type", "Unified"), ("size", "4096K"), ("shared_cpu_list", "0-1")];

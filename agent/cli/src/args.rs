@@ -216,6 +216,13 @@ Examples:
 Examples:
   purlin hw tree                         which GPU is next to which NIC?")]
     Tree,
+    /// Count packages, cores, caches, nodes and devices, to compare with other readers
+    ///
+    /// Once as hwloc counts, once (`sysfs_…`, `kernel_…`) what the kernel shows.
+    #[command(after_help = "\
+Examples:
+  purlin hw counts -o json | jq .cores   how many cores may be used?")]
+    Counts,
 }
 
 /// `purlin queue …`

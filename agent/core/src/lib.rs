@@ -8,6 +8,7 @@
 //! | module | what it decides |
 //! | --- | --- |
 //! | [`inventory`] | what a machine is made of, as values |
+//! | [`counts`](mod@counts) | a machine in numbers, as hwloc counts and as the kernel shows it |
 //! | [`idset`] | sets of CPU and node ids in the kernel's list form |
 //! | [`metric`] | a measured point: name, unit, attributes, value |
 //! | [`identity`] | who a record is from: incarnation, class, sequence |
@@ -22,6 +23,7 @@
 extern crate alloc;
 
 pub mod backoff;
+pub mod counts;
 pub mod identity;
 pub mod idset;
 pub mod inventory;

@@ -73,6 +73,10 @@ pub async fn inventory(root: Option<&Path>) -> Inventory {
     let root = root.unwrap_or(Path::new("/"));
     // A helper works in /, wherever the command was typed.
     let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    // A dump has no device that could hang, and needs no process to be lost with it.
+    if root != Path::new("/") {
+        return inventory_in_thread(root);
+    }
     let (client, mut helpers) = client(root.clone());
     let mut inventory = Inventory::default();
     match helpers.start() {
@@ -86,8 +90,8 @@ pub async fn inventory(root: Option<&Path>) -> Inventory {
     inventory
 }
 
-/// The same where no process can be started (under an emulator, or a seccomp
-/// filter): in a thread, which is left behind if it gets stuck.
+/// The same for a dump, and where no process can be started (under an emulator,
+/// or a seccomp filter): in a thread, which is left behind if it gets stuck.
 fn inventory_in_thread(root: PathBuf) -> Inventory {
     let (answers, inbox) = blocking::channel();
     thread::spawn(move || {

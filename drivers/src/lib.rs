@@ -16,6 +16,7 @@
 //! | [`storage`] | controllers, block devices | `hw-docs/storage.md` |
 //! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
+//! | [`smbios`] | the firmware's table: DIMMs, slots, names | the pages above |
 //! | [`sample`](mod@sample) | what changes: metrics | the pages above |
 //!
 //! Invariant: a driver sees files only through [`Root`], so that a dump is read
@@ -29,7 +30,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cpu;
-
+mod edac;
 pub mod gpu;
 pub mod memory;
 pub mod nic;
@@ -40,6 +41,7 @@ mod probe;
 mod root;
 pub mod sample;
 pub mod sensor;
+pub mod smbios;
 pub mod storage;
 
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};

@@ -16,7 +16,7 @@ use purlin_core::inventory::{Firmware, Nameplate, Part, Platform, Problem};
 
 use crate::{
     Root,
-    probe::Probe,
+    probe::{Probe, label},
     smbios::{self, Smbios},
 };
 
@@ -70,8 +70,11 @@ fn names(probe: &mut Probe<'_>, smbios: Option<&Smbios>) -> Platform {
     let known = smbios.cloned().unwrap_or_default();
     let system = plate(probe, known.system.clone(), "sys_vendor", "product");
     Platform {
-        vendor: system.vendor.or_else(|| device_tree(probe, "model")),
-        product: system.product,
+        vendor: system
+            .vendor
+            .or_else(|| device_tree(probe, "model"))
+            .or_else(|| sysinfo(probe, "Manufacturer:")),
+        product: system.product.or_else(|| sysinfo(probe, "Type:")),
         version: system.version,
         serial: system.serial.or_else(|| device_tree(probe, "serial-number")),
         family: known.family.clone().or_else(|| dmi(probe, "product_family")),
@@ -127,10 +130,17 @@ fn device_tree(probe: &mut Probe<'_>, name: &str) -> Option<String> {
     DEVICE_TREE.iter().find_map(|base| probe.label(&format!("{base}/{name}")))
 }
 
+/// s390 has no DMI; its machines are known by their type's number.
+fn sysinfo(probe: &mut Probe<'_>, key: &str) -> Option<String> {
+    let sysinfo = probe.text("/proc/sysinfo")?;
+    let value = sysinfo.lines().find_map(|line| line.strip_prefix(key))?;
+    label(value)
+}
+
 /// NUL-separated, the most specific first.
 fn compatible(probe: &mut Probe<'_>) -> Vec<String> {
     let names = DEVICE_TREE.iter().find_map(|base| probe.text(&format!("{base}/compatible")));
-    names.unwrap_or_default().split('\0').filter_map(crate::probe::label).collect()
+    names.unwrap_or_default().split('\0').filter_map(label).collect()
 }
 
 /// `osrelease`, or the third word of `/proc/version` in a dump without it.

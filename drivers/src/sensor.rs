@@ -82,11 +82,12 @@ impl Chip {
         let name = probe.label(&format!("{dir}/name")).unwrap_or_else(|| "unnamed".into());
         let path = probe.root.link_target(&dir).unwrap_or_default();
         let pci = path.rsplit('/').find(|piece| pci::is_address(piece)).map(str::to_owned);
-        let place = probe.link_name(&format!("{dir}/device")).unwrap_or_else(|| entry.to_owned());
+        let place = probe.link_name(&format!("{dir}/device")).filter(|place| place != "..");
+        let place = place.unwrap_or_else(|| entry.to_owned());
         // An NVMe controller's number may change over a reboot; its address
         // changes with the slot alone.
         let place = match &pci {
-            Some(address) if place.starts_with("nvme") => address,
+            Some(address) if place.starts_with("nvme") || place == entry => address,
             _ => &place,
         };
         let device = format!("{name} at {place}");

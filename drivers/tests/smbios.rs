@@ -497,10 +497,10 @@ fn memory_devices(text: &str) -> Vec<Block> {
             if inside {
                 blocks.push(Block::new());
             }
-        } else if let (true, Some((key, value))) = (inside, line[1..].split_once(':')) {
-            if let Some(block) = blocks.last_mut() {
-                block.push((key.to_owned(), value.trim().to_owned()));
-            }
+        } else if let (true, Some((key, value)), Some(block)) =
+            (inside, line[1..].split_once(':'), blocks.last_mut())
+        {
+            block.push((key.to_owned(), value.trim().to_owned()));
         }
     }
     blocks

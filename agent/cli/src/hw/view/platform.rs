@@ -5,7 +5,7 @@ use purlin_core::inventory::{
     Socket, Tpm, Watchdog,
 };
 
-use super::{Row, Section, join, or_unknown, plural, row, section, told, yes_no};
+use super::{Row, Section, UNKNOWN, join, or_unknown, plural, row, section, told, yes_no};
 use crate::units::size;
 
 pub(super) fn rows(inventory: &Inventory) -> Vec<Row> {
@@ -201,7 +201,7 @@ fn watchdog(watchdog: &Watchdog) -> Fact {
         watchdog.nowayout.filter(|stays| *stays).map(|_| "can't be stopped".into()),
         reset.map(|_| "it reset the machine before this boot".into()),
     ]);
-    (watchdog.name.clone(), what)
+    (watchdog.name.clone(), if what.is_empty() { UNKNOWN.into() } else { what })
 }
 
 fn zone(zone: &PowerZone) -> Fact {

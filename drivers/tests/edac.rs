@@ -1,4 +1,4 @@
-//! Memory errors joined to slots: only where one slot alone can be meant.
+//! Memory slots, and errors joined to them only where one slot alone can be meant.
 
 use std::{fs, path::PathBuf};
 
@@ -38,6 +38,16 @@ impl Machine {
         (area[0x10], area[0x11]) = (1, 2);
         self.table.extend(area);
         self.table.extend(format!("{slot}\0{bank}\0\0").as_bytes());
+        self
+    }
+
+    /// An array of system memory that takes 64 GiB.
+    fn array(mut self, ecc: u8) -> Self {
+        let mut area = [0; 0x0f];
+        (area[0], area[1], area[5], area[6]) = (16, 0x0f, 3, ecc);
+        area[7..11].copy_from_slice(&(64_u32 << 20).to_le_bytes());
+        self.table.extend(area);
+        self.table.extend([0, 0]);
         self
     }
 
@@ -228,4 +238,17 @@ fn a_controller_keeps_what_no_dimm_has() {
         .file(&at("ce_noinfo_count"), "2\n")
         .read();
     expect![[r#"[MemoryController { name: "mc0", kind: Some("Example IMC#0"), errors: MemoryErrors { corrected: Some(7), uncorrected: Some(0) }, noinfo: MemoryErrors { corrected: Some(2), uncorrected: None } }]"#]].assert_eq(&format!("{:?}", memory.controllers));
+}
+
+#[test]
+fn arrays_add_up_and_correct_errors_only_if_all_do() {
+    const NONE: u8 = 3;
+    const MULTI_BIT: u8 = 6;
+    let of = |all: &[u8]| {
+        let memory = all.iter().fold(Machine::new(), |machine, ecc| machine.array(*ecc)).read();
+        (memory.max_capacity, memory.ecc)
+    };
+    assert_eq!(of(&[MULTI_BIT, MULTI_BIT]), (Some(128 << 30), Some(true)));
+    assert_eq!(of(&[MULTI_BIT, NONE]), (Some(128 << 30), None));
+    assert_eq!(of(&[]), (None, None));
 }

@@ -168,31 +168,31 @@ fn an_sfp_calibrated_by_itself_is_read_to_the_last_digit() {
             ],
             thresholds: Some(
                 Thresholds {
-                    temperature_c: Limits {
+                    temperature_c: AlarmLimits {
                         high_alarm: 75.0,
                         low_alarm: -5.0,
                         high_warning: 70.0,
                         low_warning: 0.0,
                     },
-                    supply_v: Limits {
+                    supply_v: AlarmLimits {
                         high_alarm: 3.63,
                         low_alarm: 2.97,
                         high_warning: 3.465,
                         low_warning: 3.135,
                     },
-                    tx_power_mw: Limits {
+                    tx_power_mw: AlarmLimits {
                         high_alarm: 1.7378,
                         low_alarm: 0.145,
                         high_warning: 1.3804,
                         low_warning: 0.182,
                     },
-                    rx_power_mw: Limits {
+                    rx_power_mw: AlarmLimits {
                         high_alarm: 1.7378,
                         low_alarm: 0.05,
                         high_warning: 1.3804,
                         low_warning: 0.063,
                     },
-                    bias_ma: Limits {
+                    bias_ma: AlarmLimits {
                         high_alarm: 12.0,
                         low_alarm: 2.0,
                         high_warning: 11.0,
@@ -439,31 +439,31 @@ fn a_qsfp28_has_four_lanes() {
                 ],
                 thresholds: Some(
                     Thresholds {
-                        temperature_c: Limits {
+                        temperature_c: AlarmLimits {
                             high_alarm: 75.0,
                             low_alarm: -5.0,
                             high_warning: 70.0,
                             low_warning: 0.0,
                         },
-                        supply_v: Limits {
+                        supply_v: AlarmLimits {
                             high_alarm: 3.63,
                             low_alarm: 2.97,
                             high_warning: 3.465,
                             low_warning: 3.135,
                         },
-                        tx_power_mw: Limits {
+                        tx_power_mw: AlarmLimits {
                             high_alarm: 2.8184,
                             low_alarm: 0.05,
                             high_warning: 2.2387,
                             low_warning: 0.1,
                         },
-                        rx_power_mw: Limits {
+                        rx_power_mw: AlarmLimits {
                             high_alarm: 2.8184,
                             low_alarm: 0.05,
                             high_warning: 2.2387,
                             low_warning: 0.1,
                         },
-                        bias_ma: Limits {
+                        bias_ma: AlarmLimits {
                             high_alarm: 90.0,
                             low_alarm: 10.0,
                             high_warning: 80.0,
@@ -667,31 +667,31 @@ fn a_cmis_module_has_as_many_lanes_as_it_says() {
                 ],
                 thresholds: Some(
                     Thresholds {
-                        temperature_c: Limits {
+                        temperature_c: AlarmLimits {
                             high_alarm: 75.0,
                             low_alarm: -5.0,
                             high_warning: 70.0,
                             low_warning: 0.0,
                         },
-                        supply_v: Limits {
+                        supply_v: AlarmLimits {
                             high_alarm: 3.63,
                             low_alarm: 2.97,
                             high_warning: 3.465,
                             low_warning: 3.135,
                         },
-                        tx_power_mw: Limits {
+                        tx_power_mw: AlarmLimits {
                             high_alarm: 5.0119,
                             low_alarm: 0.1,
                             high_warning: 3.9811,
                             low_warning: 0.2,
                         },
-                        rx_power_mw: Limits {
+                        rx_power_mw: AlarmLimits {
                             high_alarm: 5.0119,
                             low_alarm: 0.1,
                             high_warning: 3.9811,
                             low_warning: 0.2,
                         },
-                        bias_ma: Limits {
+                        bias_ma: AlarmLimits {
                             high_alarm: 120.0,
                             low_alarm: 20.0,
                             high_warning: 100.0,

@@ -14,7 +14,7 @@ mod sff8636;
 
 use std::collections::BTreeMap;
 
-use purlin_core::inventory::{Limits, Power, Transceiver};
+use purlin_core::inventory::{AlarmLimits, Power, Transceiver};
 
 use crate::probe::label;
 
@@ -151,8 +151,8 @@ impl Memory<'_> {
     }
 
     /// Four big-endian words: high and low alarm, high and low warning.
-    fn limits(&self, at: usize, value: impl Fn(&Self, usize) -> f64) -> Limits {
-        Limits {
+    fn limits(&self, at: usize, value: impl Fn(&Self, usize) -> f64) -> AlarmLimits {
+        AlarmLimits {
             high_alarm: rounded(value(self, at)),
             low_alarm: rounded(value(self, at + 2)),
             high_warning: rounded(value(self, at + 4)),

@@ -327,24 +327,24 @@ pub struct Power {
     pub dbm: Option<f64>,
 }
 
-/// Limits of each reading.
+/// AlarmLimits of each reading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Thresholds {
     /// Of the temperature in °C.
-    pub temperature_c: Limits,
+    pub temperature_c: AlarmLimits,
     /// Of the supply voltage in V.
-    pub supply_v: Limits,
+    pub supply_v: AlarmLimits,
     /// Of the power sent in mW.
-    pub tx_power_mw: Limits,
+    pub tx_power_mw: AlarmLimits,
     /// Of the power received in mW.
-    pub rx_power_mw: Limits,
+    pub rx_power_mw: AlarmLimits,
     /// Of the laser's current in mA.
-    pub bias_ma: Limits,
+    pub bias_ma: AlarmLimits,
 }
 
 /// Where a reading is out of bounds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct AlarmLimits {
     /// Above it, an alarm.
     pub high_alarm: f64,
     /// Below it, an alarm.

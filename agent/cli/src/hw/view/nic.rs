@@ -1,7 +1,7 @@
 //! Network interfaces as rows and sections.
 
 use purlin_core::inventory::{
-    Fec, Inventory, Lane, Limits, LinkModes, Media, Neighbour, Nic, Part, Power, Queues, Rdma,
+    AlarmLimits, Fec, Inventory, Lane, LinkModes, Media, Neighbour, Nic, Part, Power, Queues, Rdma,
     Rings, Rss, Sriov, SwitchPort, Transceiver, Vf,
 };
 
@@ -287,7 +287,7 @@ fn media(media: Media) -> String {
 
 fn measured(it: &Transceiver, facts: &mut Facts) {
     let limits = it.thresholds.as_ref();
-    let value = |value: f64, unit: &str, limits: Option<&Limits>| {
+    let value = |value: f64, unit: &str, limits: Option<&AlarmLimits>| {
         let alarm = limits.map(|it| format!(" (alarm {} to {})", it.low_alarm, it.high_alarm));
         format!("{value} {unit}{}", alarm.unwrap_or_default())
     };
@@ -303,7 +303,7 @@ fn measured(it: &Transceiver, facts: &mut Facts) {
         facts.add(&format!("lane {}", number + 1), lane(it));
     }
     let Some(limits) = limits.filter(|_| !it.lanes.is_empty()) else { return };
-    let range = |it: &Limits| format!("{} to {}", it.low_alarm, it.high_alarm);
+    let range = |it: &AlarmLimits| format!("{} to {}", it.low_alarm, it.high_alarm);
     let (rx, tx) = (range(&limits.rx_power_mw), range(&limits.tx_power_mw));
     let bias = range(&limits.bias_ma);
     facts.add("lane alarms", format!("rx {rx} mW, tx {tx} mW, bias {bias} mA"));
@@ -386,7 +386,8 @@ mod tests {
     #[test]
     fn a_nic_of_which_all_is_known_shows_it() {
         let names = |names: &[&str]| names.iter().map(|it| (*it).into()).collect::<Vec<String>>();
-        let limits = |low_alarm, high_alarm| Limits { low_alarm, high_alarm, ..Limits::default() };
+        let limits =
+            |low_alarm, high_alarm| AlarmLimits { low_alarm, high_alarm, ..AlarmLimits::default() };
         let transceiver = Transceiver {
             form: "SFP".into(),
             vendor: Some("Example".into()),

@@ -44,7 +44,7 @@ pub mod sensor;
 pub mod storage;
 
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
-pub use root::{MAX_ENTRIES, MAX_FILE, OpenError, Root};
+pub use root::{Dir, MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;
 
 /// Reads one part.

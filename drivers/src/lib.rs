@@ -20,13 +20,12 @@
 //!
 //! Invariant: a driver sees files only through [`Root`], so that a dump is read
 //! by the very code that reads the live machine, and never mixes with it. The
-//! one exception is NVML, which [`gpu`] asks only when the root is live.
+//! exceptions are NVML, which [`gpu`] asks, and disks' SMART data, which
+//! [`storage`] asks, each only when the root is live.
 //!
 //! Deliberately absent: threads, deadlines and retries. A read can hang in the
 //! kernel; whoever calls for a part that may (GPU, sensor) does so in a process
 //! it can afford to lose.
-
-#![forbid(unsafe_code)]
 
 pub mod cpu;
 
@@ -42,6 +41,7 @@ mod root;
 pub mod sample;
 pub mod sensor;
 pub mod storage;
+mod sys;
 
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 pub use root::{Dir, MAX_ENTRIES, MAX_FILE, OpenError, Root};

@@ -4,7 +4,7 @@ use purlin_core::inventory::{NvmeController, StorageController, StorageKind};
 
 use crate::{pci, pci::Slots, probe::Probe};
 
-pub(super) const NVME: &str = "/sys/class/nvme";
+const NVME: &str = "/sys/class/nvme";
 
 /// PCI base class of mass storage.
 const MASS_STORAGE: u32 = 0x01;

@@ -64,15 +64,15 @@ struct Around {
     slots: Slots,
     /// Bays by SCSI address.
     bays: BTreeMap<String, String>,
-    /// Controllers that lead to a multipath NVMe namespace, by its disk.
+    /// Hidden disks that are the ways to a multipath NVMe namespace, by its disk.
     paths: BTreeMap<String, Vec<String>>,
 }
 
 impl Around {
     fn read(probe: &mut Probe<'_>, blocks: &[String]) -> Self {
         let mut paths: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (disk, controller) in blocks.iter().filter_map(|name| nvme_path(name)) {
-            paths.entry(disk).or_default().push(controller);
+        for (way, (disk, _)) in blocks.iter().filter_map(|name| Some((name, nvme_path(name)?))) {
+            paths.entry(disk).or_default().push(way.clone());
         }
         Self { slots: Slots::read(probe), bays: bays(probe), paths }
     }
@@ -135,7 +135,7 @@ fn disk(probe: &mut Probe<'_>, around: &Around, name: String) -> Disk {
     let target = probe.link(&path).unwrap_or_default();
     let transport = transport(&target);
     let namespace = namespace(probe, around, &dirs, &name);
-    let pci = pci_of(probe, &path, namespace.as_ref());
+    let pci = pci_of(probe, around, &name);
     let scsi = probe.link_name(&format!("{path}/device")).filter(|name| is_scsi(name));
     let port = transport.and_then(|transport| port(&target, transport));
     let sectors = dirs.disk.as_ref().and_then(|dir| probe.number::<u64>((dir, "size")));
@@ -255,7 +255,9 @@ fn namespace(
         let device = probe.link_name(&format!("{BLOCK}/{name}/device"))?;
         controller::is_nvme(&device).then(|| vec![device])
     };
-    let controllers = around.paths.get(name).cloned().or_else(|| controller(probe));
+    let leading =
+        |ways: &Vec<String>| ways.iter().filter_map(|it| Some(nvme_path(it)?.1)).collect();
+    let controllers = around.paths.get(name).map(leading).or_else(|| controller(probe));
     // All zeros: the namespace has none.
     let id = |probe: &mut Probe<'_>, name| {
         let is_zero = |id: &str| id.chars().all(|c| matches!(c, '0' | '-' | ' '));
@@ -270,10 +272,11 @@ fn namespace(
     })
 }
 
-fn pci_of(probe: &mut Probe<'_>, path: &str, namespace: Option<&NvmeNamespace>) -> Option<String> {
-    let controller = namespace.and_then(|it| it.controllers.first());
-    pci::behind(probe, path)
-        .or_else(|| pci::behind(probe, &format!("{}/{}", controller::NVME, controller?)))
+/// The function behind a disk; of a namespace under a virtual subsystem, the
+/// one behind the first way to it.
+fn pci_of(probe: &mut Probe<'_>, around: &Around, name: &str) -> Option<String> {
+    let way = around.paths.get(name).and_then(|ways| ways.first()).map_or(name, String::as_str);
+    pci::behind(probe, &format!("{BLOCK}/{way}"))
 }
 
 /// Where to pull: the bay that the enclosure tells, the bay that the SAS

@@ -266,3 +266,74 @@ fn a_function_without_a_class_is_a_problem() {
     assert_eq!((devices[0].class, devices[0].vendor, devices[0].device), (0, Some(0x8086), None));
     check(&problems[0].at, expect![[r#""/sys/bus/pci/devices/0000:00:01.0/class""#]]);
 }
+
+mod corpus {
+    //! The dumps of real machines that have PCI: what we count against what
+    //! `expected.tsv` has, and every problem told, by name.
+
+    use std::{
+        collections::BTreeMap,
+        fs,
+        path::{Path, PathBuf},
+        process::Command,
+    };
+
+    use expect_test::expect;
+    use purlin_drivers::{Root, pci};
+
+    #[test]
+    fn real_machines_read_with_no_problem_that_is_not_in_the_dump() {
+        let Some(corpus) = corpus() else {
+            println!("skipped: no corpus of dumps (set PURLIN_CORPUS)");
+            return;
+        };
+        let mut problems = String::new();
+        for row in rows(&corpus) {
+            let id = &row["id"];
+            if row["sysfs_pci"] == "0" {
+                continue;
+            }
+            // In memory where there is such a place: a dump is thousands of files.
+            let dir = tempfile::tempdir_in("/dev/shm")
+                .or_else(|_| tempfile::tempdir())
+                .expect("a temporary directory");
+            let name = format!("{}.tar.xz", id.replacen('/', "_", 1));
+            let archive = corpus.join("dumps").join(name);
+            let tar =
+                Command::new("tar").arg("xJf").arg(&archive).arg("-C").arg(dir.path()).status();
+            assert!(tar.expect("tar runs").success(), "{} unpacks", archive.display());
+            let (devices, told) = pci::read(&Root::dump(dir.path()).expect("a dump's root"));
+            let devices = devices.expect("the functions");
+            assert_eq!(devices.len().to_string(), row["sysfs_pci"], "{id}");
+            // hwloc counts a bridge only where the dump has a `config`, which
+            // we never read; where it has some, it has all, and we agree.
+            let bridges = devices.iter().filter(|it| it.is_bridge()).count();
+            if row["pci_bridge"] != "0" {
+                assert_eq!(bridges.to_string(), row["pci_bridge"], "{id}");
+            }
+            assert!(devices.iter().all(|it| it.parent.as_deref() != Some(it.address.as_str())));
+            told.iter().for_each(|it| problems += &format!("{id}: {}: {}\n", it.at, it.what));
+        }
+        expect![[r#"
+            ghw/linux-amd64-8581cf3a529e5d8b97ea876eade2f60d: pci0000:00: no NUMA node is told for 24 functions from 0000:00:00.0; a firmware update may repair it
+            ghw/linux-amd64-8581cf3a529e5d8b97ea876eade2f60d: pci0000:fe: no NUMA node is told for 24 functions from 0000:fe:00.0; a firmware update may repair it
+            ghw/linux-amd64-8581cf3a529e5d8b97ea876eade2f60d: pci0000:ff: no NUMA node is told for 24 functions from 0000:ff:00.0; a firmware update may repair it
+            hwloc/40intel64-2g2n4c+pcilocality: pci0000:00: no NUMA node is told for 28 functions from 0000:00:00.0; a firmware update may repair it
+            hwloc/40intel64-2g2n4c+pcilocality: pci0000:40: no NUMA node is told for 8 functions from 0000:40:01.0; a firmware update may repair it
+            hwloc/40intel64-2g2n4c+pcilocality: pci0000:40: the CPUs told as near are not those of the NUMA node told for 0000:43:00.0; a firmware update may repair it
+        "#]].assert_eq(&problems);
+    }
+
+    fn corpus() -> Option<PathBuf> {
+        let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
+        let corpus = std::env::var_os("PURLIN_CORPUS").map_or_else(beside, PathBuf::from);
+        corpus.join("expected.tsv").is_file().then_some(corpus)
+    }
+
+    fn rows(corpus: &Path) -> Vec<BTreeMap<String, String>> {
+        let table = fs::read_to_string(corpus.join("expected.tsv")).expect("a readable table");
+        let mut lines = table.lines().map(|line| line.split('\t').map(str::to_owned));
+        let header: Vec<String> = lines.next().expect("a header").collect();
+        lines.map(|line| header.iter().cloned().zip(line).collect()).collect()
+    }
+}

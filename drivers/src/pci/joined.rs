@@ -27,6 +27,9 @@ pub(crate) struct Place {
     bus: String,
     /// True if nothing is between it and its root bus.
     on_root_bus: bool,
+    /// True if the kernel says that the firmware tells no NUMA node (−1), which
+    /// is more than not saying anything.
+    pub(super) denies_node: bool,
 }
 
 impl Place {
@@ -37,6 +40,7 @@ impl Place {
         Self {
             above: up.iter().filter(|name| is_address(name)).map(|&name| name.into()).collect(),
             bus: bus.map_or_else(|| format!("pci{domain}"), |bus| (*bus).into()),
+            denies_node: false,
             on_root_bus: !up.first().is_some_and(|name| is_address(name)),
         }
     }
@@ -100,7 +104,7 @@ fn nodes(probe: &mut Probe<'_>, devices: &mut [PciDevice], places: &[Place]) {
         }
         device.node =
             device.node.or_else(|| place.above.iter().find_map(|it| told.get(it).copied()));
-        if device.node.is_none() && device.local_cpus.is_some() && nodes.len() > 1 {
+        if device.node.is_none() && place.denies_node && nodes.len() > 1 {
             doubts.note(&place.bus, &device.address, "no NUMA node is told");
         }
     }

@@ -64,13 +64,19 @@ fn read_devices(probe: &mut Probe<'_>) -> Option<Vec<PciDevice>> {
 /// One function: what its directory says, and where it sits.
 fn function(probe: &mut Probe<'_>, address: &str) -> (PciDevice, Place) {
     let path = format!("{DEVICES}/{address}");
-    let target = probe.link(&path).unwrap_or_default();
-    let place = Place::new(address, &target);
-    let told = probe.dir(&path).map(|dir| told(probe, &dir)).unwrap_or_else(|| {
-        probe.problem(&path, "leads nowhere");
-        PciDevice::default()
-    });
-    (PciDevice { address: address.into(), parent: place.parent(), ..told }, place)
+    let mut place = place_of(probe, address);
+    let device = match probe.dir(&path) {
+        Some(dir) => {
+            let device = told(probe, &dir);
+            place.denies_node = device.node.is_none() && dir.has("numa_node");
+            device
+        }
+        None => {
+            probe.problem(&path, "leads nowhere");
+            PciDevice::default()
+        }
+    };
+    (PciDevice { address: address.into(), parent: place.parent(), ..device }, place)
 }
 
 fn told(probe: &mut Probe<'_>, dir: &Dir<'_>) -> PciDevice {

@@ -300,7 +300,7 @@ fn slot(
     // A SCSI disk's PCI slot holds its controller, not the disk.
     let pci = pci.filter(|_| scsi.is_none())?;
     let place = pci::place_of(probe, pci);
-    around.slots.of(pci, &place)
+    Some(format!("PCI slot {}", around.slots.of(pci, &place)?))
 }
 
 /// What the kernel put to sleep. A disk that fell asleep by itself tells so

@@ -41,7 +41,7 @@ fn controller_row(controller: &StorageController) -> Row {
         Some("NVMe controller without a namespace".into()),
         nvme.and_then(|it| it.model.clone()),
         nvme.and_then(|it| it.state.clone()),
-        controller.slot.as_ref().map(|slot| format!("in {slot}")),
+        controller.slot.as_ref().map(|slot| format!("in PCI slot {slot}")),
         controller.pci.as_ref().map(|pci| format!("at {pci}")),
         complaint(&controller.health),
     ];

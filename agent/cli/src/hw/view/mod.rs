@@ -388,16 +388,23 @@ mod tests {
             &small(),
             Part::Storage,
             expect![[r#"
-            sda
-              size: unknown
-              model: unknown
-              serial: unknown
-              firmware: unknown
-              medium: unknown
-              removable: unknown
-              PCI: unknown
-              node: unknown
-        "#]],
+                sda
+                  size: unknown
+                  model: unknown
+                  serial: unknown
+                  firmware: unknown
+                  WWID: unknown
+                  transport: unknown
+                  slot: unknown
+                  medium: unknown
+                  blocks: unknown B logical, unknown B physical
+                  write cache: unknown
+                  read only: unknown
+                  removable: unknown
+                  PCI: unknown
+                  node: unknown
+                  health: unknown
+            "#]],
         );
         check_show(
             &small(),

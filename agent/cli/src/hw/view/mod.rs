@@ -397,7 +397,7 @@ mod tests {
                   transport: unknown
                   slot: unknown
                   medium: unknown
-                  blocks: unknown B logical, unknown B physical
+                  blocks: logical unknown, physical unknown
                   write cache: unknown
                   read only: unknown
                   removable: unknown

@@ -227,8 +227,8 @@ fn transport(transport: Transport) -> &'static str {
 }
 
 fn blocks(disk: &Disk) -> String {
-    let (logical, physical) = (or_unknown(disk.logical_block), or_unknown(disk.physical_block));
-    format!("{logical} B logical, {physical} B physical")
+    let bytes = |it: Option<u32>| or_unknown(it.map(|bytes| format!("{bytes} B")));
+    format!("logical {}, physical {}", bytes(disk.logical_block), bytes(disk.physical_block))
 }
 
 fn ata_smart(smart: &AtaSmart) -> Vec<Fact> {

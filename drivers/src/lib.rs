@@ -35,6 +35,7 @@ pub mod memory;
 pub mod nic;
 pub mod numa;
 pub mod pci;
+pub mod pci_ids;
 pub mod platform;
 mod probe;
 mod root;

@@ -7,3 +7,5 @@
 
 pub(crate) mod ethtool;
 pub(crate) mod packet;
+pub(crate) mod nvme;
+pub(crate) mod sg;

@@ -3,7 +3,7 @@
 
 use purlin_core::{
     idset::IdSet,
-    inventory::{Irq, Nic, Ptp, Rdma, Sriov, SwitchPort, Vf, VfOf},
+    inventory::{Irq, Nic, Ptp, Rdma, NicSriov, SwitchPort, Vf, VfOf},
 };
 
 use crate::{
@@ -55,7 +55,7 @@ fn off_node(probe: &mut Probe<'_>, nic: &Nic) -> Option<u32> {
     nic.irqs.iter().map(off).sum()
 }
 
-fn sriov(probe: &mut Probe<'_>, device: &str) -> Option<Sriov> {
+fn sriov(probe: &mut Probe<'_>, device: &str) -> Option<NicSriov> {
     let total = probe.told(&format!("{device}/sriov_totalvfs")).filter(|total| *total > 0)?;
     let enabled = probe.told(&format!("{device}/sriov_numvfs"));
     let functions = probe.numbered(device, "virtfn").unwrap_or_default();
@@ -63,7 +63,7 @@ fn sriov(probe: &mut Probe<'_>, device: &str) -> Option<Sriov> {
         let pci = probe.link_name(&format!("{device}/virtfn{index}"));
         Vf { index, pci, ..Vf::default() }
     };
-    Some(Sriov { total, enabled, vfs: functions.iter().map(vf).collect() })
+    Some(NicSriov { total, enabled, vfs: functions.iter().map(vf).collect() })
 }
 
 fn vf_of(probe: &mut Probe<'_>, dir: &str, own: Option<&str>) -> Option<VfOf> {

@@ -64,7 +64,7 @@ pub struct Nic {
     /// `None` if the node, its CPUs or an interrupt's CPUs are unknown.
     pub irqs_off_node: Option<u32>,
     /// Its virtual functions; `None` if it can have none.
-    pub sriov: Option<Sriov>,
+    pub sriov: Option<NicSriov>,
     /// The physical function it is a virtual function of.
     pub vf_of: Option<VfOf>,
     /// Its port of an embedded switch (`phys_switch_id`, `phys_port_name`).
@@ -161,7 +161,7 @@ pub struct Irq {
 
 /// Virtual functions of a physical one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sriov {
+pub struct NicSriov {
     /// The most it can have.
     pub total: u32,
     /// How many it has.

@@ -2,7 +2,7 @@
 
 use purlin_core::inventory::{
     AlarmLimits, Fec, Inventory, Lane, LinkModes, Media, Neighbour, Nic, Part, Power, Queues, Rdma,
-    Rings, Rss, Sriov, SwitchPort, Transceiver, Vf,
+    Rings, Rss, NicSriov, SwitchPort, Transceiver, Vf,
 };
 
 use super::{Row, Section, UNKNOWN, join, or_unknown, plural, row, told, yes_no};
@@ -200,7 +200,7 @@ fn interrupts(nic: &Nic) -> String {
     }
 }
 
-fn virtual_functions(sriov: &Sriov, facts: &mut Facts) {
+fn virtual_functions(sriov: &NicSriov, facts: &mut Facts) {
     facts.add("VFs", format!("{} of {}", or_unknown(sriov.enabled), sriov.total));
     for vf in &sriov.vfs {
         facts.add(&format!("VF {}", vf.index), virtual_function(vf));
@@ -456,7 +456,7 @@ mod tests {
             rss: Some(Rss { table: 128, key: 40, function: Some("toeplitz".into()) }),
             irqs: vec![purlin_core::inventory::Irq::default(); 17],
             irqs_off_node: Some(3),
-            sriov: Some(Sriov {
+            sriov: Some(NicSriov {
                 total: 8,
                 enabled: Some(1),
                 vfs: vec![Vf {

@@ -12,7 +12,10 @@ use std::{
     process::Command,
 };
 
-use purlin_core::{inventory::Inventory, metric::Sampler};
+use purlin_core::{
+    inventory::{Inventory, Part, Problem},
+    metric::Sampler,
+};
 use purlin_drivers::Root;
 
 /// Columns compared.

@@ -54,7 +54,7 @@ pub use sample::sample;
 pub fn read(part: Part, root: &Root) -> (Option<PartData>, Vec<Problem>) {
     match part {
         Part::Platform => wrap(platform::read(root), PartData::Platform),
-        Part::Cpu => wrap(cpu::read(root), PartData::Cpu),
+        Part::Cpu => wrap(cpu::read(root), |cpu| PartData::Cpu(Box::new(cpu))),
         Part::Numa => wrap(numa::read(root), PartData::Numa),
         Part::Memory => wrap(memory::read(root), PartData::Memory),
         Part::Pci => wrap(pci::read(root), PartData::Pci),

@@ -3,7 +3,7 @@
 //! A part that could not be read is absent (`None`, or missing from its list)
 //! and has a [`Problem`] that says why: unknown is never zero and never "gone".
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
@@ -135,7 +135,7 @@ pub enum PartData {
     /// [`Inventory::platform`]
     Platform(Platform),
     /// [`Inventory::cpu`]
-    Cpu(Cpu),
+    Cpu(Box<Cpu>),
     /// [`Inventory::numa`]
     Numa(Vec<NumaNode>),
     /// [`Inventory::memory`]
@@ -179,7 +179,7 @@ impl Inventory {
             // A failed read leaves what was known: unknown is never "gone".
             None => {}
             Some(PartData::Platform(it)) => self.platform = Some(it),
-            Some(PartData::Cpu(it)) => self.cpu = Some(it),
+            Some(PartData::Cpu(it)) => self.cpu = Some(*it),
             Some(PartData::Numa(it)) => self.numa = Some(it),
             Some(PartData::Memory(it)) => self.memory = Some(it),
             Some(PartData::Pci(it)) => self.pci = Some(it),

@@ -26,11 +26,9 @@
 //! kernel; whoever calls for a part that may (GPU, sensor) does so in a process
 //! it can afford to lose.
 
-#![forbid(unsafe_code)]
-
 pub mod cpu;
-
 pub mod gpu;
+pub mod gpu_metrics;
 pub mod memory;
 pub mod nic;
 pub mod numa;
@@ -41,6 +39,7 @@ mod root;
 pub mod sample;
 pub mod sensor;
 pub mod storage;
+mod sys;
 
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 pub use root::{MAX_ENTRIES, MAX_FILE, OpenError, Root};

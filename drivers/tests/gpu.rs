@@ -156,85 +156,85 @@ fn everything_that_nvml_tells_is_there() {
     check(
         &gpus[0],
         expect![[r#"
-        board_part: "900-00001-0000-000"
-        busy: 40
-        clocks: {"core":210,"core_max":1410,"memory":1215,"memory_max":1215}
-        compute_mode: "default"
-        device_id: 8368
-        device_nodes: ["/dev/nvidia0","/dev/nvidiactl","/dev/nvidia-uvm"]
-        display: false
-        driver: "nvidia"
-        driver_version: "555.42.02"
-        ecc: {"corrected":0,"corrected_total":0,"enabled":true,"pending":true,"uncorrected":0,"uncorrected_total":0}
-        firmware: "555.42.02"
-        kind: "compute"
-        link: {"gt_per_s":16.0,"width":16}
-        link_max: {"gt_per_s":16.0,"width":16}
-        lost: false
-        memory_busy: 12
-        mig: {"enabled":true,"instances":[{"compute":[{"device_node":"/dev/nvidia-caps/nvidia-cap31","id":0,"slices":2,"uuid":"MIG-00000000-0000-0000-0000-000000000010"},{"device_node":"/dev/nvidia-caps/nvidia-cap32","id":1,"slices":1,"uuid":"MIG-00000000-0000-0000-0000-000000000011"}],"device_node":"/dev/nvidia-caps/nvidia-cap30","id":1,"memory":12616466432,"placement":[4,4],"profile":"3g.12gb","slices":3},{"compute":[{"device_node":"/dev/nvidia-caps/nvidia-cap85","id":0,"slices":1,"uuid":"MIG-00000000-0000-0000-0000-000000000070"}],"device_node":"/dev/nvidia-caps/nvidia-cap84","id":7,"memory":6174015488,"placement":[0,1],"profile":"1g.6gb","slices":1}],"pending":false}
-        name: "Example Accelerator 24GB"
-        node: 1
-        nvlinks: [{"active":true,"errors":{"crc_data":0,"crc_flit":0,"recovery":0,"replay":0},"link":0,"remote":"0000:0f:00.0","remote_kind":null,"version":3},{"active":false,"errors":{"crc_data":0,"crc_flit":0,"recovery":0,"replay":0},"link":1,"remote":null,"remote_kind":null,"version":3}]
-        pci: "0000:07:00.0"
-        peers: [{"nvlinks":1,"path":"host bridge","pci":"0000:0f:00.0"}]
-        performance: "P0"
-        persistence: true
-        power: 71.5
-        power_limit: 300.0
-        remapped: {"correctable":0,"failed":false,"pending":false,"uncorrectable":0}
-        replays: 0
-        serial: "0000000000001"
-        slices: [{"available":null,"driver":null,"id":"MIG-00000000-0000-0000-0000-000000000010","iommu_group":null,"kind":"mig","memory":12616466432,"parent":"0000:07:00.0","profile":"3g.12gb"},{"available":null,"driver":null,"id":"MIG-00000000-0000-0000-0000-000000000011","iommu_group":null,"kind":"mig","memory":12616466432,"parent":"0000:07:00.0","profile":"3g.12gb"},{"available":null,"driver":null,"id":"MIG-00000000-0000-0000-0000-000000000070","iommu_group":null,"kind":"mig","memory":6174015488,"parent":"0000:07:00.0","profile":"1g.6gb"}]
-        temperatures: {"gpu":33.0}
-        uuid: "GPU-00000000-0000-0000-0000-000000000001"
-        vbios: "90.00.01.00.01"
-        vendor: "nvidia"
-        vram: 25769803776
-        vram_used: 3758096384
-    "#]],
+            board_part: "900-00001-0000-000"
+            busy: 40
+            clocks: {"core":210,"core_max":1410,"memory":1215,"memory_max":1215}
+            compute_mode: "default"
+            device_id: 8368
+            device_nodes: ["/dev/nvidia0","/dev/nvidiactl","/dev/nvidia-uvm"]
+            display: false
+            driver: "nvidia"
+            driver_version: "555.42.02"
+            ecc: {"corrected":0,"corrected_total":0,"enabled":true,"pending":true,"uncorrected":0,"uncorrected_total":0}
+            firmware: "555.42.02"
+            kind: "compute"
+            link: {"gt_per_s":16.0,"width":16}
+            link_max: {"gt_per_s":16.0,"width":16}
+            lost: false
+            memory_busy: 12
+            mig: {"enabled":true,"instances":[{"compute":[{"device_node":"/dev/nvidia-caps/nvidia-cap31","id":0,"slices":2,"uuid":"MIG-00000000-0000-0000-0000-000000000010"},{"device_node":"/dev/nvidia-caps/nvidia-cap32","id":1,"slices":1,"uuid":"MIG-00000000-0000-0000-0000-000000000011"}],"device_node":"/dev/nvidia-caps/nvidia-cap30","id":1,"memory":12616466432,"placement":[4,4],"profile":"3g.12gb","slices":3},{"compute":[{"device_node":"/dev/nvidia-caps/nvidia-cap85","id":0,"slices":1,"uuid":"MIG-00000000-0000-0000-0000-000000000070"}],"device_node":"/dev/nvidia-caps/nvidia-cap84","id":7,"memory":6174015488,"placement":[0,1],"profile":"1g.6gb","slices":1}],"pending":false}
+            name: "Example Accelerator 24GB"
+            node: 1
+            nvlinks: [{"active":true,"errors":{"crc_data":0,"crc_flit":0,"recovery":0,"replay":0},"link":0,"remote":"0000:0f:00.0","remote_kind":"gpu","version":3},{"active":false,"errors":{"crc_data":0,"crc_flit":0,"recovery":0,"replay":0},"link":1,"remote":null,"remote_kind":null,"version":3}]
+            pci: "0000:07:00.0"
+            peers: [{"nvlinks":1,"path":"host bridge","pci":"0000:0f:00.0"}]
+            performance: "P0"
+            persistence: true
+            power: 71.5
+            power_limit: 300.0
+            remapped: {"correctable":0,"failed":false,"pending":false,"uncorrectable":0}
+            replays: 0
+            serial: "0000000000001"
+            slices: [{"available":null,"driver":null,"id":"MIG-00000000-0000-0000-0000-000000000010","iommu_group":null,"kind":"mig","memory":12616466432,"parent":"0000:07:00.0","profile":"3g.12gb"},{"available":null,"driver":null,"id":"MIG-00000000-0000-0000-0000-000000000011","iommu_group":null,"kind":"mig","memory":12616466432,"parent":"0000:07:00.0","profile":"3g.12gb"},{"available":null,"driver":null,"id":"MIG-00000000-0000-0000-0000-000000000070","iommu_group":null,"kind":"mig","memory":6174015488,"parent":"0000:07:00.0","profile":"1g.6gb"}]
+            temperatures: {"gpu":33.0}
+            uuid: "GPU-00000000-0000-0000-0000-000000000001"
+            vbios: "90.00.01.00.01"
+            vendor: "nvidia"
+            vram: 25769803776
+            vram_used: 3758096384
+        "#]],
     );
     check(
         &gpus[1],
         expect![[r#"
-        board_part: "900-00001-0000-000"
-        busy: 40
-        clocks: {"core":210,"core_max":1410,"memory":1215,"memory_max":1215}
-        compute_mode: "exclusive process"
-        device_id: 8368
-        device_nodes: ["/dev/nvidia1","/dev/nvidiactl","/dev/nvidia-uvm"]
-        display: false
-        driver: "nvidia"
-        driver_version: "555.42.02"
-        ecc: {"corrected":4,"corrected_total":40,"enabled":true,"pending":false,"uncorrected":1,"uncorrected_total":2}
-        firmware: "555.42.02"
-        kind: "compute"
-        link: {"gt_per_s":2.5,"width":16}
-        link_max: {"gt_per_s":16.0,"width":16}
-        lost: false
-        memory_busy: 12
-        mig: {"enabled":false,"instances":[],"pending":false}
-        name: "Example Accelerator 24GB"
-        node: 1
-        nvlinks: [{"active":true,"errors":{"crc_data":0,"crc_flit":9,"recovery":0,"replay":3},"link":0,"remote":"0000:07:00.0","remote_kind":null,"version":3}]
-        pci: "0000:0f:00.0"
-        peers: [{"nvlinks":1,"path":"host bridge","pci":"0000:07:00.0"}]
-        performance: "P0"
-        persistence: true
-        power: 71.5
-        power_limit: 300.0
-        remapped: {"correctable":2,"failed":true,"pending":true,"uncorrectable":1}
-        replays: 5
-        retired: {"double_bit":1,"pending":true,"single_bit":3}
-        serial: "0000000000002"
-        temperatures: {"gpu":91.0}
-        throttle: ["software power cap","hardware thermal slowdown"]
-        uuid: "GPU-00000000-0000-0000-0000-000000000002"
-        vbios: "90.00.01.00.01"
-        vendor: "nvidia"
-        vram: 25769803776
-        vram_used: 3758096384
-    "#]],
+            board_part: "900-00001-0000-000"
+            busy: 40
+            clocks: {"core":210,"core_max":1410,"memory":1215,"memory_max":1215}
+            compute_mode: "exclusive process"
+            device_id: 8368
+            device_nodes: ["/dev/nvidia1","/dev/nvidiactl","/dev/nvidia-uvm"]
+            display: false
+            driver: "nvidia"
+            driver_version: "555.42.02"
+            ecc: {"corrected":4,"corrected_total":40,"enabled":true,"pending":false,"uncorrected":1,"uncorrected_total":2}
+            firmware: "555.42.02"
+            kind: "compute"
+            link: {"gt_per_s":2.5,"width":16}
+            link_max: {"gt_per_s":16.0,"width":16}
+            lost: false
+            memory_busy: 12
+            mig: {"enabled":false,"instances":[],"pending":false}
+            name: "Example Accelerator 24GB"
+            node: 1
+            nvlinks: [{"active":true,"errors":{"crc_data":0,"crc_flit":9,"recovery":0,"replay":3},"link":0,"remote":"0000:07:00.0","remote_kind":"gpu","version":3}]
+            pci: "0000:0f:00.0"
+            peers: [{"nvlinks":1,"path":"host bridge","pci":"0000:07:00.0"}]
+            performance: "P0"
+            persistence: true
+            power: 71.5
+            power_limit: 300.0
+            remapped: {"correctable":2,"failed":true,"pending":true,"uncorrectable":1}
+            replays: 5
+            retired: {"double_bit":1,"pending":true,"single_bit":3}
+            serial: "0000000000002"
+            temperatures: {"gpu":91.0}
+            throttle: ["software power cap","hardware thermal slowdown"]
+            uuid: "GPU-00000000-0000-0000-0000-000000000002"
+            vbios: "90.00.01.00.01"
+            vendor: "nvidia"
+            vram: 25769803776
+            vram_used: 3758096384
+        "#]],
     );
 }
 

@@ -342,13 +342,15 @@ fn nvlink(device: &Device<'_>, number: u32, asked: &mut Asked) -> Option<NvLink>
         active,
         version: asked.get(|| link.version()),
         remote: remote.and_then(|info| address(&info.bus_id)),
-        remote_kind: asked.get(|| link.remote_device_type(number)).and_then(remote_kind),
+        remote_kind: asked
+            .get(|| sys::nvml::remote_device_type(device, number))
+            .and_then(remote_kind),
         errors,
     })
 }
 
-fn remote_kind(kind: IntDeviceType) -> Option<String> {
-    let name = match kind {
+fn remote_kind(kind: u32) -> Option<String> {
+    let name = match IntDeviceType::try_from(kind).ok()? {
         IntDeviceType::Gpu => "gpu",
         IntDeviceType::Ibmnpu => "npu",
         IntDeviceType::Switch => "switch",

@@ -33,6 +33,19 @@ fn number(device: &Device<'_>, get: Option<&GetNumber>) -> Result<u32, NvmlError
     Ok(number)
 }
 
+/// What the other end of an NVLink is (`nvmlIntNvLinkDeviceType_t`).
+/// nvml-wrapper 0.13 has a method for it that throws the answer away.
+pub(crate) fn remote_device_type(device: &Device<'_>, link: u32) -> Result<u32, NvmlError> {
+    let lib = device.nvml().lib();
+    let Ok(get) = &lib.nvmlDeviceGetNvLinkRemoteDeviceType else {
+        return Err(NvmlError::FunctionNotFound);
+    };
+    let mut kind = 0;
+    // SAFETY: as in `number`.
+    nvml_try(unsafe { get(device.handle(), link, &mut kind) })?;
+    Ok(kind)
+}
+
 /// First memory slice of a GPU instance, and how many.
 pub(crate) fn placement(device: &Device<'_>, instance: u32) -> Result<(u32, u32), NvmlError> {
     let lib = device.nvml().lib();

@@ -1,87 +1,18 @@
 //! Small machines made up for one trait each, so that a clone without the
 //! corpus is tested too.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-};
+mod tree;
 
-use expect_test::{Expect, expect};
+use std::{fs, path::Path};
+
+use expect_test::expect;
 use purlin_core::{
     inventory::{Inventory, Part, SensorKind},
     metric::Sampler,
 };
 use purlin_drivers::{OpenError, Root};
-use tempfile::TempDir;
 
-/// A dump's directory, written by a test.
-struct Tree(TempDir);
-
-impl Tree {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary directory"))
-    }
-
-    fn at(&self, path: &str) -> PathBuf {
-        let path = self.0.path().join(path);
-        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-        path
-    }
-
-    fn file(&self, path: &str, content: impl AsRef<[u8]>) -> &Self {
-        fs::write(self.at(path), content).expect("a file");
-        self
-    }
-
-    fn files(&self, dir: &str, files: &[(&str, &str)]) -> &Self {
-        for (name, content) in files {
-            self.file(&format!("{dir}/{name}"), format!("{content}\n"));
-        }
-        self
-    }
-
-    fn link(&self, path: &str, target: &str) -> &Self {
-        symlink(target, self.at(path)).expect("a link");
-        self
-    }
-
-    /// A PU with its own L1d and an L3 shared by `l3`.
-    fn pu(&self, id: u32, package: u32, core: u32, l3: &str) -> &Self {
-        let dir = format!("sys/devices/system/cpu/cpu{id}");
-        let (id, package, core) = (id.to_string(), package.to_string(), core.to_string());
-        let topology = [("physical_package_id", package.as_str()), ("core_id", &core)];
-        let l1 = [("level", "1"), ("type", "Data"), ("size", "32K"), ("shared_cpu_list", &id)];
-        let l3 = [("level", "3"), ("type", "Unified"), ("size", "8192K"), ("shared_cpu_list", l3)];
-        self.files(&format!("{dir}/topology"), &topology)
-            .files(&format!("{dir}/cache/index0"), &l1)
-            .files(&format!("{dir}/cache/index1"), &l3)
-    }
-
-    fn node(&self, id: u32, cpus: &str, kib: u32, distance: &str) -> &Self {
-        let meminfo = format!("Node {id} MemTotal: {kib} kB\nNode {id} MemFree: 1 kB");
-        let files = [("cpulist", cpus), ("meminfo", &meminfo), ("distance", distance)];
-        self.files(&format!("sys/devices/system/node/node{id}"), &files)
-    }
-
-    fn root(&self) -> Root {
-        Root::dump(self.0.path()).expect("a dump's root")
-    }
-
-    fn read(&self) -> Inventory {
-        purlin_drivers::inventory(&self.root())
-    }
-}
-
-fn problems_of(inventory: &Inventory, part: Part) -> Vec<String> {
-    let of = inventory.problems.iter().filter(|problem| problem.part == part);
-    of.map(|problem| format!("{}: {}", problem.at, problem.what)).collect()
-}
-
-#[track_caller]
-fn check(actual: &impl std::fmt::Debug, expected: Expect) {
-    expected.assert_eq(&format!("{actual:?}"));
-}
+use crate::tree::{Tree, check, problems_of};
 
 #[test]
 fn two_sockets_share_no_cache_and_no_node() {
@@ -174,6 +105,36 @@ fn only_plain_files_are_opened_in_a_dump() {
         &problems_of(&tree.read(), Part::Memory),
         expect![[r#"["/proc/meminfo: is not a plain file"]"#]],
     );
+}
+
+#[test]
+fn a_directory_confines_what_is_opened_through_it() {
+    let outside = tempfile::tempdir().expect("a temporary directory");
+    fs::write(outside.path().join("secret"), "of the live host").expect("a file");
+    let tree = Tree::new();
+    tree.files("sys/a", &[("plain", "1")]).link("sys/a/inside", "/sys/a/plain");
+    tree.link("sys/a/outside", outside.path().join("secret").to_str().expect("UTF-8"));
+    tree.link("sys/a/above", outside.path().to_str().expect("UTF-8"));
+    nix::unistd::mkfifo(&tree.at("sys/a/pipe"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let root = tree.root();
+    let dir = root.dir("/sys/a").expect("the directory");
+    assert_eq!(dir.read("plain").expect("a plain file"), "1");
+    assert_eq!(dir.read("inside").expect("a link within"), "1");
+    for name in ["outside", "pipe", "above", "absent", "../a/plain", "."] {
+        assert!(dir.read(name).is_err() && dir.dir(name).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_file_of_an_open_directory_costs_one_open_and_an_absent_one_nothing() {
+    let tree = Tree::new();
+    tree.files("sys/a/b", &[("one", "1"), ("two", "2")]);
+    let root = tree.root();
+    let before = root.opens();
+    let dir = root.dir("/sys/a").and_then(|dir| dir.dir("b")).expect("the directory");
+    assert_eq!((dir.read("one").ok().as_deref(), dir.read("two").is_ok()), (Some("1"), true));
+    assert!(dir.read("three").is_err() && !dir.has("three"));
+    assert_eq!((root.opens() - before, root.reads()), (4, 2));
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! The one place of this crate where `unsafe` is allowed: calls that have no
-//! safe form elsewhere, each behind a function that is safe to call.
+//! System and library calls that no safe crate covers: the one place for `unsafe`.
 
 #![allow(unsafe_code)]
 
+pub(crate) mod ethtool;
 pub(crate) mod nvml;
+pub(crate) mod packet;

@@ -5,6 +5,8 @@
 //! the environment, so each such case runs this very executable once more,
 //! with `child` as its only test.
 
+mod tree;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -18,7 +20,8 @@ use expect_test::{Expect, expect};
 use purlin_core::inventory::{Gpu, GpuKind, SliceKind};
 use purlin_drivers::{Problem, Root, gpu};
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use tree::Tree;
 
 /// What the child is to do.
 const TASK: &str = "PURLIN_TEST_GPU_TASK";
@@ -26,50 +29,38 @@ const TASK: &str = "PURLIN_TEST_GPU_TASK";
 /// Marks the line of the child's output that has its answer.
 const ANSWER: &str = "answer: ";
 
-fn file(root: &Path, path: &str, content: impl AsRef<[u8]>) {
-    let path = root.join(path);
-    fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-    fs::write(path, content).expect("a file");
-}
-
-fn link(root: &Path, path: &str, target: &str) {
-    let path = root.join(path);
-    fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-    symlink(target, path).expect("a link");
-}
-
 /// A PCI function with a driver.
-fn function(root: &Path, address: &str, vendor: &str, class: &str, driver: &str) {
+fn function(tree: &Tree, address: &str, vendor: &str, class: &str, driver: &str) {
     let dir = format!("sys/bus/pci/devices/{address}");
-    file(root, &format!("{dir}/vendor"), vendor);
-    file(root, &format!("{dir}/device"), "0x20b0\n");
-    file(root, &format!("{dir}/class"), class);
-    file(root, &format!("{dir}/numa_node"), "1\n");
-    link(root, &format!("{dir}/driver"), &format!("../../../../bus/pci/drivers/{driver}"));
+    tree.file(&format!("{dir}/vendor"), vendor);
+    tree.file(&format!("{dir}/device"), "0x20b0\n");
+    tree.file(&format!("{dir}/class"), class);
+    tree.file(&format!("{dir}/numa_node"), "1\n");
+    tree.link(&format!("{dir}/driver"), &format!("../../../../bus/pci/drivers/{driver}"));
 }
 
 /// A machine whose NVIDIA GPUs are at these addresses.
-fn nvidia(addresses: &[String]) -> TempDir {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+fn nvidia(addresses: &[String]) -> Tree {
+    let tree = Tree::new();
     for address in addresses {
-        function(dir.path(), address, "0x10de\n", "0x030200\n", "nvidia");
+        function(&tree, address, "0x10de\n", "0x030200\n", "nvidia");
     }
-    dir
+    tree
 }
 
-fn small() -> TempDir {
-    let dir = nvidia(&["0000:07:00.0".into(), "0000:0f:00.0".into()]);
+fn small() -> Tree {
+    let tree = nvidia(&["0000:07:00.0".into(), "0000:0f:00.0".into()]);
     let caps = "proc/driver/nvidia/capabilities/gpu0/mig";
     let access = |minor| format!("DeviceFileMinor: {minor}\nDeviceFileMode: 292\n");
     for (path, minor) in
         [("gi1", 30), ("gi1/ci0", 31), ("gi1/ci1", 32), ("gi7", 84), ("gi7/ci0", 85)]
     {
-        file(dir.path(), &format!("{caps}/{path}/access"), access(minor));
+        tree.file(&format!("{caps}/{path}/access"), access(minor));
     }
     let told = "Model: \t\t Example Accelerator 24GB\nGPU UUID: \t GPU-????????\n\
                 Video BIOS: \t ??.??.??.??.??\nDevice Minor: \t 0\nGPU Firmware: \t N/A\n";
-    file(dir.path(), "proc/driver/nvidia/gpus/0000:07:00.0/information", told);
-    dir
+    tree.file("proc/driver/nvidia/gpus/0000:07:00.0/information", told);
+    tree
 }
 
 /// The fixture libraries, which cargo builds beside this test.
@@ -124,13 +115,13 @@ fn child() {
     println!("\n{ANSWER}{answer}");
 }
 
-fn read_task(root: &TempDir, library: &Path) -> Value {
-    json!({ "task": "read", "root": root.path(), "library": library })
+fn read_task(root: &Tree, library: &Path) -> Value {
+    json!({ "task": "read", "root": root.at(""), "library": library })
 }
 
 type Told = (Option<Vec<Gpu>>, Vec<Problem>);
 
-fn read_in_child(root: &TempDir, profile: &Path, control: Option<&Path>) -> Option<Told> {
+fn read_in_child(root: &Tree, profile: &Path, control: Option<&Path>) -> Option<Told> {
     let task = read_task(root, &library("purlin_nvml_fixture"));
     let told = in_child(task, profile, control)?;
     Some(serde_json::from_value(told).expect("GPUs"))
@@ -282,7 +273,7 @@ fn an_incomplete_library_takes_nothing_away() {
 fn a_library_that_is_missing_is_one_problem_and_found_when_it_comes() {
     let root = small();
     let task =
-        json!({ "task": "late", "root": root.path(), "library": library("purlin_nvml_fixture") });
+        json!({ "task": "late", "root": root.at(""), "library": library("purlin_nvml_fixture") });
     let control = tempfile::NamedTempFile::new().expect("a control file");
     let Some(told) = in_child(task, &profile(), Some(control.path())) else { return };
     assert_eq!(
@@ -358,10 +349,10 @@ fn happen(lines: &str) {
 
 #[test]
 fn without_nvidias_driver_its_library_is_not_missed() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    function(dir.path(), "0000:01:00.0", "0x10de\n", "0x030000\n", "vfio-pci");
-    function(dir.path(), "0000:02:00.0", "0x1af4\n", "0x030000\n", "virtio-pci");
-    let root = Root::dump(dir.path()).expect("a root");
+    let tree = Tree::new();
+    function(&tree, "0000:01:00.0", "0x10de\n", "0x030000\n", "vfio-pci");
+    function(&tree, "0000:02:00.0", "0x1af4\n", "0x030000\n", "virtio-pci");
+    let root = tree.root();
     let (gpus, problems) = gpu::read_with(&root, Some(Path::new("/nowhere/libnvidia-ml.so.1")));
     assert_eq!(problems, []);
     let kinds: Vec<GpuKind> = gpus.expect("GPUs").iter().map(|gpu| gpu.kind).collect();
@@ -370,31 +361,25 @@ fn without_nvidias_driver_its_library_is_not_missed() {
 
 #[test]
 fn slices_are_virtual_functions_and_mediated_devices() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let root = dir.path();
-    function(root, "0000:01:00.0", "0x8086\n", "0x038000\n", "i915");
-    file(root, "sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "2\n");
+    let tree = Tree::new();
+    function(&tree, "0000:01:00.0", "0x8086\n", "0x038000\n", "i915");
+    tree.file("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "2\n");
     for (number, vf) in ["0000:01:00.1", "0000:01:00.2"].iter().enumerate() {
-        function(root, vf, "0x8086\n", "0x038000\n", "vfio-pci");
-        link(root, &format!("sys/bus/pci/devices/{vf}/physfn"), "../0000:01:00.0");
-        link(
-            root,
+        function(&tree, vf, "0x8086\n", "0x038000\n", "vfio-pci");
+        tree.link(&format!("sys/bus/pci/devices/{vf}/physfn"), "../0000:01:00.0");
+        tree.link(
             &format!("sys/bus/pci/devices/{vf}/iommu_group"),
             "../../../kernel/iommu_groups/7",
         );
-        link(
-            root,
-            &format!("sys/bus/pci/devices/0000:01:00.0/virtfn{number}"),
-            &format!("../{vf}"),
-        );
+        tree.link(&format!("sys/bus/pci/devices/0000:01:00.0/virtfn{number}"), &format!("../{vf}"));
     }
     let types = "sys/class/mdev_bus/0000:01:00.2/mdev_supported_types/nvidia-222";
-    file(root, &format!("{types}/name"), "GRID T4-1B\n");
-    file(root, &format!("{types}/available_instances"), "15\n");
-    file(root, &format!("{types}/description"), "num_heads=4, framebuffer=1024M\n");
+    tree.file(&format!("{types}/name"), "GRID T4-1B\n");
+    tree.file(&format!("{types}/available_instances"), "15\n");
+    tree.file(&format!("{types}/description"), "num_heads=4, framebuffer=1024M\n");
     let uuid = "c0ffee00-0000-4000-8000-000000000001";
-    file(root, &format!("{types}/devices/{uuid}/uevent"), "");
-    let (gpus, problems) = gpu::read_with(&Root::dump(root).expect("a root"), None);
+    tree.file(&format!("{types}/devices/{uuid}/uevent"), "");
+    let (gpus, problems) = gpu::read_with(&tree.root(), None);
     assert_eq!(problems, []);
     let gpus = gpus.expect("GPUs");
     assert_eq!(gpus.len(), 1, "VFs are no GPUs of their own");
@@ -415,27 +400,71 @@ fn slices_are_virtual_functions_and_mediated_devices() {
 
 #[test]
 fn a_sleeping_gpu_is_not_asked_what_would_wake_it() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let root = dir.path();
-    function(root, "0000:03:00.0", "0x1002\n", "0x030000\n", "amdgpu");
+    let tree = Tree::new();
+    function(&tree, "0000:03:00.0", "0x1002\n", "0x030000\n", "amdgpu");
     let device = "sys/bus/pci/devices/0000:03:00.0";
-    file(root, &format!("{device}/mem_info_vram_total"), "17163091968\n");
-    file(root, &format!("{device}/gpu_busy_percent"), "3\n");
-    file(root, &format!("{device}/hwmon/hwmon0/temp1_input"), "56000\n");
-    let read = || gpu::read(&Root::dump(root).expect("a root")).0.expect("GPUs").remove(0);
+    tree.file(&format!("{device}/mem_info_vram_total"), "17163091968\n");
+    tree.file(&format!("{device}/gpu_busy_percent"), "3\n");
+    tree.file(&format!("{device}/hwmon/hwmon0/temp1_input"), "56000\n");
+    let read = || gpu::read(&tree.root()).0.expect("GPUs").remove(0);
     assert_eq!((read().busy, read().temperatures.len()), (Some(3), 1));
-    file(root, &format!("{device}/power/runtime_status"), "suspended\n");
+    tree.file(&format!("{device}/power/runtime_status"), "suspended\n");
     assert_eq!((read().busy, read().temperatures.len()), (None, 0));
     assert_eq!(read().vram, Some(17_163_091_968));
 }
 
+/// Files that a GPU is read from, filled with what they never hold.
+#[test]
+fn nonsense_takes_no_gpu_away() {
+    const FILES: [&str; 16] = [
+        "numa_node",
+        "current_link_speed",
+        "sriov_numvfs",
+        "mem_info_vram_total",
+        "gpu_busy_percent",
+        "pp_dpm_sclk",
+        "unique_id",
+        "gpu_metrics",
+        "ras/umc_err_count",
+        "ras/gpu_vram_bad_pages",
+        "hwmon/hwmon0/temp1_input",
+        "hwmon/hwmon0/temp1_label",
+        "hwmon/hwmon0/power1_average",
+        "drm/card0/gt_act_freq_mhz",
+        "tile0/gt0/freq0/act_freq",
+        "tile0/gt0/freq0/throttle/reason_pl1",
+    ];
+    let long = "9".repeat(5000);
+    let nonsense: [&[u8]; 6] =
+        [b"", b"\xff\xfe\0", b"-1", b":::\n:", "²\n1:é".as_bytes(), long.as_bytes()];
+    for content in nonsense {
+        let tree = Tree::new();
+        for (address, vendor, driver) in [
+            ("0000:01:00.0", "0x1002", "amdgpu"),
+            ("0000:02:00.0", "0x8086", "xe"),
+            ("0000:03:00.0", "0x8086", "i915"),
+            ("0000:04:00.0", "0x10de", "nvidia"),
+        ] {
+            function(&tree, address, vendor, "0x030000", driver);
+            for file in FILES {
+                tree.file(&format!("sys/bus/pci/devices/{address}/{file}"), content);
+            }
+            let told = format!("proc/driver/nvidia/gpus/{address}/information");
+            tree.file(&told, [b"Device Minor: 0\nGPU UUID:", content].concat());
+        }
+        tree.file("proc/driver/nvidia/capabilities/gpu0/mig/gi1/access", content);
+        let (gpus, _) = gpu::read(&tree.root());
+        assert_eq!(gpus.map(|gpus| gpus.len()), Some(4), "{content:?}");
+    }
+}
+
 #[test]
 fn a_table_of_nonsense_is_a_problem_that_names_its_file() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    function(dir.path(), "0000:03:00.0", "0x1002\n", "0x030000\n", "amdgpu");
+    let tree = Tree::new();
+    function(&tree, "0000:03:00.0", "0x1002\n", "0x030000\n", "amdgpu");
     let path = "sys/bus/pci/devices/0000:03:00.0/gpu_metrics";
-    file(dir.path(), path, [8, 0, 7, 7, 0, 0, 0, 0]);
-    let (gpus, problems) = gpu::read(&Root::dump(dir.path()).expect("a root"));
+    tree.file(path, [8, 0, 7, 7, 0, 0, 0, 0]);
+    let (gpus, problems) = gpu::read(&tree.root());
     assert_eq!(gpus.map(|gpus| gpus.len()), Some(1));
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].at, format!("/{path}"));

@@ -57,7 +57,8 @@ mod tests {
             DEVICE                      BRINGS
             purlin.io/gpu=0             /dev/dri/card0 /dev/kfd
             purlin.io/gpu=0000:03:00.0  /dev/dri/card0 /dev/kfd
-        "#]].assert_eq(&sample::strip(&specs().page(Some(80))));
+        "#]]
+        .assert_eq(&sample::strip(&specs().page(Some(80))));
     }
 
     #[test]
@@ -78,9 +79,11 @@ mod tests {
                   ]
                 }
               }
-            ]"#]].assert_eq(&json);
+            ]"#]]
+        .assert_eq(&json);
         let keys = serde_json::to_value(&specs().specs[0]).unwrap();
-        let keys: Vec<&str> = keys.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut keys: Vec<&str> = keys.as_object().unwrap().keys().map(String::as_str).collect();
+        keys.sort_unstable();
         assert_eq!(keys, ["cdiVersion", "devices", "kind"]);
     }
 }

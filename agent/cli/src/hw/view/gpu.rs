@@ -313,7 +313,9 @@ mod tests {
     #[test]
     fn a_gpu_of_which_little_is_known() {
         let gpu = Gpu { pci: "0000:01:00.0".into(), vendor: GpuVendor::Intel, ..Gpu::default() };
-        check(gpu, expect![[r#"
+        check(
+            gpu,
+            expect![[r#"
             0000:01:00.0 | Intel, model unknown, no driver
             name: unknown
             maker: Intel
@@ -323,7 +325,8 @@ mod tests {
             node: unknown
             link: unknown
             memory: unknown
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -391,7 +394,9 @@ mod tests {
             device_nodes: vec!["/dev/nvidia0".into()],
             ..Gpu::default()
         };
-        check(gpu, expect![[r#"
+        check(
+            gpu,
+            expect![[r#"
             0000:41:00.0 | Example 9000, 40 GiB, driver nvidia, MIG in 1 part, ECC ERRORS, MEMORY WORN OUT, throttled
             name: Example 9000
             maker: NVIDIA
@@ -416,7 +421,8 @@ mod tests {
               part 7: 1g.5gb, 1 slice, 5 GiB, memory slices 2 to 3
                 compute 0: MIG-1, 1 slice
             device files: /dev/nvidia0
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -428,7 +434,9 @@ mod tests {
             lost: true,
             ..Gpu::default()
         };
-        check(gpu, expect![[r#"
+        check(
+            gpu,
+            expect![[r#"
             0000:01:00.0 | NVIDIA, model unknown, driver nvidia, LOST
             state: LOST: it no longer answers its driver
             name: unknown
@@ -439,6 +447,7 @@ mod tests {
             node: unknown
             link: unknown
             memory: unknown
-        "#]]);
+        "#]],
+        );
     }
 }

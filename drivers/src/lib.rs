@@ -15,6 +15,7 @@
 //! | [`nic`], [`transceiver`], [`lldp`] | network interfaces, their modules, who is at the other end | `hw-docs/nic.md` |
 //! | [`storage`] | controllers, block devices | `hw-docs/storage.md` |
 //! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
+//! | [`gpu_metrics`] | amdgpu's binary table | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
 //! | [`sample`](mod@sample) | what changes: metrics | the pages above |
 //!

@@ -342,13 +342,13 @@ mod tests {
         check(
             &inventory,
             expect![[r#"
-            purlin.io-gpu.json purlin.io/gpu 0.5.0
-              0: ["/dev/nvidia0", "/dev/nvidiactl"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
-              0000:01:00.0: ["/dev/nvidia0", "/dev/nvidiactl"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
-              GPU-0: ["/dev/nvidia0", "/dev/nvidiactl"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
-              1: ["/dev/vfio/vfio", "/dev/vfio/12"] [] []
-              0000:04:00.0: ["/dev/vfio/vfio", "/dev/vfio/12"] [] []
-        "#]],
+                purlin.io-gpu.json purlin.io/gpu 0.5.0
+                  0: ["/dev/nvidia0", "/dev/nvidiactl"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
+                  0000:01:00.0: ["/dev/nvidia0", "/dev/nvidiactl"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
+                  GPU-0: ["/dev/nvidia0", "/dev/nvidiactl"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
+                  2: ["/dev/vfio/vfio", "/dev/vfio/12"] [] []
+                  0000:04:00.0: ["/dev/vfio/vfio", "/dev/vfio/12"] [] []
+            "#]],
         );
     }
 
@@ -387,11 +387,11 @@ mod tests {
         check(
             &Inventory { gpus: Some(vec![gpu]), ..Inventory::default() },
             expect![[r#"
-            purlin.io-gpu.json purlin.io/gpu 0.5.0
-              MIG-7: ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-caps/nvidia-cap30", "/dev/nvidia-caps/nvidia-cap31"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
-              0000:01:00.1: ["/dev/vfio/vfio", "/dev/vfio/9"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
-              c0ffee00-0000-4000-8000-000000000001: ["/dev/vfio/vfio", "/dev/vfio/9"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
-        "#]],
+                purlin.io-gpu.json purlin.io/gpu 0.5.0
+                  MIG-7: ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-caps/nvidia-cap30", "/dev/nvidia-caps/nvidia-cap31"] [] ["NVIDIA_VISIBLE_DEVICES=void"]
+                  0000:01:00.1: ["/dev/vfio/vfio", "/dev/vfio/9"] [] []
+                  c0ffee00-0000-4000-8000-000000000001: ["/dev/vfio/vfio", "/dev/vfio/9"] [] []
+            "#]],
         );
     }
 

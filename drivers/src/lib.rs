@@ -15,6 +15,7 @@
 //! | [`nic`], [`transceiver`], [`lldp`] | network interfaces, their modules, who is at the other end | `hw-docs/nic.md` |
 //! | [`storage`] | controllers, block devices | `hw-docs/storage.md` |
 //! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
+//! | [`gpu_metrics`] | amdgpu's binary table | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
 //! | [`smbios`] | the firmware's table: DIMMs, slots, names | the pages above |
 //! | [`sample`](mod@sample) | what changes: metrics | the pages above |
@@ -30,6 +31,7 @@
 pub mod cpu;
 mod edac;
 pub mod gpu;
+pub mod gpu_metrics;
 pub mod lldp;
 pub mod memory;
 pub mod nic;

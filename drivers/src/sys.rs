@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod ethtool;
-pub(crate) mod packet;
 pub(crate) mod nvme;
+pub(crate) mod nvml;
+pub(crate) mod packet;
 pub(crate) mod sg;

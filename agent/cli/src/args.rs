@@ -223,6 +223,15 @@ Examples:
 Examples:
   purlin hw counts -o json | jq .cores   how many cores may be used?")]
     Counts,
+    /// Show which GPUs and virtual functions a container can be given
+    ///
+    /// With `-o json`, as specifications of the Container Device Interface: each of
+    /// `specs` is the content of one file that a container runtime reads.
+    #[command(after_help = "\
+Examples:
+  purlin hw cdi                          by what names can a container ask?
+  purlin hw cdi -o json | jq '.specs[0]' > /etc/cdi/purlin.io-gpu.json")]
+    Cdi,
 }
 
 /// `purlin queue …`

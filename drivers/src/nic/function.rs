@@ -3,7 +3,7 @@
 
 use purlin_core::{
     idset::IdSet,
-    inventory::{Irq, Nic, Ptp, Rdma, NicSriov, SwitchPort, Vf, VfOf},
+    inventory::{Irq, Nic, NicSriov, Ptp, Rdma, SwitchPort, Vf, VfOf},
 };
 
 use crate::{

@@ -12,6 +12,7 @@ use purlin_core::{
 use purlin_daemon::helper;
 use serde_json::{Map, Value};
 
+mod cdi;
 mod view;
 
 use view::{Row, Section};
@@ -36,6 +37,10 @@ fn show(command: &HwCommand, inventory: &Inventory, output: &Output) -> Result<(
         HwCommand::List => output.show(inventory, |width| list(inventory, width))?,
         HwCommand::Counts => output.show(&counts(inventory), |_| counted(inventory))?,
         HwCommand::Tree => output.show(inventory, |_| tree(inventory))?,
+        HwCommand::Cdi => {
+            let specs = cdi::Specs { specs: purlin_core::cdi::specs(inventory) };
+            output.show(&specs, |width| specs.page(width))?;
+        }
         HwCommand::Show { part: None } => output.show(inventory, |width| all(inventory, width))?,
         HwCommand::Show { part: Some(part) } => {
             output.show(&only(*part, inventory)?, |width| one(*part, inventory, width))?;

@@ -1,8 +1,8 @@
 //! Network interfaces as rows and sections.
 
 use purlin_core::inventory::{
-    AlarmLimits, Fec, Inventory, Lane, LinkModes, Media, Neighbour, Nic, Part, Power, Queues, Rdma,
-    Rings, Rss, NicSriov, SwitchPort, Transceiver, Vf,
+    AlarmLimits, Fec, Inventory, Lane, LinkModes, Media, Neighbour, Nic, NicSriov, Part, Power,
+    Queues, Rdma, Rings, Rss, SwitchPort, Transceiver, Vf,
 };
 
 use super::{Row, Section, UNKNOWN, join, or_unknown, plural, row, told, yes_no};

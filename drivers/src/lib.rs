@@ -28,7 +28,9 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
 pub mod cpu;
+mod gather;
 
 pub mod gpu;
 pub mod memory;
@@ -42,6 +44,7 @@ pub mod sample;
 pub mod sensor;
 pub mod storage;
 
+pub use archive::{Archive, MAX_UNPACKED, Node};
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 pub use root::{Dir, MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;

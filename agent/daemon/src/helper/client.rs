@@ -67,12 +67,15 @@ pub fn client(root: PathBuf) -> (Client, Helpers) {
     (Client { asks, state }, Helpers { root, inbox, publish, running: None, stuck: Vec::new() })
 }
 
-/// Reads the whole machine (or the dump at `root`) through a helper of its own,
-/// each part under a deadline; for commands that work without the agent.
+/// Reads the whole machine through a helper of its own, each part under a
+/// deadline, or the dump at `root`; for commands that work without the agent.
 pub async fn inventory(root: Option<&Path>) -> Inventory {
     let root = root.unwrap_or(Path::new("/"));
     // A helper works in /, wherever the command was typed.
     let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    if root != Path::new("/") {
+        return inventory_of_dump(root).await;
+    }
     let (client, mut helpers) = client(root.clone());
     let mut inventory = Inventory::default();
     match helpers.start() {
@@ -84,6 +87,12 @@ pub async fn inventory(root: Option<&Path>) -> Inventory {
         () = helpers.run() => {}
     }
     inventory
+}
+
+/// A dump can't hang in the kernel, and a tar is unpacked once for all parts.
+async fn inventory_of_dump(root: PathBuf) -> Inventory {
+    let read = tokio::task::spawn_blocking(move || server::dump(&root));
+    read.await.unwrap_or_default()
 }
 
 /// The same where no process can be started (under an emulator, or a seccomp

@@ -11,7 +11,7 @@ use std::{
     io::{self, BufReader, Read, Write},
 };
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::{Compression, bufread::MultiGzDecoder, write::GzEncoder};
 use lzma_rust2::XzReader;
 use nix::errno::Errno;
 use ruzstd::decoding::StreamingDecoder;
@@ -249,6 +249,23 @@ impl Archive {
             }
         }
         found
+    }
+
+    /// Puts in what `other` has and this one doesn't.
+    pub fn absorb(&mut self, other: &Self) -> io::Result<()> {
+        for (path, node) in other.walk() {
+            match node {
+                _ if self.get(&path).is_ok() => {}
+                Node::Dir(_) => self.put_dir(&path)?,
+                node => self.put(&path, node.clone())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Archive::pack`] through gzip.
+    pub fn pack_gzip(&self, top: &str) -> io::Result<Vec<u8>> {
+        self.pack(top, GzEncoder::new(Vec::new(), Compression::best()))?.finish()
     }
 
     /// Writes a tar. Every name in it is under the directory `top`.

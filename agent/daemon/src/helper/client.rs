@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use purlin_core::inventory::{Inventory, Part};
+use purlin_core::{
+    inventory::{Inventory, Part},
+    metric::Sampler,
+};
+use purlin_drivers::Archive;
 use purlin_proto::api;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -109,6 +113,36 @@ fn inventory_in_thread(root: PathBuf) -> Inventory {
         inventory.put(part, answer.data, answer.problems);
     }
     inventory
+}
+
+/// A machine and the files it was read from.
+#[derive(Debug, Default)]
+pub struct Dump {
+    /// What was read.
+    pub inventory: Inventory,
+    /// Every file that was.
+    pub files: Archive,
+}
+
+/// Reads this machine and keeps each file that is read; `told` hears what is
+/// next. Each part is read in a thread that is left behind if it gets stuck.
+pub fn gather(told: impl Fn(&str)) -> Dump {
+    let mut dump = Dump::default();
+    let read: Vec<_> = Part::ALL.into_iter().map(What::Part).collect();
+    for what in read.into_iter().chain(Sampler::ALL.map(What::Sample)) {
+        told(&what.describe());
+        let (answers, inbox) = blocking::channel();
+        thread::spawn(move || answers.send(server::gather(what)));
+        let stuck = || Answer::nothing(what, format!("no answer within {ANSWER_DEADLINE:?}"));
+        let (answer, files) =
+            inbox.recv_timeout(ANSWER_DEADLINE).unwrap_or_else(|_| (stuck(), Archive::default()));
+        if let What::Part(part) = what {
+            dump.inventory.put(part, answer.data, answer.problems);
+        }
+        // The limits of an archive are far above what drivers read of a machine.
+        _ = dump.files.absorb(&files);
+    }
+    dump
 }
 
 /// Owns the helper processes.

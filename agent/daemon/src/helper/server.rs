@@ -9,7 +9,7 @@ use std::{
 };
 
 use purlin_core::inventory::{Inventory, Part};
-use purlin_drivers::Root;
+use purlin_drivers::{Archive, Root};
 
 use super::{Answer, Request, What, checked_length, encode};
 use crate::tasks;
@@ -58,6 +58,14 @@ pub(super) fn dump(root: &Path) -> Inventory {
         inventory.put(part, answer.data, answer.problems);
     }
     inventory
+}
+
+/// Does what is asked of this machine, and brings what it read for that.
+pub(super) fn gather(what: What) -> (Answer, Archive) {
+    match Root::gathering() {
+        Ok(root) => (answer_from(&root, what), root.gathered()),
+        Err(error) => (Answer::nothing(what, error.to_string()), Archive::default()),
+    }
 }
 
 /// Does what is asked.

@@ -23,7 +23,7 @@ mod sensor;
 mod storage;
 mod tree;
 
-pub use tree::tree;
+pub use tree::{devices_at, tree};
 
 const UNKNOWN: &str = "unknown";
 

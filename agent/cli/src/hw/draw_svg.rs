@@ -15,7 +15,7 @@ use purlin_core::{
 use super::{
     hwloc_xml::Escaped,
     topology::{Kind, Object, topology},
-    view::devices_at,
+    view::{device_line, devices_at},
 };
 use crate::units::size;
 
@@ -23,13 +23,13 @@ use crate::units::size;
 const WIDTH: i32 = 1200;
 /// Around everything, and between boxes.
 const MARGIN: i32 = 24;
-const GAP: i32 = 8;
+const GAP: i32 = 6;
 /// The line with a box's name.
 const TITLE: i32 = 22;
 /// Smallest width that is worth a second column of boxes.
 const COLUMN: i32 = 260;
 /// A square for a PU.
-const PU: (i32, i32) = (28, 20);
+const PU: (i32, i32) = (26, 20);
 
 /// Up to so many cores each has its PUs and caches drawn; up to the second figure it is
 /// a box with its PUs' ids. Beyond that cores are counted.
@@ -63,13 +63,16 @@ pub fn svg(inventory: &Inventory) -> Option<String> {
     let machine = topology(inventory)?;
     let cpu = inventory.cpu.as_ref()?;
     let cores = machine.count(&|kind| *kind == Kind::Core);
-    let artist = Artist { inventory, cpu, cores: cores.max(cpu.pus.len() / 8) };
+    let cores = cores.max(cpu.pus.len() / 8);
+    let artist = Artist { inventory, cpu, cores, each_core: same_in_each_core(&machine) };
     let mut boxes = artist.children(&machine, WIDTH);
     boxes.extend(artist.nodes_without_cpus());
     boxes.extend(artist.offline());
-    boxes.extend(artist.devices(None, WIDTH));
-    let page = flow("page", String::new(), boxes, WIDTH);
-    Some(artist.page(&machine, &page))
+    let mut page = vec![flow("page", String::new(), boxes, WIDTH)];
+    page.extend(artist.devices(None, WIDTH));
+    // One under the other.
+    let width = page.iter().map(|area| area.width).max().unwrap_or_default();
+    Some(artist.page(&machine, &flow("page", String::new(), page, width)))
 }
 
 /// A rectangle with a name and what is in it, placed relative to its own corner.
@@ -87,11 +90,17 @@ struct Artist<'a> {
     inventory: &'a Inventory,
     cpu: &'a Cpu,
     cores: usize,
+    /// The caches of each core, where all have the same.
+    each_core: Option<Vec<String>>,
 }
 
 impl Artist<'_> {
     fn children(&self, object: &Object<'_>, width: i32) -> Vec<Area> {
         let boxes = object.children.iter().filter(|child| is_box(child)).count() as i32;
+        // A package that is one die is not drawn twice.
+        if let [die @ Object { kind: Kind::Die, .. }] = object.children.as_slice() {
+            return self.children(die, width);
+        }
         let columns = if boxes > 1 { (width / COLUMN).clamp(1, boxes.min(4)) } else { 1 };
         // Two wide boxes read better than four narrow ones, unless these are small.
         let columns =
@@ -154,7 +163,9 @@ impl Artist<'_> {
         }
         let pus = core.children.iter().flat_map(leaves).map(|pu| self.pu(pu)).collect();
         let mut area = flow("core", name.to_owned(), pus, 4 * (PU.0 + GAP) + GAP);
-        area.notes = own.iter().map(|cache| cache_name(cache)).collect();
+        if self.each_core.is_none() {
+            area.notes = own.iter().map(|cache| cache_name(cache)).collect();
+        }
         let widest = area.notes.iter().map(|note| text_width(note, 9)).max().unwrap_or_default();
         area.width = area.width.max(widest + 2 * GAP);
         area.height += 11 * area.notes.len() as i32;
@@ -230,21 +241,23 @@ impl Artist<'_> {
     fn devices(&self, node: Option<u32>, width: i32) -> Vec<Area> {
         let devices = devices_at(self.inventory, node);
         let more = devices.len().saturating_sub(MAX_DEVICES);
-        let chip = |class: &str, text: String| {
+        let chip = |class: &str, text: &str| {
             let fits = ((width - 4 * GAP) / 6).max(8) as usize;
-            let text = shortened(&text, MAX_DEVICE.min(fits));
+            let text = shortened(text, MAX_DEVICE.min(fits));
             let wide = text_width(&text, 10) + 2 * GAP;
             leaf(class.into(), text, wide, PU.1)
         };
         let mut chips: Vec<Area> = devices
             .iter()
             .take(MAX_DEVICES)
-            .map(|row| {
-                chip(row.part.name(), format!("{} {}: {}", row.part.name(), row.name, row.what))
+            .map(|row| match row.part.name() {
+                // Could not be read.
+                part if part == row.name => chip("empty", &format!("{part}: unknown")),
+                part => chip(part, &device_line(row)),
             })
             .collect();
         if more > 0 {
-            chips.push(chip("count", format!("and {more} devices more")));
+            chips.push(chip("count", &format!("and {more} devices more")));
         }
         match (chips.is_empty(), node) {
             (true, _) => Vec::new(),
@@ -278,7 +291,7 @@ impl Artist<'_> {
         text(&mut out, "s", MARGIN, 59, &shortened(&about.join(" · "), 150));
         text(&mut out, "s", MARGIN, 77, &self.totals(machine));
         draw(&mut out, page, MARGIN - GAP, header - GAP);
-        self.legend(&mut out, header + page.height + 6);
+        self.legend(machine, &mut out, header + page.height + 6);
         out.push_str("</svg>\n");
         out
     }
@@ -295,11 +308,14 @@ impl Artist<'_> {
         ];
         totals.extend(self.inventory.numa.as_ref().map(|nodes| plural(nodes.len(), "NUMA node")));
         totals.extend(self.inventory.memory.as_ref().map(|it| size(it.total) + " of memory"));
+        totals.extend(
+            self.each_core.as_ref().map(|caches| format!("each core {}", caches.join(", "))),
+        );
         totals.join(" · ")
     }
 
     /// Only what is in the picture.
-    fn legend(&self, out: &mut String, y: i32) {
+    fn legend(&self, machine: &Object<'_>, out: &mut String, y: i32) {
         let has = |class: &str| {
             let of = |pu: &purlin_core::inventory::Pu| {
                 self.pu_class(pu.id).split(' ').any(|word| word == class)
@@ -308,7 +324,8 @@ impl Artist<'_> {
         };
         let offline = self.offline().is_some();
         let numa = self.inventory.numa.as_ref().is_some_and(|nodes| !nodes.is_empty());
-        let cached = self.cpu.caches.iter().any(|cache| cache.shared_by.len() > 1);
+        let cached =
+            machine.holds(&|object| matches!(object.kind, Kind::Cache(_)) && is_box(object));
         let mut x = MARGIN;
         for (class, name, shown) in [
             ("node", "NUMA node and its memory", numa),
@@ -325,6 +342,24 @@ impl Artist<'_> {
             }
         }
     }
+}
+
+/// The caches that each core has for itself, outermost first, where there are several
+/// cores and all have the same.
+fn same_in_each_core(machine: &Object<'_>) -> Option<Vec<String>> {
+    fn collect(object: &Object<'_>, own: &[String], all: &mut Vec<Vec<String>>) {
+        let own = match &object.kind {
+            Kind::Cache(cache) if !is_box(object) => [own, &[cache_name(cache)]].concat(),
+            Kind::Core => return all.push(own.to_vec()),
+            _ => own.to_vec(),
+        };
+        object.children.iter().for_each(|child| collect(child, &own, all));
+    }
+    let mut all = Vec::new();
+    collect(machine, &[], &mut all);
+    let first = all.first()?;
+    let same = all.len() > 1 && !first.is_empty() && all.iter().all(|it| it == first);
+    same.then(|| first.clone())
 }
 
 /// True for what gets a box with a name of its own: not for a cache that one core has

@@ -32,7 +32,12 @@ pub fn run(root: Option<&Path>, file: Option<&Path>, force: bool) -> Ended {
         let what = "gather reads this machine; what --root names is a dump already";
         return Err(Failure::Usage(what.into()));
     }
-    let Dump { inventory, mut files } = helper::gather(|what| note(&format!("reading {what}")));
+    let taken = |file: &&Path| !force && *file != Path::new("-") && file.exists();
+    if let Some(file) = file.filter(taken) {
+        return Err(there(file));
+    }
+    let Dump { inventory, mut files } =
+        helper::gather(|part| note(&format!("reading {}", part.name())));
     let json = serde_json::to_vec_pretty(&inventory).map_err(|error| failed("inventory", error))?;
     files.put_file(INVENTORY, json).map_err(|error| failed("inventory", error))?;
     let name = name(&inventory);
@@ -61,12 +66,16 @@ fn write(file: &Path, packed: &[u8], force: bool) -> Result<(), Failure> {
     options.write(true).truncate(force).create(force).create_new(!force);
     let written = options.open(file).and_then(|mut file| file.write_all(packed));
     written.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Failure::Failed(format!(
-            "{}: is there already; give another name, or --force to write over it",
-            file.display()
-        )),
+        io::ErrorKind::AlreadyExists => there(file),
         _ => failed(&file.display().to_string(), error),
     })
+}
+
+fn there(file: &Path) -> Failure {
+    Failure::Failed(format!(
+        "{}: is there already; give another name, or --force to write over it",
+        file.display()
+    ))
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> Failure {

@@ -97,6 +97,11 @@ impl Object<'_> {
         let within: usize = self.children.iter().map(|child| child.count(is)).sum();
         within + usize::from(is(&self.kind))
     }
+
+    /// True if it or something in it is such a thing.
+    pub fn holds(&self, is: &impl Fn(&Object<'_>) -> bool) -> bool {
+        is(self) || self.children.iter().any(|child| child.holds(is))
+    }
 }
 
 impl<'a> Object<'a> {

@@ -124,13 +124,15 @@ pub struct Dump {
     pub files: Archive,
 }
 
-/// Reads this machine and keeps each file that is read; `told` hears what is
-/// next. Each part is read in a thread that is left behind if it gets stuck.
-pub fn gather(told: impl Fn(&str)) -> Dump {
+/// Reads this machine and keeps each file that is read; `told` hears which part
+/// is next. Each part is read in a thread that is left behind if it gets stuck.
+pub fn gather(told: impl Fn(Part)) -> Dump {
     let mut dump = Dump::default();
     let read: Vec<_> = Part::ALL.into_iter().map(What::Part).collect();
     for what in read.into_iter().chain(Sampler::ALL.map(What::Sample)) {
-        told(&what.describe());
+        if let What::Part(part) = what {
+            told(part);
+        }
         let (answers, inbox) = blocking::channel();
         thread::spawn(move || answers.send(server::gather(what)));
         let stuck = || Answer::nothing(what, format!("no answer within {ANSWER_DEADLINE:?}"));

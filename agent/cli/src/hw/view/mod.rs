@@ -23,7 +23,7 @@ mod sensor;
 mod storage;
 mod tree;
 
-pub use tree::{devices_at, tree};
+pub use tree::{device_line, devices_at, tree};
 
 const UNKNOWN: &str = "unknown";
 

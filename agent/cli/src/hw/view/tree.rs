@@ -104,7 +104,7 @@ fn device_branches(inventory: &Inventory, node: Option<u32>) -> Vec<Branch> {
     devices_at(inventory, node).iter().map(|row| Branch::new(device_line(row))).collect()
 }
 
-fn device_line(row: &Row) -> String {
+pub fn device_line(row: &Row) -> String {
     let part = row.part.name();
     // A part that could not be read is a row called by the part's own name.
     if row.name == part {

@@ -69,7 +69,12 @@ pub fn svg(inventory: &Inventory) -> Option<String> {
     boxes.extend(artist.nodes_without_cpus());
     boxes.extend(artist.offline());
     let mut page = vec![flow("page", String::new(), boxes, WIDTH)];
-    page.extend(artist.devices(None, WIDTH));
+    page.extend(
+        artist
+            .devices(None, WIDTH)
+            .into_iter()
+            .map(|it| flow("page", String::new(), vec![it], WIDTH)),
+    );
     // One under the other.
     let width = page.iter().map(|area| area.width).max().unwrap_or_default();
     Some(artist.page(&machine, &flow("page", String::new(), page, width)))
@@ -252,7 +257,7 @@ impl Artist<'_> {
             .take(MAX_DEVICES)
             .map(|row| match row.part.name() {
                 // Could not be read.
-                part if part == row.name => chip("empty", &format!("{part}: unknown")),
+                part if part == row.name => chip("offline", &format!("{part}: unknown")),
                 part => chip(part, &device_line(row)),
             })
             .collect();
@@ -404,7 +409,10 @@ fn leaf(class: String, title: String, width: i32, height: i32) -> Area {
 }
 
 /// Boxes in rows within a width. Where all are alike the rows are even.
-fn flow(class: &str, title: String, boxes: Vec<Area>, width: i32) -> Area {
+fn flow(class: &str, title: String, mut boxes: Vec<Area>, width: i32) -> Area {
+    let cores = |area: &&mut Area| area.class == "core";
+    let widest = boxes.iter_mut().filter(cores).map(|area| area.width).max();
+    boxes.iter_mut().filter(cores).for_each(|area| area.width = widest.unwrap_or_default());
     let top = if title.is_empty() { GAP } else { TITLE };
     let inner = width - GAP;
     let alike = boxes.windows(2).all(|it| it[0].width == it[1].width);
@@ -427,7 +435,8 @@ fn flow(class: &str, title: String, boxes: Vec<Area>, width: i32) -> Area {
         within.push((x, y, area));
         (x, in_row) = (next, in_row + 1);
     }
-    let heading = text_width(&title, 12) + 2 * GAP;
+    let letters = if class == "core" { 9 } else { 12 };
+    let heading = text_width(&title, letters) + 2 * GAP;
     let (width, height) = ((widest + GAP).max(heading), y + row + GAP);
     Area { class: class.into(), title, notes: Vec::new(), width, height, within }
 }

@@ -8,6 +8,7 @@
 //! | module | what it decides |
 //! | --- | --- |
 //! | [`inventory`] | what a machine is made of, as values |
+//! | [`drift`] | what differs between two inventories, and what of it is to be believed |
 //! | [`idset`] | sets of CPU and node ids in the kernel's list form |
 //! | [`metric`] | a measured point: name, unit, attributes, value |
 //! | [`identity`] | who a record is from: incarnation, class, sequence |
@@ -22,6 +23,7 @@
 extern crate alloc;
 
 pub mod backoff;
+pub mod drift;
 pub mod identity;
 pub mod idset;
 pub mod inventory;

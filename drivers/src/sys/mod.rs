@@ -1,0 +1,6 @@
+//! System calls that no safe crate covers: the one place for `unsafe`.
+
+#![allow(unsafe_code)]
+
+pub(crate) mod ethtool;
+pub(crate) mod packet;

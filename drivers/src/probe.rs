@@ -12,7 +12,10 @@ use purlin_core::{
     inventory::{Part, Problem},
 };
 
-use crate::{Root, root::Dir};
+use crate::{
+    Root,
+    root::{Dir, text},
+};
 
 /// The most problems one read of one part reports: a person needs the first few,
 /// and a tree of nonsense must not become a list without end.
@@ -97,6 +100,12 @@ impl<'a> Probe<'a> {
         self.keep(file, read)
     }
 
+    /// The text of a file that may be larger than most.
+    pub(crate) fn text_up_to(&mut self, path: &str, limit: u64) -> Option<String> {
+        let read = self.root.bytes_up_to(path, limit);
+        self.keep(path, read).map(text)
+    }
+
     /// The text of a file without which the part can't be told.
     pub(crate) fn need(&mut self, file: impl File) -> Option<String> {
         let read = file.read(self.root);
@@ -166,7 +175,7 @@ impl<'a> Probe<'a> {
     /// the same content. The mask is asked first: every kernel has it.
     pub(crate) fn mask_or_set(&mut self, mask: impl File, list: impl File) -> Option<IdSet> {
         match self.text(mask) {
-            Some(text) => self.understood(mask, parse_mask(&text)),
+            Some(text) => self.understood(mask, IdSet::parse_mask(&text)),
             None => self.set(list),
         }
     }
@@ -178,8 +187,7 @@ impl<'a> Probe<'a> {
     }
 
     /// A directory in an open one; `None` if there is none.
-    #[allow(dead_code, reason = "the drivers that follow use it")]
-    pub(crate) fn dir_in(&mut self, dir: &Dir<'a>, name: &str) -> Option<Dir<'a>> {
+    pub(crate) fn dir_in<'d>(&mut self, dir: &Dir<'d>, name: &str) -> Option<Dir<'d>> {
         let inner = dir.dir(name);
         self.keep((dir, name), inner)
     }
@@ -204,11 +212,6 @@ impl<'a> Probe<'a> {
         }
         self.problem(path, "is not there; is this the root of a machine's files?");
         None
-    }
-
-    /// The ids of the entries called `prefix` and a number, ascending.
-    pub(crate) fn numbered(&mut self, path: &str, prefix: &str) -> Option<IdSet> {
-        Some(numbered(&self.dir(path)?, prefix))
     }
 
     /// Where a link leads, unresolved; `None` if it is no link.
@@ -288,38 +291,20 @@ pub(crate) fn quote(text: &str) -> String {
     format!("\"{}{dots}\"", start.escape_debug())
 }
 
-/// Reads the kernel's mask form, `ff,00000001`: hexadecimal words of 32 bits,
-/// the highest first.
-fn parse_mask(mask: &str) -> Result<IdSet, String> {
-    let mut set = IdSet::default();
-    for (place, word) in mask.trim().rsplit(',').enumerate() {
-        let bits = u32::from_str_radix(word.trim(), 16)
-            .map_err(|_| format!("{word} is not a word of a mask"))?;
-        for bit in (0..32).filter(|bit| bits >> bit & 1 == 1) {
-            let id = u32::try_from(place * 32).unwrap_or(u32::MAX).saturating_add(bit);
-            if id > MAX_ID {
-                return Err(format!("id {id} is over the limit of {MAX_ID}"));
-            }
-            set.insert(id);
-        }
-    }
-    Ok(set)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_mask_counts_its_words_from_the_right() {
-        let set = parse_mask("00000001,80000003\n").expect("a valid mask");
+        let set = IdSet::parse_mask("00000001,80000003\n").expect("a valid mask");
         assert_eq!(set.to_string(), "0-1,31-32");
     }
 
     #[test]
     fn a_mask_of_nonsense_is_an_error() {
-        assert!(parse_mask("xyz").is_err());
-        assert!(parse_mask(&"ffffffff,".repeat(600)).is_err());
+        assert!(IdSet::parse_mask("xyz").is_err());
+        assert!(IdSet::parse_mask(&"ffffffff,".repeat(600)).is_err());
     }
 
     #[test]

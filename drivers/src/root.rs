@@ -466,8 +466,14 @@ impl<'a> Dir<'a> {
         self.bytes(name).map(text)
     }
 
-    /// A directory in it.
+    /// A directory in it, or further down in it: `cpu0/topology` costs one open.
     pub fn dir(&self, name: &str) -> io::Result<Dir<'a>> {
+        if let Some((first, _)) = name.split_once('/') {
+            return match self.kind(first) {
+                None => Err(Errno::ENOENT.into()),
+                Some(_) => self.below(name),
+            };
+        }
         match self.kind(name) {
             None => Err(Errno::ENOENT.into()),
             Some(Kind::Directory) => {
@@ -476,6 +482,24 @@ impl<'a> Dir<'a> {
             }
             Some(_) => self.root.dir(&self.path_of(name)),
         }
+    }
+
+    /// A path from here down. Where a link is on the way it goes by the whole
+    /// path, since only from the root are links kept in the dump.
+    fn below(&self, path: &str) -> io::Result<Dir<'a>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let resolve = ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        if let Place::Dump(_) = self.root.place {
+            self.root.opens.fetch_add(1, Ordering::Relaxed);
+            match openat2(&self.open, path, OpenHow::new().flags(flags).resolve(resolve)) {
+                Ok(fd) => return Dir::listed(self.root, self.path_of(path), fd),
+                Err(Errno::ELOOP) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.root.dir(&self.path_of(path))
     }
 
     fn kind(&self, name: &str) -> Option<Kind> {
@@ -518,7 +542,7 @@ fn answers_whole(path: &str) -> bool {
     path.starts_with("/sys/") && !path.starts_with("/sys/kernel/debug")
 }
 
-fn text(bytes: Vec<u8>) -> String {
+pub(crate) fn text(bytes: Vec<u8>) -> String {
     let mut text = String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
     text.truncate(text.trim_end_matches(|c: char| c == '\0' || c.is_whitespace()).len());

@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use expect_test::expect;
 use purlin_core::{
-    inventory::{Inventory, Part, SensorKind},
+    inventory::{Inventory, NodeFlag, Part, SensorKind},
     metric::Sampler,
 };
 use purlin_drivers::{OpenError, Root};
@@ -49,7 +49,7 @@ fn a_node_without_cpus_is_a_node() {
     tree.pu(0, 0, 0, "0").node(0, "0", 1024, "10 40").node(16, "", 4096, "40 10");
     let nodes = tree.read().numa.expect("the nodes");
     assert_eq!(nodes.len(), 2);
-    assert!(nodes[1].cpus.is_empty());
+    assert!(nodes[1].is(NodeFlag::CpuLess));
     check(&nodes[1].distances, expect!["{0: 40, 16: 10}"]);
 }
 

@@ -251,6 +251,13 @@ Examples:
         #[arg(short, long)]
         force: bool,
     },
+    /// Count packages, cores, caches, nodes and devices, to compare with other readers
+    ///
+    /// Once as hwloc counts, once (`sysfs_…`, `kernel_…`) what the kernel shows.
+    #[command(after_help = "\
+Examples:
+  purlin hw counts -o json | jq .cores   how many cores may be used?")]
+    Counts,
 }
 
 /// Where a document goes that is a file of its own.

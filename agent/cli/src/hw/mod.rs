@@ -11,7 +11,10 @@ use std::{
 };
 
 use anstyle::Style;
-use purlin_core::inventory::{Inventory, Part, Problem};
+use purlin_core::{
+    counts::counts,
+    inventory::{Inventory, Part, Problem},
+};
 use purlin_daemon::helper;
 use serde_json::{Map, Value};
 
@@ -44,6 +47,7 @@ pub async fn run(args: &HwArgs, output: &Output) -> Ended {
 fn show(command: &HwCommand, inventory: &Inventory, output: &Output) -> Result<(), Failure> {
     match command {
         HwCommand::List => output.show(inventory, |width| list(inventory, width))?,
+        HwCommand::Counts => output.show(&counts(inventory), |_| counted(inventory))?,
         HwCommand::Tree => output.show(inventory, |_| tree(inventory))?,
         HwCommand::Draw(to) => save(to, draw_svg::svg(inventory))?,
         HwCommand::Xml(to) => save(to, hwloc_xml::xml(inventory))?,
@@ -76,6 +80,16 @@ fn list(inventory: &Inventory, width: Width) -> String {
         vec![row.part.name().into(), row.name, node, row.what + mark]
     };
     table::columns(&header, view::list(inventory).into_iter().map(row), width)
+}
+
+/// One line for each count, by the name it has in JSON.
+fn counted(inventory: &Inventory) -> String {
+    let counts = serde_json::to_value(counts(inventory)).unwrap_or_default();
+    let rows = counts.as_object().into_iter().flatten().map(|(name, value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        vec![name.clone(), value]
+    });
+    table::columns(&[Whole("COUNT"), Left("VALUE")], rows, None)
 }
 
 fn tree(inventory: &Inventory) -> String {

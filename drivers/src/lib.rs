@@ -16,6 +16,7 @@
 //! | [`storage`] | controllers, block devices | `hw-docs/storage.md` |
 //! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
+//! | [`smbios`] | the firmware's table: DIMMs, slots, names | the pages above |
 //! | [`sample`](mod@sample) | what changes: metrics | the pages above |
 //!
 //! Invariant: a driver sees files only through [`Root`], so that a dump is read
@@ -31,6 +32,7 @@ mod archive;
 pub mod cpu;
 mod gather;
 
+mod edac;
 pub mod gpu;
 pub mod lldp;
 pub mod memory;
@@ -43,6 +45,7 @@ mod probe;
 mod root;
 pub mod sample;
 pub mod sensor;
+pub mod smbios;
 pub mod storage;
 mod sys;
 pub mod transceiver;

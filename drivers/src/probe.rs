@@ -106,6 +106,18 @@ impl<'a> Probe<'a> {
         self.keep(path, read).map(text)
     }
 
+    /// The start of a file that a machine may lack; see [`Root::head`].
+    pub(crate) fn head(&mut self, path: &str, limit: u64) -> Option<String> {
+        let read = self.root.head(path, limit);
+        self.keep(path, read)
+    }
+
+    /// The bytes of a file that a machine may lack.
+    pub(crate) fn bytes(&mut self, path: &str) -> Option<Vec<u8>> {
+        let read = self.root.bytes(path);
+        self.keep(path, read)
+    }
+
     /// The text of a file without which the part can't be told.
     pub(crate) fn need(&mut self, file: impl File) -> Option<String> {
         let read = file.read(self.root);
@@ -230,11 +242,16 @@ impl<'a> Probe<'a> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                if !is_absent(&error) && !is_not_applicable(&error) {
-                    self.problem(&file.path(), reason(&error));
-                }
+                self.report(&file.path(), &error);
                 None
             }
+        }
+    }
+
+    /// Makes a problem of an error, unless it says that there is nothing to read.
+    pub(crate) fn report(&mut self, path: &str, error: &io::Error) {
+        if !is_absent(error) && !is_not_applicable(error) {
+            self.problem(path, reason(error));
         }
     }
 

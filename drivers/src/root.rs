@@ -217,6 +217,16 @@ impl Root {
         Ok(bytes)
     }
 
+    /// The first `limit` bytes of the file at `path`, or all of it: for a long
+    /// list of like records (`/proc/cpuinfo`), which the kernel writes no
+    /// further than it is read.
+    pub fn head(&self, path: &str, limit: u64) -> io::Result<String> {
+        let file = self.open_plain(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
+        let mut bytes = Vec::with_capacity(PAGE);
+        File::from(file).take(limit).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// The text of the file at `path`, without the newlines, NULs and spaces
     /// at its end; what is not UTF-8 is replaced.
     pub fn read(&self, path: &str) -> io::Result<String> {

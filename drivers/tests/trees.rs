@@ -333,7 +333,7 @@ fn a_sensor_reads_in_its_unit() {
     let chip = [("name", "nvme"), ("temp1_input", "45123"), ("temp1_label", "Composite")];
     tree.files("sys/class/hwmon/hwmon3", &chip)
         .link("sys/class/hwmon/hwmon3/device", "../../nvme0");
-    tree.files("sys/class/thermal/thermal_zone0", &[("temp", "1"), ("type", "ignored")]);
+    tree.files("sys/class/thermal/thermal_zone0", &[("temp", "1"), ("type", "nvme")]);
     let sensors = tree.read().sensors.expect("the sensors");
     assert_eq!(sensors.len(), 1);
     assert_eq!(sensors[0].kind, SensorKind::Temperature);

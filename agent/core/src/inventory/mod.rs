@@ -127,6 +127,8 @@ pub struct Inventory {
 /// What one read of one part brings, and what it could not read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+// One at a time, on its way to the inventory: a box would save nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum PartData {
     /// [`Inventory::platform`]
     Platform(Platform),

@@ -159,7 +159,7 @@ fn yes_no(value: Option<bool>) -> String {
 mod tests {
     use expect_test::{Expect, expect};
     use purlin_core::inventory::{
-        Cache, CacheKind, Cpu, Disk, Gpu, Group, GroupKind, Memory, Nic, NodeFlag, NodeHugepages,
+        Cache, CacheKind, Cpu, Disk, Gpu, Group, GroupKind, Limits, Memory, Nic, NodeFlag, NodeHugepages,
         NumaNode, PciDevice, Platform, Pu, Sensor, SensorKind, Storage,
     };
 
@@ -255,6 +255,11 @@ mod tests {
             label: "Composite".into(),
             kind: SensorKind::Temperature,
             value: Some(41.85),
+            limits: Limits { max: Some(84.85), ..Limits::default() },
+            alarm: Some(true),
+            fault: None,
+            pci: None,
+            node: Some(0),
         };
         Inventory {
             platform: Some(Platform {
@@ -313,7 +318,7 @@ mod tests {
             nic | virtual | 1 interface | -
             storage | sda | size unknown | - !
             gpu | 0000:c1:00.0 | model unknown, no driver | 1
-            sensor | sensors | 1 sensor, hottest 41.9 °C (nvme at nvme0, Composite) | -
+            sensor | sensors | 1 sensor, hottest 41.9 °C (nvme at nvme0, Composite), 1 alarm | -
         "#]],
         );
     }
@@ -463,6 +468,14 @@ mod tests {
               distances: 0:10 1:21
               hugepages: 512 × 2 MiB
         "#]],
+        );
+        check_show(
+            &small(),
+            Part::Sensor,
+            expect![[r#"
+                nvme at nvme0, node 0
+                  Composite: 41.9 °C (max 84.8 °C), ALARM
+            "#]],
         );
         assert_eq!(show(&Inventory::default(), Part::Cpu), []);
     }

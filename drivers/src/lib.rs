@@ -34,6 +34,7 @@ mod gather;
 
 mod edac;
 pub mod gpu;
+pub mod gpu_metrics;
 pub mod lldp;
 pub mod memory;
 pub mod nic;

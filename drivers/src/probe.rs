@@ -127,6 +127,12 @@ impl<'a> Probe<'a> {
         self.keep(file, read)
     }
 
+    /// The bytes of a file that a machine may lack.
+    pub(crate) fn bytes(&mut self, path: &str) -> Option<Vec<u8>> {
+        let read = self.root.bytes(path);
+        self.keep(path, read)
+    }
+
     /// A name or description, fit for a terminal; `None` if it is empty.
     pub(crate) fn label(&mut self, file: impl File) -> Option<String> {
         label(&self.text(file)?)

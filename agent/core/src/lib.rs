@@ -17,6 +17,7 @@
 //! | [`window`] | how far a cursor may move when acknowledgements come in any order |
 //! | [`retention`] | what a full store gives up first |
 //! | [`backoff`] | when to try again |
+//! | [`cdi`] | what a container may be given, as its runtime reads it |
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ extern crate alloc;
 pub mod backoff;
 pub mod drift;
 pub mod counts;
+pub mod cdi;
 pub mod identity;
 pub mod idset;
 pub mod inventory;

@@ -303,6 +303,12 @@ impl Archive {
         }
     }
 
+    pub(crate) fn head(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = self.bytes_up_to(path, u64::MAX)?;
+        bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(bytes)
+    }
+
     pub(crate) fn list(&self, path: &str) -> io::Result<Vec<String>> {
         match &self.nodes[self.find(path, true)?] {
             Node::Dir(entries) if entries.len() > MAX_ENTRIES => Err(root::too_many()),

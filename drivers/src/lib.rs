@@ -27,12 +27,10 @@
 //! kernel; whoever calls for a part that may (GPU, sensor) does so in a process
 //! it can afford to lose.
 
-
 mod archive;
 pub mod cpu;
-mod gather;
-
 mod edac;
+mod gather;
 pub mod gpu;
 pub mod gpu_metrics;
 pub mod lldp;

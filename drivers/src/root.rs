@@ -221,9 +221,15 @@ impl Root {
     /// list of like records (`/proc/cpuinfo`), which the kernel writes no
     /// further than it is read.
     pub fn head(&self, path: &str, limit: u64) -> io::Result<String> {
-        let file = self.open_plain(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
-        let mut bytes = Vec::with_capacity(PAGE);
-        File::from(file).take(limit).read_to_end(&mut bytes)?;
+        let bytes = match &self.place {
+            Place::Packed(archive) => archive.head(path, limit)?,
+            _ => {
+                let mut bytes = Vec::with_capacity(PAGE);
+                File::from(self.open_plain(path)?).take(limit).read_to_end(&mut bytes)?;
+                bytes
+            }
+        };
+        self.keep(path, || Node::File(bytes.clone()));
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 

@@ -196,7 +196,7 @@ mod tests {
             what: "is a fish".into(),
         };
         let inventory = Inventory {
-            storage: Some(Storage { disks: vec![disk("sda"), disk("sdb")] }),
+            storage: Some(Storage { disks: vec![disk("sda"), disk("sdb")], ..Storage::default() }),
             problems: vec![problem],
             ..Inventory::default()
         };

@@ -15,6 +15,7 @@ mod numa;
 mod pci;
 mod platform;
 mod sensor;
+mod smart;
 mod storage;
 
 pub use cpu::*;
@@ -25,6 +26,7 @@ pub use numa::*;
 pub use pci::*;
 pub use platform::*;
 pub use sensor::*;
+pub use smart::*;
 pub use storage::*;
 
 /// Something that could not be read, or reads as nonsense.

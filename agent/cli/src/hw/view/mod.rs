@@ -274,7 +274,10 @@ mod tests {
             memory: Some(Memory { total: 192 << 30, swap: Some(0), ..Memory::default() }),
             pci: Some(vec![PciDevice::default(); 3]),
             nics: Some(vec![nic, Nic { name: "lo".into(), ..Nic::default() }]),
-            storage: Some(Storage { disks: vec![Disk { name: "sda".into(), ..Disk::default() }] }),
+            storage: Some(Storage {
+                disks: vec![Disk { name: "sda".into(), ..Disk::default() }],
+                ..Storage::default()
+            }),
             gpus: Some(vec![gpu]),
             sensors: Some(vec![temperature]),
             problems: vec![problem(Part::Storage, "/sys/block/sda/size")],

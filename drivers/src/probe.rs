@@ -127,12 +127,6 @@ impl<'a> Probe<'a> {
         self.keep(file, read)
     }
 
-    /// The bytes of a file that a machine may lack.
-    pub(crate) fn bytes(&mut self, path: &str) -> Option<Vec<u8>> {
-        let read = self.root.bytes(path);
-        self.keep(path, read)
-    }
-
     /// A name or description, fit for a terminal; `None` if it is empty.
     pub(crate) fn label(&mut self, file: impl File) -> Option<String> {
         label(&self.text(file)?)
@@ -230,6 +224,11 @@ impl<'a> Probe<'a> {
         }
         self.problem(path, "is not there; is this the root of a machine's files?");
         None
+    }
+
+    /// The ids of the entries called `prefix` and a number, ascending.
+    pub(crate) fn numbered(&mut self, path: &str, prefix: &str) -> Option<IdSet> {
+        Some(numbered(&self.dir(path)?, prefix))
     }
 
     /// Where a link leads, unresolved; `None` if it is no link.

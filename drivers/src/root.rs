@@ -507,9 +507,9 @@ impl<'a> Dir<'a> {
         let resolve = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
             | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        if let Place::Dump(_) = self.root.place {
+        if let (Place::Dump(_), Some(open)) = (&self.root.place, &self.open) {
             self.root.opens.fetch_add(1, Ordering::Relaxed);
-            match openat2(&self.open, path, OpenHow::new().flags(flags).resolve(resolve)) {
+            match openat2(open, path, OpenHow::new().flags(flags).resolve(resolve)) {
                 Ok(fd) => return Dir::listed(self.root, self.path_of(path), fd),
                 Err(Errno::ELOOP) => {}
                 Err(errno) => return Err(errno.into()),

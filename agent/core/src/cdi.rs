@@ -249,7 +249,9 @@ fn group_of(inventory: &Inventory, address: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::{ComputeInstance, GpuInstance, PciDevice, Rdma, Slice, Sriov, Vf, VfOf};
+    use crate::inventory::{
+        ComputeInstance, GpuInstance, GpuVendor, PciDevice, Rdma, Slice, Sriov, Vf, VfOf,
+    };
     use expect_test::{Expect, expect};
 
     fn check(inventory: &Inventory, expected: Expect) {

@@ -25,9 +25,9 @@
 extern crate alloc;
 
 pub mod backoff;
-pub mod drift;
-pub mod counts;
 pub mod cdi;
+pub mod counts;
+pub mod drift;
 pub mod identity;
 pub mod idset;
 pub mod inventory;

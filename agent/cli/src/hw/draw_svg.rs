@@ -14,7 +14,7 @@ use purlin_core::{
 
 use super::{
     hwloc_xml::Escaped,
-    topology::{Kind, Object, topology},
+    topology::{Kind, Object, has_no_cpus, topology},
     view::{device_line, devices_at},
 };
 use crate::units::size;
@@ -128,6 +128,7 @@ impl Artist<'_> {
                 self.area(&object.children[0], width, own)
             }
             Kind::Cache(cache) => self.container("cache", cache_name(cache), object, width, None),
+            Kind::Group(what) => self.container("die", name(what), object, width, None),
             Kind::Die => self.container("die", name("Die"), object, width, None),
             Kind::Package => self.container("package", name("Package"), object, width, None),
             Kind::Nodes(ids) => {
@@ -193,7 +194,8 @@ impl Artist<'_> {
 
     fn pu_class(&self, id: u32) -> String {
         let has = |set: &Option<IdSet>| set.as_ref().is_some_and(|set| set.contains(id));
-        let mut class = "pu".to_owned();
+        let kind = self.cpu.kinds.iter().position(|kind| kind.pus.contains(id));
+        let mut class = kind.map_or_else(|| "pu".to_owned(), |kind| format!("pu k{}", kind.min(2)));
         if self.cpu.allowed.is_some() && !has(&self.cpu.allowed) {
             class += " disallowed";
         }
@@ -215,7 +217,7 @@ impl Artist<'_> {
     fn nodes_without_cpus(&self) -> Vec<Area> {
         let online: IdSet = self.cpu.pus.iter().map(|pu| pu.id).collect();
         let nodes = self.inventory.numa.iter().flatten();
-        let empty = nodes.filter(|node| node.cpus.intersection(&online).is_empty());
+        let empty = nodes.filter(|node| has_no_cpus(node, &online));
         let area = |id| {
             let title = format!("{}, no CPUs", self.node_name(id));
             flow("node empty", title, self.devices(Some(id), WIDTH / 2), WIDTH / 2)
@@ -331,21 +333,29 @@ impl Artist<'_> {
         let numa = self.inventory.numa.as_ref().is_some_and(|nodes| !nodes.is_empty());
         let cached =
             machine.holds(&|object| matches!(object.kind, Kind::Cache(_)) && is_box(object));
+        let kinds = self.cpu.kinds.iter().enumerate().map(|(place, kind)| {
+            let name = kind.name.clone().unwrap_or_else(|| format!("kind {place}"));
+            (format!("pu k{}", place.min(2)), format!("{name} core"))
+        });
         let mut x = MARGIN;
+        let mut mark = |class: &str, name: &str| {
+            rectangle(out, class, x, y, 16, 12);
+            text(out, "c", x + 21, y + 10, name);
+            x += 21 + text_width(name, 9) + 16;
+        };
         for (class, name, shown) in [
             ("node", "NUMA node and its memory", numa),
             ("cache", "shared cache", cached),
-            ("pu", "PU (kernel's id)", true),
+            ("pu", "PU (kernel's id)", self.cpu.kinds.is_empty()),
             ("pu isolated", "isolated from the scheduler", has("isolated")),
             ("pu disallowed", "not allowed to this process", has("disallowed")),
             ("offline", "offline", offline),
         ] {
             if shown {
-                rectangle(out, class, x, y, 16, 12);
-                text(out, "c", x + 21, y + 10, name);
-                x += 21 + text_width(name, 9) + 16;
+                mark(class, name);
             }
         }
+        kinds.for_each(|(class, name)| mark(&class, &name));
     }
 }
 

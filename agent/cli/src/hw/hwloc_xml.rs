@@ -14,7 +14,7 @@ use purlin_core::{
     inventory::{Cache, CacheKind, Inventory, PciDevice},
 };
 
-use super::topology::{Kind, Object, topology};
+use super::topology::{Kind, Object, has_no_cpus, topology};
 
 /// What hwloc calls objects that only group others by their memory.
 const GROUP_KIND: u32 = 1001;
@@ -90,7 +90,7 @@ impl<'a> Writer<'a> {
             }
             Some(nodes) => {
                 let pus = self.pus.clone();
-                for node in nodes.iter().filter(|node| node.cpus.intersection(&pus).is_empty()) {
+                for node in nodes.iter().filter(|node| has_no_cpus(node, &pus)) {
                     self.node(node.id, &IdSet::default(), node.memory);
                     self.devices(Some(node.id));
                 }
@@ -130,6 +130,9 @@ impl<'a> Writer<'a> {
         let id = object.id.filter(|id| *id >= 0);
         match &object.kind {
             Kind::Machine => {}
+            Kind::Group(_) => {
+                self.open("Group", None, &format!("{sets} kind=\"{GROUP_KIND}\" subkind=\"0\""));
+            }
             Kind::Package => self.open("Package", id, &sets),
             Kind::Die => self.open("Die", id, &sets),
             Kind::Core => self.open("Core", id, &sets),
@@ -194,8 +197,8 @@ impl<'a> Writer<'a> {
             "pci_busid=\"{}\" pci_type=\"{class:04x} [{:04x}:{:04x}] [0000:0000] 00\" \
              pci_link_speed=\"{speed:.6}\"",
             Escaped(&device.address),
-            device.vendor,
-            device.device,
+            device.vendor.unwrap_or_default(),
+            device.device.unwrap_or_default(),
         );
         let children = self.children_of(function);
         if class == PCI_BRIDGE && !children.is_empty() {
@@ -264,7 +267,7 @@ impl<'a> Writer<'a> {
         match self.inventory.numa.as_deref() {
             None | Some([]) => [0].into_iter().collect(),
             Some(nodes) => {
-                let near = nodes.iter().filter(|node| !node.cpus.intersection(pus).is_empty());
+                let near = nodes.iter().filter(|node| !has_no_cpus(node, pus));
                 near.map(|node| node.id).collect()
             }
         }

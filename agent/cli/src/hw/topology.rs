@@ -4,11 +4,11 @@
 //! ids of packages and cores are not unique on all machines. What crosses another
 //! thing (firmware that contradicts itself) is left out, and never forced in.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::cmp::Reverse;
 
 use purlin_core::{
     idset::IdSet,
-    inventory::{Cache, CacheKind, Cpu, Inventory},
+    inventory::{Cache, CacheKind, Cpu, Group, GroupKind, Inventory, NumaNode},
 };
 
 /// A thing with PUs in it.
@@ -27,6 +27,8 @@ pub struct Object<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind<'a> {
     Machine,
+    /// Something with a name and no rank of its own: a drawer, a book, a cluster.
+    Group(&'static str),
     Package,
     Die,
     /// NUMA nodes with the same CPUs, by id.
@@ -42,12 +44,14 @@ impl Kind<'_> {
     fn rank(&self) -> (u32, u32, bool) {
         match self {
             Kind::Machine => (0, 0, false),
-            Kind::Package => (1, 0, false),
+            Kind::Group("Cluster") => (4, 0, false),
+            Kind::Group(_) => (1, 0, false),
+            Kind::Package => (1, 1, false),
             Kind::Die => (2, 0, false),
             Kind::Nodes(_) => (3, 0, false),
-            Kind::Cache(it) => (4, u32::MAX - it.level, it.kind == CacheKind::Instruction),
-            Kind::Core => (5, 0, false),
-            Kind::Pu => (6, 0, false),
+            Kind::Cache(it) => (5, u32::MAX - it.level, it.kind == CacheKind::Instruction),
+            Kind::Core => (6, 0, false),
+            Kind::Pu => (7, 0, false),
         }
     }
 }
@@ -79,13 +83,19 @@ fn object(kind: Kind<'_>, id: Option<i32>, pus: IdSet) -> Object<'_> {
     Object { kind, id, pus, children: Vec::new() }
 }
 
+/// True for a node of which no CPU runs, as far as is told.
+pub fn has_no_cpus(node: &NumaNode, online: &IdSet) -> bool {
+    node.cpus.as_ref().is_none_or(|cpus| cpus.intersection(online).is_empty())
+}
+
 /// Nodes with CPUs; those with the same ones together.
 fn nodes(inventory: &Inventory) -> Vec<Object<'_>> {
     let mut objects: Vec<Object<'_>> = Vec::new();
     for node in inventory.numa.iter().flatten() {
-        match objects.iter_mut().find(|object| object.pus == node.cpus) {
+        let Some(cpus) = &node.cpus else { continue };
+        match objects.iter_mut().find(|object| object.pus == *cpus) {
             Some(Object { kind: Kind::Nodes(ids), .. }) => ids.push(node.id),
-            _ => objects.push(object(Kind::Nodes(vec![node.id]), None, node.cpus.clone())),
+            _ => objects.push(object(Kind::Nodes(vec![node.id]), None, cpus.clone())),
         }
     }
     objects
@@ -125,21 +135,14 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Packages, dies and cores.
 fn groups(cpu: &Cpu) -> Vec<Object<'_>> {
-    let mut sets: BTreeMap<(u32, [i32; 3]), IdSet> = BTreeMap::new();
-    for pu in &cpu.pus {
-        let (package, die) = (pu.package.unwrap_or(-1), pu.die.unwrap_or(-1));
-        let keys = [
-            pu.package.map(|package| (0, [0, 0, package])),
-            pu.die.map(|die| (1, [0, package, die])),
-            pu.core.map(|core| (2, [package, die, core])),
-        ];
-        keys.into_iter().flatten().for_each(|key| sets.entry(key).or_default().insert(pu.id));
-    }
-    let kinds = [Kind::Package, Kind::Die, Kind::Core];
-    let group = |((kind, [.., id]), pus): ((u32, [i32; 3]), IdSet)| {
-        object(kinds[kind as usize].clone(), Some(id), pus)
+    let kind = |group: &Group| match group.kind {
+        GroupKind::Drawer => Kind::Group("Drawer"),
+        GroupKind::Book => Kind::Group("Book"),
+        GroupKind::Package => Kind::Package,
+        GroupKind::Die => Kind::Die,
+        GroupKind::Cluster => Kind::Group("Cluster"),
+        GroupKind::Core => Kind::Core,
     };
-    sets.into_iter().map(group).collect()
+    cpu.groups.iter().map(|group| object(kind(group), group.id, group.pus.clone())).collect()
 }

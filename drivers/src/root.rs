@@ -424,8 +424,8 @@ impl<'a> Dir<'a> {
         Ok(Self { root, path, entries, open: None })
     }
 
-    /// The links and directories among the entries are known without being
-    /// opened, and so they are part of a dump.
+    /// The entries' names, and where links lead, are part of a dump; the content
+    /// of a file is where it was read.
     fn keep(&self) {
         if self.root.gathered.is_none() {
             return;
@@ -434,7 +434,7 @@ impl<'a> Dir<'a> {
         for (name, kind) in &self.entries {
             let path = self.path_of(name);
             match kind {
-                Kind::Plain => {}
+                Kind::Plain => self.root.keep(&path, || Node::File(Vec::new())),
                 Kind::Directory => self.root.keep(&path, || Node::Dir(BTreeMap::new())),
                 Kind::Other => drop(self.root.link_target(&path)),
             }

@@ -21,8 +21,21 @@ mod tree;
 
 use tree::Tree;
 
-/// Facts that no file tells, and so are not in a dump: those of uname(2).
-const NOT_IN_FILES: [&str; 1] = ["/platform/architecture"];
+/// Facts that no file tells, and so are not in a dump: those of uname(2), of the
+/// CPU itself, and of netlink and ethtool.
+const NOT_IN_FILES: [&str; 11] = [
+    "/platform/architecture",
+    "/platform/hypervisor",
+    "/nics/autoneg",
+    "/nics/driver_version",
+    "/nics/permanent_mac",
+    "/nics/queues",
+    "/nics/rings",
+    "/nics/rss",
+    "/nics/firmware",
+    "/nics/timestamping",
+    "/nics/kind",
+];
 
 fn read(path: &Path) -> Inventory {
     purlin_drivers::inventory(&Root::open(path).expect("a dump"))

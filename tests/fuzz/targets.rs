@@ -50,7 +50,7 @@ fn pci_names(bytes: &[u8]) {
 
 fn nvme_smart(bytes: &[u8]) {
     drop(smart::nvme(bytes));
-    drop(smart::nvme_limits(bytes));
+    _ = smart::nvme_limits(bytes);
     drop(smart::nvme_firmware(bytes));
 }
 

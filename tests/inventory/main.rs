@@ -9,7 +9,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use purlin_tests::{Lab, Node, Result, ensure, node::Answer, test};
+use purlin_tests::{Lab, Need, Node, Result, ensure, node::Answer, test};
 use serde_json::Value;
 
 fn main() -> ExitCode {
@@ -22,7 +22,9 @@ fn main() -> ExitCode {
         test("a_dump_is_not_written_over", 120, not_written_over),
         test("a_broken_tar_is_said_to_be_one", 60, broken_tar),
         test("a_picture_is_plain_well_formed_svg", 60, picture),
-        lstopo(),
+        // hwloc-nox of Debian.
+        test("lstopo_opens_our_xml_and_counts_the_same", 300, lstopo_counts)
+            .needs(&[Need::Program(LSTOPO)]),
     ])
 }
 
@@ -147,17 +149,9 @@ fn well_formed(xml: &str) -> Result {
     Ok(())
 }
 
-/// lstopo opens our XML of this machine and of each dump of the corpus, and counts
-/// what we count.
-fn lstopo() -> Test {
-    match Command::new(LSTOPO).arg("--version").output() {
-        Ok(_) => test("lstopo_opens_our_xml_and_counts_the_same", 300, lstopo_counts),
-        Err(_) => skipped("lstopo_opens_our_xml_and_counts_the_same", "no lstopo-no-graphics: apt-get install hwloc-nox"),
-    }
-}
-
 const LSTOPO: &str = "lstopo-no-graphics";
 
+/// Of this machine and of each dump of the corpus.
 fn lstopo_counts(lab: &Lab) -> Result {
     let node = Node::new(lab, "node")?;
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");

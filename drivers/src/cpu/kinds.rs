@@ -114,10 +114,12 @@ fn midrs(
     })
 }
 
+type Key = (Option<u64>, Vec<Option<u64>>);
+
 /// `cpu_capacity` of PUs; those that look alike by frequency and by caches have
 /// the same, and one of them is asked.
 struct Capacities<'a> {
-    known: BTreeMap<(Option<u64>, Vec<Option<u64>>), Option<u32>>,
+    known: BTreeMap<Key, Option<u32>>,
     caches: &'a [Cache],
 }
 

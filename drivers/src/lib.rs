@@ -28,8 +28,10 @@
 //! kernel; whoever calls for a part that may (GPU, sensor) does so in a process
 //! it can afford to lose.
 
+mod archive;
 pub mod cpu;
 mod edac;
+mod gather;
 pub mod gpu;
 pub mod gpu_metrics;
 pub mod lldp;
@@ -48,6 +50,7 @@ pub mod storage;
 mod sys;
 pub mod transceiver;
 
+pub use archive::{Archive, MAX_UNPACKED, Node};
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 pub use root::{Dir, MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;

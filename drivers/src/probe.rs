@@ -219,6 +219,7 @@ impl<'a> Probe<'a> {
             return names;
         }
         if self.root.is_live() && self.root.exists("/sys/devices") {
+            self.root.keep_none(path);
             return Some(Vec::new());
         }
         self.problem(path, "is not there; is this the root of a machine's files?");

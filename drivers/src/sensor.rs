@@ -8,7 +8,7 @@
 //! A read goes to the chip and can hang with it, so a careful caller reads
 //! this part in a process it can lose.
 
-use purlin_core::inventory::{Limits, Part, Problem, Sensor, SensorKind};
+use purlin_core::inventory::{Part, Problem, Sensor, SensorKind, SensorLimits};
 
 use crate::{Root, pci, probe::Probe};
 
@@ -149,7 +149,7 @@ fn sensor(
             Some(true) => None,
             _ => chip.value(probe, file, scale.per_unit),
         },
-        limits: Limits::default(),
+        limits: SensorLimits::default(),
         alarm: None,
         fault,
         pci: chip.pci.clone(),
@@ -162,9 +162,9 @@ fn sensor(
     sensor
 }
 
-fn limits(probe: &mut Probe<'_>, chip: &Chip, channel: &str, per_unit: f64) -> Limits {
+fn limits(probe: &mut Probe<'_>, chip: &Chip, channel: &str, per_unit: f64) -> SensorLimits {
     let mut limit = |what| chip.value(probe, &format!("{channel}_{what}"), per_unit);
-    Limits {
+    SensorLimits {
         lcrit: limit("lcrit"),
         min: limit("min"),
         max: limit("max"),
@@ -235,7 +235,7 @@ fn zones(probe: &mut Probe<'_>, chips: &[String], sensors: &mut Vec<Sensor>) {
             kind: SensorKind::Temperature,
             value: reading(probe, &format!("{THERMAL}/{zone}/temp"), 1e3),
             device: zone,
-            limits: Limits::default(),
+            limits: SensorLimits::default(),
             alarm: None,
             fault: None,
             pci: None,

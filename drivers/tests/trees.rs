@@ -154,7 +154,9 @@ fn a_root_that_is_no_directory_is_an_error_that_says_so() {
     assert!(matches!(error, OpenError::Directory { .. }));
     check(
         &error.to_string(),
-        expect![[r#""/nowhere/at/all: No such file or directory; give a readable directory""#]],
+        expect![[
+            r#""/nowhere/at/all: No such file or directory; give a readable directory or tar""#
+        ]],
     );
 }
 

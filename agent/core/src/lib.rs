@@ -8,6 +8,7 @@
 //! | module | what it decides |
 //! | --- | --- |
 //! | [`inventory`] | what a machine is made of, as values |
+//! | [`drift`] | what differs between two inventories, and what of it is to be believed |
 //! | [`counts`](mod@counts) | a machine in numbers, as hwloc counts and as the kernel shows it |
 //! | [`idset`] | sets of CPU and node ids in the kernel's list form |
 //! | [`metric`] | a measured point: name, unit, attributes, value |
@@ -26,6 +27,7 @@ extern crate alloc;
 pub mod backoff;
 pub mod cdi;
 pub mod counts;
+pub mod drift;
 pub mod identity;
 pub mod idset;
 pub mod inventory;

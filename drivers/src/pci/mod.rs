@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use purlin_core::inventory::{
-    Part, PciDevice, PciErrorCount, PciErrors, PciLink, PciRootErrors, Problem, Sriov,
+    Part, PciDevice, PciErrorCount, PciErrors, PciLink, PciRootErrors, PciSriov, Problem,
 };
 
 use crate::{
@@ -148,11 +148,11 @@ fn root_errors(probe: &mut Probe<'_>, dir: &Dir<'_>) -> Option<PciRootErrors> {
     })
 }
 
-fn sriov(probe: &mut Probe<'_>, dir: &Dir<'_>) -> Option<Sriov> {
+fn sriov(probe: &mut Probe<'_>, dir: &Dir<'_>) -> Option<PciSriov> {
     let most = probe.told((dir, "sriov_totalvfs")).filter(|most| *most > 0)?;
     let functions = numbered(dir, "virtfn");
     let functions = functions.iter().map(|number| dir.path_of(&format!("virtfn{number}")));
-    Some(Sriov {
+    Some(PciSriov {
         most,
         enabled: probe.told((dir, "sriov_numvfs")),
         device: hex16(probe, dir, "sriov_vf_device"),

@@ -4,6 +4,12 @@
 //! a device that hangs costs its own line and not the whole answer. This file never
 //! asks the agent.
 
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
 use anstyle::Style;
 use purlin_core::{
     counts::counts,
@@ -13,12 +19,16 @@ use purlin_daemon::helper;
 use serde_json::{Map, Value};
 
 mod cdi;
+mod draw_svg;
+mod gather;
+mod hwloc_xml;
+mod topology;
 mod view;
 
 use view::{Row, Section};
 
 use crate::{
-    args::{HwArgs, HwCommand},
+    args::{HwArgs, HwCommand, ToFile},
     exit::{Ended, Exit, Failure},
     output::{Output, note},
     table::{self, Column::*, Width, paint, plain},
@@ -26,6 +36,9 @@ use crate::{
 
 /// `purlin hw …`
 pub async fn run(args: &HwArgs, output: &Output) -> Ended {
+    if let HwCommand::Gather { file, force } = &args.command {
+        return gather::run(args.root.as_deref(), file.as_deref(), *force);
+    }
     let inventory = helper::inventory(args.root.as_deref()).await;
     show(&args.command, &inventory, output)?;
     say(&args.command, &inventory.problems);
@@ -41,12 +54,27 @@ fn show(command: &HwCommand, inventory: &Inventory, output: &Output) -> Result<(
             let specs = cdi::Specs { specs: purlin_core::cdi::specs(inventory) };
             output.show(&specs, |width| specs.page(width))?;
         }
+        HwCommand::Draw(to) => save(to, draw_svg::svg(inventory))?,
+        HwCommand::Xml(to) => save(to, hwloc_xml::xml(inventory))?,
+        // Has an inventory of its own.
+        HwCommand::Gather { .. } => {}
         HwCommand::Show { part: None } => output.show(inventory, |width| all(inventory, width))?,
         HwCommand::Show { part: Some(part) } => {
             output.show(&only(*part, inventory)?, |width| one(*part, inventory, width))?;
         }
     }
     Ok(())
+}
+
+/// Writes what was made of the machine's CPUs, if any are known.
+fn save(to: &ToFile, document: Option<String>) -> Result<(), Failure> {
+    let none = || Failure::Failed("no CPU is known, and so there is nothing to show".into());
+    let document = document.ok_or_else(none)?;
+    match to.file.as_deref().filter(|file| *file != Path::new("-")) {
+        None => Ok(io::stdout().write_all(document.as_bytes())?),
+        Some(file) => fs::write(file, document)
+            .map_err(|error| Failure::Failed(format!("{}: {error}", file.display()))),
+    }
 }
 
 fn list(inventory: &Inventory, width: Width) -> String {

@@ -17,8 +17,8 @@ pub struct Sensor {
     /// The reading, in the kind's unit; `None` if the sensor did not answer or
     /// says that it is faulty.
     pub value: Option<f64>,
-    /// Limits, in the kind's unit.
-    pub limits: Limits,
+    /// SensorLimits, in the kind's unit.
+    pub limits: SensorLimits,
     /// The chip says that a limit is crossed.
     pub alarm: Option<bool>,
     /// The chip says that the sensor is faulty.
@@ -29,9 +29,9 @@ pub struct Sensor {
     pub node: Option<u32>,
 }
 
-/// Limits of a sensor, as the chip or its firmware keeps them.
+/// SensorLimits of a sensor, as the chip or its firmware keeps them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct SensorLimits {
     /// Critically low.
     pub lcrit: Option<f64>,
     /// Low.

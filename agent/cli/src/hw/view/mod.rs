@@ -23,7 +23,7 @@ mod sensor;
 mod storage;
 mod tree;
 
-pub use tree::tree;
+pub use tree::{device_line, devices_at, tree};
 
 const UNKNOWN: &str = "unknown";
 
@@ -159,8 +159,8 @@ fn yes_no(value: Option<bool>) -> String {
 mod tests {
     use expect_test::{Expect, expect};
     use purlin_core::inventory::{
-        Cache, CacheKind, Cpu, Disk, Gpu, Group, GroupKind, Limits, Memory, Nic, NodeFlag,
-        NodeHugepages, NumaNode, PciDevice, Platform, Pu, Sensor, SensorKind, Storage,
+        Cache, CacheKind, Cpu, Disk, Gpu, Group, GroupKind, Memory, Nic, NodeFlag, NodeHugepages,
+        NumaNode, PciDevice, Platform, Pu, Sensor, SensorKind, SensorLimits, Storage,
     };
 
     use super::*;
@@ -255,7 +255,7 @@ mod tests {
             label: "Composite".into(),
             kind: SensorKind::Temperature,
             value: Some(41.85),
-            limits: Limits { max: Some(84.85), ..Limits::default() },
+            limits: SensorLimits { max: Some(84.85), ..SensorLimits::default() },
             alarm: Some(true),
             fault: None,
             pci: None,

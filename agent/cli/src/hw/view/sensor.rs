@@ -1,6 +1,6 @@
 //! Sensors as rows and sections.
 
-use purlin_core::inventory::{Inventory, Limits, Part, Sensor, SensorKind};
+use purlin_core::inventory::{Inventory, Part, Sensor, SensorKind, SensorLimits};
 
 use super::{Row, Section, UNKNOWN, by, join, plural, row};
 
@@ -57,7 +57,7 @@ fn state(sensor: &Sensor) -> String {
 }
 
 fn limits(sensor: &Sensor) -> Vec<String> {
-    let Limits { lcrit, min, max, crit, cap } = sensor.limits;
+    let SensorLimits { lcrit, min, max, crit, cap } = sensor.limits;
     let named =
         [("critical below", lcrit), ("min", min), ("max", max), ("critical", crit), ("cap", cap)];
     let limit = |(name, value): (&str, Option<f64>)| {

@@ -48,7 +48,7 @@ pub fn tree(inventory: &Inventory) -> String {
     for node in nodes.filter(|node| !shown.contains(&node.id)) {
         machine.children.push(node_branch(inventory, node.id));
     }
-    machine.children.extend(devices_at(inventory, None));
+    machine.children.extend(device_branches(inventory, None));
     machine.print()
 }
 
@@ -89,18 +89,22 @@ fn node_branch(inventory: &Inventory, id: u32) -> Branch {
         Some(node) => node_memory(node),
         None => "memory unknown".into(),
     };
-    let children = devices_at(inventory, Some(id));
+    let children = device_branches(inventory, Some(id));
     Branch { text: format!("NUMA node {id}: {text}"), children }
 }
 
 /// GPUs, physical interfaces and disks of a node, or those that tell none.
-fn devices_at(inventory: &Inventory, node: Option<u32>) -> Vec<Branch> {
+pub fn devices_at(inventory: &Inventory, node: Option<u32>) -> Vec<Row> {
     let rows = [Part::Gpu, Part::Nic, Part::Storage].map(|part| rows_of(inventory, part));
     let here = rows.into_iter().flatten().filter(|row| row.node == node && row.name != VIRTUAL);
-    here.map(|row| Branch::new(device_line(&row))).collect()
+    here.collect()
 }
 
-fn device_line(row: &Row) -> String {
+fn device_branches(inventory: &Inventory, node: Option<u32>) -> Vec<Branch> {
+    devices_at(inventory, node).iter().map(|row| Branch::new(device_line(row))).collect()
+}
+
+pub fn device_line(row: &Row) -> String {
     let part = row.part.name();
     // A part that could not be read is a row called by the part's own name.
     if row.name == part {

@@ -16,6 +16,7 @@
 //! | [`storage`] | controllers, block devices | `hw-docs/storage.md` |
 //! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
+//! | [`smbios`] | the firmware's table: DIMMs, slots, names | the pages above |
 //! | [`sample`](mod@sample) | what changes: metrics | the pages above |
 //!
 //! Invariant: a driver sees files only through [`Root`], so that a dump is read
@@ -26,9 +27,12 @@
 //! kernel; whoever calls for a part that may (GPU, sensor) does so in a process
 //! it can afford to lose.
 
+mod archive;
 pub mod cpu;
-
+mod edac;
+mod gather;
 pub mod gpu;
+pub mod gpu_metrics;
 pub mod lldp;
 pub mod memory;
 pub mod nic;
@@ -40,10 +44,12 @@ mod probe;
 mod root;
 pub mod sample;
 pub mod sensor;
+pub mod smbios;
 pub mod storage;
 mod sys;
 pub mod transceiver;
 
+pub use archive::{Archive, MAX_UNPACKED, Node};
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 pub use root::{Dir, MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;

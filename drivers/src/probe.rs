@@ -12,7 +12,10 @@ use purlin_core::{
     inventory::{Part, Problem},
 };
 
-use crate::{Root, root::Dir};
+use crate::{
+    Root,
+    root::{Dir, text},
+};
 
 /// The most problems one read of one part reports: a person needs the first few,
 /// and a tree of nonsense must not become a list without end.
@@ -97,6 +100,24 @@ impl<'a> Probe<'a> {
         self.keep(file, read)
     }
 
+    /// The text of a file that may be larger than most.
+    pub(crate) fn text_up_to(&mut self, path: &str, limit: u64) -> Option<String> {
+        let read = self.root.bytes_up_to(path, limit);
+        self.keep(path, read).map(text)
+    }
+
+    /// The start of a file that a machine may lack; see [`Root::head`].
+    pub(crate) fn head(&mut self, path: &str, limit: u64) -> Option<String> {
+        let read = self.root.head(path, limit);
+        self.keep(path, read)
+    }
+
+    /// The bytes of a file that a machine may lack.
+    pub(crate) fn bytes(&mut self, path: &str) -> Option<Vec<u8>> {
+        let read = self.root.bytes(path);
+        self.keep(path, read)
+    }
+
     /// The text of a file without which the part can't be told.
     pub(crate) fn need(&mut self, file: impl File) -> Option<String> {
         let read = file.read(self.root);
@@ -166,7 +187,7 @@ impl<'a> Probe<'a> {
     /// the same content. The mask is asked first: every kernel has it.
     pub(crate) fn mask_or_set(&mut self, mask: impl File, list: impl File) -> Option<IdSet> {
         match self.text(mask) {
-            Some(text) => self.understood(mask, parse_mask(&text)),
+            Some(text) => self.understood(mask, IdSet::parse_mask(&text)),
             None => self.set(list),
         }
     }
@@ -178,8 +199,7 @@ impl<'a> Probe<'a> {
     }
 
     /// A directory in an open one; `None` if there is none.
-    #[allow(dead_code, reason = "the drivers that follow use it")]
-    pub(crate) fn dir_in(&mut self, dir: &Dir<'a>, name: &str) -> Option<Dir<'a>> {
+    pub(crate) fn dir_in<'d>(&mut self, dir: &Dir<'d>, name: &str) -> Option<Dir<'d>> {
         let inner = dir.dir(name);
         self.keep((dir, name), inner)
     }
@@ -199,6 +219,7 @@ impl<'a> Probe<'a> {
             return names;
         }
         if self.root.is_live() && self.root.exists("/sys/devices") {
+            self.root.keep_none(path);
             return Some(Vec::new());
         }
         self.problem(path, "is not there; is this the root of a machine's files?");
@@ -226,11 +247,16 @@ impl<'a> Probe<'a> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                if !is_absent(&error) && !is_not_applicable(&error) {
-                    self.problem(&file.path(), reason(&error));
-                }
+                self.report(&file.path(), &error);
                 None
             }
+        }
+    }
+
+    /// Makes a problem of an error, unless it says that there is nothing to read.
+    pub(crate) fn report(&mut self, path: &str, error: &io::Error) {
+        if !is_absent(error) && !is_not_applicable(error) {
+            self.problem(path, reason(error));
         }
     }
 
@@ -287,38 +313,20 @@ pub(crate) fn quote(text: &str) -> String {
     format!("\"{}{dots}\"", start.escape_debug())
 }
 
-/// Reads the kernel's mask form, `ff,00000001`: hexadecimal words of 32 bits,
-/// the highest first.
-fn parse_mask(mask: &str) -> Result<IdSet, String> {
-    let mut set = IdSet::default();
-    for (place, word) in mask.trim().rsplit(',').enumerate() {
-        let bits = u32::from_str_radix(word.trim(), 16)
-            .map_err(|_| format!("{word} is not a word of a mask"))?;
-        for bit in (0..32).filter(|bit| bits >> bit & 1 == 1) {
-            let id = u32::try_from(place * 32).unwrap_or(u32::MAX).saturating_add(bit);
-            if id > MAX_ID {
-                return Err(format!("id {id} is over the limit of {MAX_ID}"));
-            }
-            set.insert(id);
-        }
-    }
-    Ok(set)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_mask_counts_its_words_from_the_right() {
-        let set = parse_mask("00000001,80000003\n").expect("a valid mask");
+        let set = IdSet::parse_mask("00000001,80000003\n").expect("a valid mask");
         assert_eq!(set.to_string(), "0-1,31-32");
     }
 
     #[test]
     fn a_mask_of_nonsense_is_an_error() {
-        assert!(parse_mask("xyz").is_err());
-        assert!(parse_mask(&"ffffffff,".repeat(600)).is_err());
+        assert!(IdSet::parse_mask("xyz").is_err());
+        assert!(IdSet::parse_mask(&"ffffffff,".repeat(600)).is_err());
     }
 
     #[test]

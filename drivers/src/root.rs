@@ -1,4 +1,4 @@
-//! Where the machine's files are: the live machine, or a dump's directory.
+//! Where the machine's files are: the live machine, a dump's directory, or a tar.
 //!
 //! Owns the only directory descriptor from which drivers open anything, and the
 //! limits on what one read may bring. A dump is opaque: each open by path is
@@ -8,15 +8,19 @@
 //! that a device node in it can't reach the live device. A [`Dir`] opens what
 //! its own listing calls a plain file or a directory, by that one name and
 //! following no link; all else goes by path. It must never fall back to an
-//! unconfined open.
+//! unconfined open. A tar is never unpacked to disk ([`Archive`]).
 
 use std::{
+    collections::BTreeMap,
     fmt,
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::{
@@ -27,6 +31,11 @@ use nix::{
         stat::{Mode, SFlag, fstat},
         statvfs::{Statvfs, fstatvfs},
     },
+};
+
+use crate::{
+    archive::{Archive, Node},
+    gather,
 };
 
 /// The most one file may hold, in bytes: `/proc/cpuinfo` of a machine with 512
@@ -43,10 +52,18 @@ const PAGE: usize = 4096;
 /// How a file is opened. O_NONBLOCK: a pipe in a dump must not hold us.
 const PLAIN: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
+/// How a directory is opened.
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY);
+
+/// What is wrong with a pipe, a device node or a directory that is read.
+pub(crate) const NOT_PLAIN: &str = "is not a plain file";
+
 /// The root directory of a machine's files.
 #[derive(Debug)]
 pub struct Root {
     place: Place,
+    /// What was read so far, where a dump is made.
+    gathered: Option<Mutex<Archive>>,
     opens: AtomicU64,
     reads: AtomicU64,
 }
@@ -55,6 +72,7 @@ pub struct Root {
 enum Place {
     Live(OwnedFd),
     Dump(OwnedFd),
+    Packed(Archive),
 }
 
 /// Why a root can't be used.
@@ -66,6 +84,13 @@ pub enum OpenError {
         path: PathBuf,
         /// What the kernel said.
         errno: Errno,
+    },
+    /// The file is no dump, or a damaged one.
+    Packed {
+        /// The file asked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: io::Error,
     },
     /// The kernel (before Linux 5.6) or a system call filter has no `openat2`,
     /// without which a dump can't be kept apart from the live machine.
@@ -81,8 +106,14 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory { path, errno } => {
-                write!(f, "{}: {}; give a readable directory", path.display(), errno.desc())
+                write!(f, "{}: {}; give a readable directory or tar", path.display(), errno.desc())
             }
+            Self::Packed { path, error } => write!(
+                f,
+                "{}: {error}; give a directory, or a whole tar of one (plain or packed by gzip, \
+                 xz or zstd)",
+                path.display()
+            ),
             Self::NoConfinement { path, errno } => write!(
                 f,
                 "{}: this kernel can't confine a dump (openat2: {}); use Linux 5.6 or newer, \
@@ -107,18 +138,46 @@ impl Root {
         Ok(Self::new(Place::Live(directory(Path::new("/"))?)))
     }
 
-    /// A dump: a directory that holds `proc` and `sys` of some machine.
+    /// The live machine, whose files are kept as they are read: what drivers
+    /// made of them is what they make of [`Root::gathered`].
+    pub fn gathering() -> Result<Self, OpenError> {
+        Ok(Self { gathered: Some(Mutex::default()), ..Self::live()? })
+    }
+
+    /// What was read, listed or found to exist through [`Root::gathering`].
+    pub fn gathered(self) -> Archive {
+        let gathered = self.gathered.unwrap_or_default();
+        gathered.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A dump: a directory that holds `proc` and `sys` of some machine, or that
+    /// holds one such directory; or a tar of either.
     pub fn dump(path: &Path) -> Result<Self, OpenError> {
-        let root = Self::new(Place::Dump(directory(path)?));
+        let dir = match directory(path) {
+            Err(OpenError::Directory { errno: Errno::ENOTDIR, .. }) => return Self::packed(path),
+            dir => dir?,
+        };
+        let root = Self::new(Place::Dump(dir));
         // Asked once here, so that no read has to explain it.
-        match root.open_at("/", OFlag::O_PATH) {
-            Ok(_) => Ok(root),
-            Err(errno) => Err(OpenError::NoConfinement { path: path.into(), errno }),
+        if let Err(errno) = root.open_at("/", OFlag::O_PATH) {
+            return Err(OpenError::NoConfinement { path: path.into(), errno });
+        }
+        let names = root.list("/").unwrap_or_default();
+        let beneath = beneath(&names, |path| root.is_dir(path));
+        let beneath = beneath.and_then(|name| root.open_at(&name, DIRECTORY).ok());
+        Ok(beneath.map_or(root, |dir| Self::new(Place::Dump(dir))))
+    }
+
+    fn packed(path: &Path) -> Result<Self, OpenError> {
+        let archive = File::open(path).and_then(Archive::unpack);
+        match archive {
+            Ok(archive) => Ok(archive.into()),
+            Err(error) => Err(OpenError::Packed { path: path.into(), error }),
         }
     }
 
     fn new(place: Place) -> Self {
-        Self { place, opens: AtomicU64::new(0), reads: AtomicU64::new(0) }
+        Self { place, gathered: None, opens: AtomicU64::new(0), reads: AtomicU64::new(0) }
     }
 
     /// True for the live machine.
@@ -145,7 +204,33 @@ impl Root {
 
     /// [`Root::bytes`] with a limit of its own.
     pub fn bytes_up_to(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
-        self.content(File::from(self.open_plain(path)?), path, limit)
+        let bytes = match &self.place {
+            Place::Packed(archive) => {
+                self.opens.fetch_add(1, Ordering::Relaxed);
+                let bytes = archive.bytes_up_to(path, limit)?;
+                self.reads.fetch_add(1, Ordering::Relaxed);
+                bytes
+            }
+            _ => self.content(File::from(self.open_plain(path)?), path, limit)?,
+        };
+        self.keep(path, || Node::File(bytes.clone()));
+        Ok(bytes)
+    }
+
+    /// The first `limit` bytes of the file at `path`, or all of it: for a long
+    /// list of like records (`/proc/cpuinfo`), which the kernel writes no
+    /// further than it is read.
+    pub fn head(&self, path: &str, limit: u64) -> io::Result<String> {
+        let bytes = match &self.place {
+            Place::Packed(archive) => archive.head(path, limit)?,
+            _ => {
+                let mut bytes = Vec::with_capacity(PAGE);
+                File::from(self.open_plain(path)?).take(limit).read_to_end(&mut bytes)?;
+                bytes
+            }
+        };
+        self.keep(path, || Node::File(bytes.clone()));
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The text of the file at `path`, without the newlines, NULs and spaces
@@ -165,31 +250,49 @@ impl Root {
     /// one for each file, and nothing for a file that is not there. More than
     /// [`MAX_ENTRIES`] is an error.
     pub fn dir(&self, path: &str) -> io::Result<Dir<'_>> {
-        let fd = self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        Dir::listed(self, path.trim_end_matches('/').to_owned(), fd)
+        let at = path.trim_end_matches('/').to_owned();
+        match &self.place {
+            Place::Packed(archive) => {
+                self.opens.fetch_add(1, Ordering::Relaxed);
+                Dir::unpacked(self, at, archive)
+            }
+            _ => Dir::listed(self, at, self.open_at(path, DIRECTORY)?),
+        }
     }
 
     /// What the link at `path` says, unresolved. Something that is no link is
     /// an error, as is a missing one.
     pub fn link_target(&self, path: &str) -> io::Result<String> {
         let target = match &self.place {
-            Place::Live(dir) => readlinkat(dir, relative(path))?,
-            Place::Dump(_) => {
-                let link = self.open_at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
-                readlinkat(&link, "")?
-            }
+            Place::Packed(archive) => archive.link_target(path)?,
+            _ => self.unrecorded_target(path)?,
         };
-        Ok(target.to_string_lossy().into_owned())
+        self.keep(path, || Node::Link(target.clone()));
+        Ok(target)
     }
 
     /// True if something is at `path`, readable or not.
     pub fn exists(&self, path: &str) -> bool {
-        self.open_at(path, OFlag::O_PATH).is_ok()
+        let exists = match &self.place {
+            Place::Packed(archive) => archive.exists(path),
+            _ => self.open_at(path, OFlag::O_PATH).is_ok(),
+        };
+        if exists && self.gathered.is_some() && !self.is_dir(path) {
+            self.keep(path, || Node::File(Vec::new()));
+        }
+        exists
     }
 
     /// True if a directory is at `path`.
     pub fn is_dir(&self, path: &str) -> bool {
-        self.open_at(path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok()
+        let is_dir = match &self.place {
+            Place::Packed(archive) => archive.is_dir(path),
+            _ => self.open_at(path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok(),
+        };
+        if is_dir {
+            self.keep(path, || Node::Dir(BTreeMap::new()));
+        }
+        is_dir
     }
 
     /// Usage of the file system that holds `/`; `None` for a dump, whose
@@ -197,8 +300,28 @@ impl Root {
     pub(crate) fn filesystem(&self) -> Option<io::Result<Statvfs>> {
         match &self.place {
             Place::Live(dir) => Some(fstatvfs(dir).map_err(io::Error::from)),
-            Place::Dump(_) => None,
+            Place::Dump(_) | Place::Packed(_) => None,
         }
+    }
+
+    /// The live machine has no device of the kind that `path` lists. In a dump
+    /// an empty directory says so.
+    pub(crate) fn keep_none(&self, path: &str) {
+        self.keep(path, || Node::Dir(BTreeMap::new()));
+    }
+
+    fn keep(&self, path: &str, node: impl FnOnce() -> Node) {
+        let Some(gathered) = &self.gathered else { return };
+        let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        gather::keep(&mut gathered, path, node(), |path| self.unrecorded_target(path).ok());
+    }
+
+    fn unrecorded_target(&self, path: &str) -> io::Result<String> {
+        let target = match &self.place {
+            Place::Live(dir) => readlinkat(dir, relative(path))?,
+            _ => readlinkat(self.open_at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?, "")?,
+        };
+        Ok(target.to_string_lossy().into_owned())
     }
 
     fn open_plain(&self, path: &str) -> io::Result<OwnedFd> {
@@ -207,7 +330,7 @@ impl Root {
             // a tape rewinds); O_PATH has none.
             let mode = fstat(self.open_at(path, OFlag::O_PATH)?)?.st_mode;
             if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-                return Err(io::Error::other("is not a plain file"));
+                return Err(io::Error::other(NOT_PLAIN));
             }
         }
         Ok(self.open_at(path, PLAIN)?)
@@ -222,6 +345,7 @@ impl Root {
                 let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
                 openat2(dir.as_fd(), path, OpenHow::new().flags(flags).resolve(resolve))
             }
+            Place::Packed(_) => Err(Errno::ENOTDIR),
         }
     }
 
@@ -234,11 +358,17 @@ impl Root {
             file.take((limit + 1).saturating_sub(first as u64)).read_to_end(&mut bytes)?;
         }
         if bytes.len() as u64 > limit {
-            let what = format!("larger than the limit of {limit} bytes");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+            return Err(over(limit));
         }
         self.reads.fetch_add(1, Ordering::Relaxed);
         Ok(bytes)
+    }
+}
+
+impl From<Archive> for Root {
+    /// A dump that is in memory.
+    fn from(archive: Archive) -> Self {
+        Self::new(Place::Packed(archive))
     }
 }
 
@@ -249,7 +379,8 @@ pub struct Dir<'a> {
     path: String,
     entries: Vec<(String, Kind)>,
     /// Where the listing's own names are opened, without a path to resolve.
-    open: Entries,
+    /// A tar has no such place.
+    open: Option<Entries>,
 }
 
 /// What a listing says of an entry.
@@ -272,8 +403,7 @@ impl<'a> Dir<'a> {
                 continue;
             }
             if entries.len() == MAX_ENTRIES {
-                let what = format!("more than the limit of {MAX_ENTRIES} entries");
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+                return Err(too_many());
             }
             let kind = match entry.file_type() {
                 Some(Type::File) => Kind::Plain,
@@ -283,7 +413,32 @@ impl<'a> Dir<'a> {
             entries.push((name, kind));
         }
         entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(Self { root, path, entries, open })
+        let dir = Self { root, path, entries, open: Some(open) };
+        dir.keep();
+        Ok(dir)
+    }
+
+    fn unpacked(root: &'a Root, path: String, archive: &Archive) -> io::Result<Self> {
+        // All goes by path.
+        let entries = archive.list(&path)?.into_iter().map(|name| (name, Kind::Other)).collect();
+        Ok(Self { root, path, entries, open: None })
+    }
+
+    /// The links and directories among the entries are known without being
+    /// opened, and so they are part of a dump.
+    fn keep(&self) {
+        if self.root.gathered.is_none() {
+            return;
+        }
+        self.root.keep(&self.path, || Node::Dir(BTreeMap::new()));
+        for (name, kind) in &self.entries {
+            let path = self.path_of(name);
+            match kind {
+                Kind::Plain => {}
+                Kind::Directory => self.root.keep(&path, || Node::Dir(BTreeMap::new())),
+                Kind::Other => drop(self.root.link_target(&path)),
+            }
+        }
     }
 
     /// Where it is, e.g. `/sys/devices/system/cpu`.
@@ -312,7 +467,11 @@ impl<'a> Dir<'a> {
             None => Err(Errno::ENOENT.into()),
             Some(Kind::Plain) => {
                 let file = self.open_at(name, PLAIN)?;
-                self.root.content(File::from(file), &self.path, MAX_FILE)
+                let bytes = self.root.content(File::from(file), &self.path, MAX_FILE)?;
+                if self.root.gathered.is_some() {
+                    self.root.keep(&self.path_of(name), || Node::File(bytes.clone()));
+                }
+                Ok(bytes)
             }
             Some(_) => self.root.bytes(&self.path_of(name)),
         }
@@ -323,16 +482,40 @@ impl<'a> Dir<'a> {
         self.bytes(name).map(text)
     }
 
-    /// A directory in it.
+    /// A directory in it, or further down in it: `cpu0/topology` costs one open.
     pub fn dir(&self, name: &str) -> io::Result<Dir<'a>> {
+        if let Some((first, _)) = name.split_once('/') {
+            return match self.kind(first) {
+                None => Err(Errno::ENOENT.into()),
+                Some(_) => self.below(name),
+            };
+        }
         match self.kind(name) {
             None => Err(Errno::ENOENT.into()),
             Some(Kind::Directory) => {
-                let fd = self.open_at(name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+                let fd = self.open_at(name, DIRECTORY)?;
                 Dir::listed(self.root, self.path_of(name), fd)
             }
             Some(_) => self.root.dir(&self.path_of(name)),
         }
+    }
+
+    /// A path from here down. Where a link is on the way it goes by the whole
+    /// path, since only from the root are links kept in the dump.
+    fn below(&self, path: &str) -> io::Result<Dir<'a>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let resolve = ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        if let (Place::Dump(_), Some(open)) = (&self.root.place, &self.open) {
+            self.root.opens.fetch_add(1, Ordering::Relaxed);
+            match openat2(open, path, OpenHow::new().flags(flags).resolve(resolve)) {
+                Ok(fd) => return Dir::listed(self.root, self.path_of(path), fd),
+                Err(Errno::ELOOP) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.root.dir(&self.path_of(path))
     }
 
     fn kind(&self, name: &str) -> Option<Kind> {
@@ -343,8 +526,29 @@ impl<'a> Dir<'a> {
     fn open_at(&self, name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
         self.root.opens.fetch_add(1, Ordering::Relaxed);
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&self.open, name, flags, Mode::empty())
+        openat(self.open.as_ref().ok_or(Errno::ENOTDIR)?, name, flags, Mode::empty())
     }
+}
+
+/// The name of the one directory that is a machine's root, where the directory
+/// asked for is none itself: dumps are packed with the directory they lay in.
+pub(crate) fn beneath(names: &[String], is_dir: impl Fn(&str) -> bool) -> Option<String> {
+    let is_root = |name: &str| ["proc", "sys"].iter().any(|dir| is_dir(&format!("{name}/{dir}")));
+    if is_root("") {
+        return None;
+    }
+    let mut roots = names.iter().filter(|name| is_root(&format!("/{name}")));
+    roots.next().filter(|_| roots.next().is_none()).cloned()
+}
+
+pub(crate) fn over(limit: u64) -> io::Error {
+    let what = format!("larger than the limit of {limit} bytes");
+    io::Error::new(io::ErrorKind::FileTooLarge, what)
+}
+
+pub(crate) fn too_many() -> io::Error {
+    let what = format!("more than the limit of {MAX_ENTRIES} entries");
+    io::Error::new(io::ErrorKind::FileTooLarge, what)
 }
 
 /// True where a read that brings less than was asked for has met the end: an
@@ -354,7 +558,7 @@ fn answers_whole(path: &str) -> bool {
     path.starts_with("/sys/") && !path.starts_with("/sys/kernel/debug")
 }
 
-fn text(bytes: Vec<u8>) -> String {
+pub(crate) fn text(bytes: Vec<u8>) -> String {
     let mut text = String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
     text.truncate(text.trim_end_matches(|c: char| c == '\0' || c.is_whitespace()).len());

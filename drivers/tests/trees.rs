@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use expect_test::expect;
 use purlin_core::{
-    inventory::{Inventory, Part, SensorKind},
+    inventory::{Inventory, NodeFlag, Part, SensorKind},
     metric::Sampler,
 };
 use purlin_drivers::{OpenError, Root};
@@ -49,7 +49,7 @@ fn a_node_without_cpus_is_a_node() {
     tree.pu(0, 0, 0, "0").node(0, "0", 1024, "10 40").node(16, "", 4096, "40 10");
     let nodes = tree.read().numa.expect("the nodes");
     assert_eq!(nodes.len(), 2);
-    assert!(nodes[1].cpus.is_empty());
+    assert!(nodes[1].is(NodeFlag::CpuLess));
     check(&nodes[1].distances, expect!["{0: 40, 16: 10}"]);
 }
 
@@ -154,7 +154,9 @@ fn a_root_that_is_no_directory_is_an_error_that_says_so() {
     assert!(matches!(error, OpenError::Directory { .. }));
     check(
         &error.to_string(),
-        expect![[r#""/nowhere/at/all: No such file or directory; give a readable directory""#]],
+        expect![[
+            r#""/nowhere/at/all: No such file or directory; give a readable directory or tar""#
+        ]],
     );
 }
 
@@ -331,7 +333,7 @@ fn a_sensor_reads_in_its_unit() {
     let chip = [("name", "nvme"), ("temp1_input", "45123"), ("temp1_label", "Composite")];
     tree.files("sys/class/hwmon/hwmon3", &chip)
         .link("sys/class/hwmon/hwmon3/device", "../../nvme0");
-    tree.files("sys/class/thermal/thermal_zone0", &[("temp", "1"), ("type", "ignored")]);
+    tree.files("sys/class/thermal/thermal_zone0", &[("temp", "1"), ("type", "nvme")]);
     let sensors = tree.read().sensors.expect("the sensors");
     assert_eq!(sensors.len(), 1);
     assert_eq!(sensors[0].kind, SensorKind::Temperature);

@@ -76,14 +76,14 @@ impl Ethtool {
             nic.driver_version = label(&text(&driver.version));
             nic.firmware = label(&text(&driver.firmware)).filter(|it| it != "N/A");
         }
-        nic.rss = self.ioctl.as_ref().and_then(|it| it.rss(&nic.name).ok()).map(rss);
+        nic.rss = self.ioctl.as_ref().and_then(|it| it.rss(&nic.name).ok()).and_then(rss);
 
         let at = format!("ethtool {}", nic.name);
         let mut get = |command| self.reply(probe, &at, command, index);
         if let Some(reply) = get(LINKMODES_GET) {
             let reply = attributes(&reply);
             nic.autoneg = reply.get(&2).and_then(|it| number(it)).map(|it| it != 0);
-            nic.link_modes = reply.get(&3).map(|modes| link_modes(modes));
+            nic.link_modes = reply.get(&3).and_then(|modes| link_modes(modes));
         }
         if let Some(reply) = get(RINGS_GET) {
             nic.rings = Some(rings(&attributes(&reply)));
@@ -175,9 +175,13 @@ fn is_no_answer(error: &io::Error) -> bool {
     )
 }
 
-fn rss(raw: sys::ethtool::Rss) -> Rss {
+/// `None` for a NIC that has neither table nor key: it knows the question and
+/// doesn't scale.
+fn rss(raw: sys::ethtool::Rss) -> Option<Rss> {
     let function = HASHES.iter().find(|(bit, _)| raw.function == *bit);
-    Rss { table: raw.table, key: raw.key, function: function.map(|(_, name)| (*name).into()) }
+    let rss =
+        Rss { table: raw.table, key: raw.key, function: function.map(|(_, name)| (*name).into()) };
+    (raw.table > 0 || raw.key > 0).then_some(rss)
 }
 
 type Attributes<'a> = BTreeMap<u16, &'a [u8]>;
@@ -216,13 +220,15 @@ fn fec(reply: &Attributes<'_>) -> Option<Fec> {
 }
 
 /// The mask is what is supported, the value what is advertised. Ports, pause
-/// and FEC are bits of the same set; speeds have `base` in their names.
-fn link_modes(set: &[u8]) -> LinkModes {
+/// and FEC are bits of the same set; speeds have `base` in their names. A
+/// virtual NIC has none of them.
+fn link_modes(set: &[u8]) -> Option<LinkModes> {
     let modes = || bits(set).into_iter().filter(|(name, _)| name.contains("base"));
-    LinkModes {
+    let modes = LinkModes {
         supported: modes().map(|(name, _)| name).collect(),
         advertised: modes().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
-    }
+    };
+    (!modes.supported.is_empty()).then_some(modes)
 }
 
 /// The names of the bits set.
@@ -262,7 +268,7 @@ mod tests {
     #[test]
     fn a_set_with_a_mask_tells_supported_from_advertised() {
         let bits = [bit("TP", true), bit("1000baseT/Full", true), bit("10000baseT/Full", false)];
-        let modes = link_modes(&nested(3, &bits));
+        let modes = link_modes(&nested(3, &bits)).expect("link modes");
         assert_eq!(modes.supported, ["1000baseT/Full", "10000baseT/Full"]);
         assert_eq!(modes.advertised, ["1000baseT/Full"]);
     }

@@ -19,14 +19,17 @@ const SLOTS: &str = "/sys/bus/pci/slots";
 const IOMMU_GROUPS: &str = "/sys/kernel/iommu_groups";
 
 /// Where a function sits, from where its link in `/sys/bus/pci/devices` leads.
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The functions above it, the nearest first, also across a host bridge
     /// that is itself a function (VMD).
-    pub(super) above: Vec<String>,
+    pub(crate) above: Vec<String>,
     /// The root bus it hangs under, `pci0000:3a`.
     bus: String,
     /// True if nothing is between it and its root bus.
     on_root_bus: bool,
+    /// True if the kernel says that the firmware tells no NUMA node (−1), which
+    /// is more than not saying anything.
+    pub(super) denies_node: bool,
 }
 
 impl Place {
@@ -37,6 +40,7 @@ impl Place {
         Self {
             above: up.iter().filter(|name| is_address(name)).map(|&name| name.into()).collect(),
             bus: bus.map_or_else(|| format!("pci{domain}"), |bus| (*bus).into()),
+            denies_node: false,
             on_root_bus: !up.first().is_some_and(|name| is_address(name)),
         }
     }
@@ -100,7 +104,7 @@ fn nodes(probe: &mut Probe<'_>, devices: &mut [PciDevice], places: &[Place]) {
         }
         device.node =
             device.node.or_else(|| place.above.iter().find_map(|it| told.get(it).copied()));
-        if device.node.is_none() && device.local_cpus.is_some() && nodes.len() > 1 {
+        if device.node.is_none() && place.denies_node && nodes.len() > 1 {
             doubts.note(&place.bus, &device.address, "no NUMA node is told");
         }
     }
@@ -136,14 +140,27 @@ impl Doubts {
     }
 }
 
-/// A slot's address is `domain:bus:device`, and holds whatever is below it.
 fn slots(probe: &mut Probe<'_>, devices: &mut [PciDevice], places: &[Place]) {
-    let names = probe.names(SLOTS).unwrap_or_default();
-    let slot = |name: String| Some((probe.label(&format!("{SLOTS}/{name}/address"))?, name));
-    let slots: BTreeMap<String, String> = names.into_iter().filter_map(slot).collect();
-    let of = |address: &str| slots.get(address.rsplit_once('.')?.0).cloned();
+    let slots = Slots::read(probe);
     for (device, place) in devices.iter_mut().zip(places) {
-        device.slot = of(&device.address).or_else(|| place.above.iter().find_map(|it| of(it)));
+        device.slot = slots.of(&device.address, place);
+    }
+}
+
+/// Physical slots by address, `domain:bus:device`. A slot holds whatever is
+/// below it.
+pub(crate) struct Slots(BTreeMap<String, String>);
+
+impl Slots {
+    pub(crate) fn read(probe: &mut Probe<'_>) -> Self {
+        let names = probe.names(SLOTS).unwrap_or_default();
+        let slot = |name: String| Some((probe.label(&format!("{SLOTS}/{name}/address"))?, name));
+        Self(names.into_iter().filter_map(slot).collect())
+    }
+
+    pub(crate) fn of(&self, address: &str, place: &Place) -> Option<String> {
+        let mut nearest = std::iter::once(address).chain(place.above.iter().map(String::as_str));
+        nearest.find_map(|address| self.0.get(address.rsplit_once('.')?.0).cloned())
     }
 }
 

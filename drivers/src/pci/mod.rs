@@ -10,20 +10,21 @@
 use std::collections::BTreeMap;
 
 use purlin_core::inventory::{
-    Part, PciDevice, PciErrorCount, PciErrors, PciLink, PciRootErrors, Problem, Sriov,
+    Part, PciDevice, PciErrorCount, PciErrors, PciLink, PciRootErrors, PciSriov, Problem,
 };
 
 use crate::{
     Root,
     pci_ids::{self, Wanted},
-    probe::{Probe, label},
+    probe::{Probe, label, numbered},
+    root::Dir,
 };
 
 mod joined;
 
-use joined::Place;
+pub(crate) use joined::{Place, Slots};
 
-const DEVICES: &str = "/sys/bus/pci/devices";
+pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// Where distributions put the list of names: Debian's and Red Hat's place.
 const NAMES: [&str; 2] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
@@ -53,147 +54,110 @@ pub fn read(root: &Root) -> (Option<Vec<PciDevice>>, Vec<Problem>) {
 fn read_devices(probe: &mut Probe<'_>) -> Option<Vec<PciDevice>> {
     let mut names = probe.devices(DEVICES)?;
     names.retain(|name| is_address(name));
-    let read = names.iter().map(|name| Function::open(probe, name).read(probe));
+    let read = names.iter().map(|name| function(probe, name));
     let (mut devices, places): (Vec<PciDevice>, Vec<Place>) = read.unzip();
     joined::join(probe, &mut devices, &places);
     name(probe.root, &mut devices);
     Some(devices)
 }
 
-/// One function's directory. What it doesn't list is not asked for: most
-/// functions have half of the files.
-struct Function {
-    address: String,
-    files: Vec<String>,
+/// One function: what its directory says, and where it sits.
+fn function(probe: &mut Probe<'_>, address: &str) -> (PciDevice, Place) {
+    let path = format!("{DEVICES}/{address}");
+    let mut place = place_of(probe, address);
+    let device = match probe.dir(&path) {
+        Some(dir) => {
+            let device = told(probe, &dir);
+            place.denies_node = device.node.is_none() && dir.has("numa_node");
+            device
+        }
+        None => {
+            probe.problem(&path, "leads nowhere");
+            PciDevice::default()
+        }
+    };
+    (PciDevice { address: address.into(), parent: place.parent(), ..device }, place)
 }
 
-impl Function {
-    fn open(probe: &mut Probe<'_>, address: &str) -> Self {
-        let files = probe.names(&format!("{DEVICES}/{address}")).unwrap_or_default();
-        Self { address: address.into(), files }
+fn told(probe: &mut Probe<'_>, dir: &Dir<'_>) -> PciDevice {
+    let hex16 = |probe: &mut Probe<'_>, name| hex16(probe, dir, name);
+    PciDevice {
+        class: class_code(probe, dir),
+        vendor: hex16(probe, "vendor"),
+        device: hex16(probe, "device"),
+        revision: probe.hex((dir, "revision")).and_then(|it| it.try_into().ok()),
+        // 0 where a device has no subsystem, as bridges have none.
+        subsystem_vendor: hex16(probe, "subsystem_vendor").filter(|id| *id != 0),
+        subsystem_device: hex16(probe, "subsystem_device"),
+        driver: link_name(probe, dir, "driver"),
+        driver_override: probe.label((dir, "driver_override")).filter(|it| it != "(null)"),
+        enabled: probe.flag((dir, "enable")),
+        power_state: probe.label((dir, "power_state")).filter(|it| it.starts_with('D')),
+        node: probe.told((dir, "numa_node")),
+        local_cpus: probe.mask_or_set((dir, "local_cpus"), (dir, "local_cpulist")),
+        iommu_group: link_name(probe, dir, "iommu_group").and_then(|it| it.parse().ok()),
+        memory: probe.text((dir, "resource")).map(|text| memory(&text)),
+        link: link(probe, dir, "current_link_speed", "current_link_width"),
+        link_max: link(probe, dir, "max_link_speed", "max_link_width"),
+        errors: errors(probe, dir),
+        sriov: sriov(probe, dir),
+        physical: link_name(probe, dir, "physfn"),
+        ..PciDevice::default()
     }
+}
 
-    /// The path of a file or link that is there.
-    fn at(&self, name: &str) -> Option<String> {
-        let found = self.files.binary_search_by(|file| file.as_str().cmp(name));
-        found.ok().map(|_| file(&self.address, name))
-    }
+fn link_name(probe: &mut Probe<'_>, dir: &Dir<'_>, name: &str) -> Option<String> {
+    if dir.has(name) { probe.link_name(&dir.path_of(name)) } else { None }
+}
 
-    fn read(&self, probe: &mut Probe<'_>) -> (PciDevice, Place) {
-        let target = probe.link(&format!("{DEVICES}/{}", self.address));
-        let place = Place::new(&self.address, target.as_deref().unwrap_or_default());
-        let device = PciDevice {
-            address: self.address.clone(),
-            parent: place.parent(),
-            class: self.class(probe),
-            vendor: self.hex16(probe, "vendor"),
-            device: self.hex16(probe, "device"),
-            revision: self.hex(probe, "revision").and_then(|it| it.try_into().ok()),
-            // 0 where a device has no subsystem, as bridges have none.
-            subsystem_vendor: self.hex16(probe, "subsystem_vendor").filter(|id| *id != 0),
-            subsystem_device: self.hex16(probe, "subsystem_device"),
-            driver: self.link_name(probe, "driver"),
-            driver_override: self.label(probe, "driver_override").filter(|it| it != "(null)"),
-            enabled: self.number(probe, "enable").map(|it| it != 0),
-            power_state: self.label(probe, "power_state").filter(|it| it.starts_with('D')),
-            node: self.number(probe, "numa_node").and_then(|node| node.try_into().ok()),
-            local_cpus: probe.mask_or_set(
-                &file(&self.address, "local_cpus"),
-                &file(&self.address, "local_cpulist"),
-            ),
-            iommu_group: self.link_name(probe, "iommu_group").and_then(|it| it.parse().ok()),
-            memory: self.text(probe, "resource").map(|text| memory(&text)),
-            link: self.link(probe, "current_link_speed", "current_link_width"),
-            link_max: self.link(probe, "max_link_speed", "max_link_width"),
-            errors: self.errors(probe),
-            sriov: self.sriov(probe),
-            physical: self.link_name(probe, "physfn"),
-            ..PciDevice::default()
-        };
-        (device, place)
-    }
+fn hex16(probe: &mut Probe<'_>, dir: &Dir<'_>, name: &str) -> Option<u16> {
+    probe.hex((dir, name))?.try_into().ok()
+}
 
-    fn text(&self, probe: &mut Probe<'_>, name: &str) -> Option<String> {
-        probe.text(&self.at(name)?)
+fn class_code(probe: &mut Probe<'_>, dir: &Dir<'_>) -> u32 {
+    if !dir.has("class") {
+        probe.problem(&dir.path_of("class"), "is not there");
     }
+    probe.hex((dir, "class")).unwrap_or_default()
+}
 
-    fn label(&self, probe: &mut Probe<'_>, name: &str) -> Option<String> {
-        probe.label(&self.at(name)?)
-    }
+/// `8.0 GT/s PCIe` or `Unknown`, and a width that is 0 or 63 without a link.
+fn link(probe: &mut Probe<'_>, dir: &Dir<'_>, speed: &str, width: &str) -> Option<PciLink> {
+    let speed = probe.text((dir, speed))?;
+    let gt_per_s: f32 = speed.split_whitespace().next()?.parse().ok()?;
+    let width = probe.told((dir, width)).filter(|lanes| (1..=32).contains(lanes))?;
+    (gt_per_s.is_finite() && gt_per_s > 0.0).then_some(PciLink { gt_per_s, width })
+}
 
-    fn number(&self, probe: &mut Probe<'_>, name: &str) -> Option<i64> {
-        probe.number(&self.at(name)?)
-    }
+fn errors(probe: &mut Probe<'_>, dir: &Dir<'_>) -> Option<PciErrors> {
+    let count = |probe: &mut Probe<'_>, name| error_count(&probe.text((dir, name))?);
+    let errors = PciErrors {
+        correctable: count(probe, "aer_dev_correctable"),
+        nonfatal: count(probe, "aer_dev_nonfatal"),
+        fatal: count(probe, "aer_dev_fatal"),
+        below: root_errors(probe, dir),
+    };
+    (errors != PciErrors::default()).then_some(errors)
+}
 
-    fn link_name(&self, probe: &mut Probe<'_>, name: &str) -> Option<String> {
-        probe.link_name(&self.at(name)?)
-    }
+fn root_errors(probe: &mut Probe<'_>, dir: &Dir<'_>) -> Option<PciRootErrors> {
+    Some(PciRootErrors {
+        correctable: probe.number((dir, "aer_rootport_total_err_cor"))?,
+        nonfatal: probe.number((dir, "aer_rootport_total_err_nonfatal"))?,
+        fatal: probe.number((dir, "aer_rootport_total_err_fatal"))?,
+    })
+}
 
-    fn hex(&self, probe: &mut Probe<'_>, name: &str) -> Option<u32> {
-        probe.hex(&self.at(name)?)
-    }
-
-    fn hex16(&self, probe: &mut Probe<'_>, name: &str) -> Option<u16> {
-        self.hex(probe, name)?.try_into().ok()
-    }
-
-    fn class(&self, probe: &mut Probe<'_>) -> u32 {
-        match self.at("class") {
-            Some(path) => probe.hex(&path).unwrap_or_default(),
-            None => {
-                probe.problem(&file(&self.address, "class"), "is not there");
-                0
-            }
-        }
-    }
-
-    /// `8.0 GT/s PCIe` or `Unknown`, and a width that is 0 or 63 without a link.
-    fn link(&self, probe: &mut Probe<'_>, speed: &str, width: &str) -> Option<PciLink> {
-        let speed = self.text(probe, speed)?;
-        let gt_per_s: f32 = speed.split_whitespace().next()?.parse().ok()?;
-        let width = u32::try_from(self.number(probe, width)?).ok()?;
-        let is_link = (1..=32).contains(&width) && gt_per_s.is_finite() && gt_per_s > 0.0;
-        is_link.then_some(PciLink { gt_per_s, width })
-    }
-
-    fn errors(&self, probe: &mut Probe<'_>) -> Option<PciErrors> {
-        let mut count = |name: &str| self.text(probe, name).and_then(|text| error_count(&text));
-        let errors = PciErrors {
-            correctable: count("aer_dev_correctable"),
-            nonfatal: count("aer_dev_nonfatal"),
-            fatal: count("aer_dev_fatal"),
-            below: self.root_errors(probe),
-        };
-        (errors != PciErrors::default()).then_some(errors)
-    }
-
-    fn root_errors(&self, probe: &mut Probe<'_>) -> Option<PciRootErrors> {
-        let mut count = |kind: &str| {
-            let name = format!("aer_rootport_total_err_{kind}");
-            self.number(probe, &name).and_then(|it| it.try_into().ok())
-        };
-        Some(PciRootErrors {
-            correctable: count("cor")?,
-            nonfatal: count("nonfatal")?,
-            fatal: count("fatal")?,
-        })
-    }
-
-    fn sriov(&self, probe: &mut Probe<'_>) -> Option<Sriov> {
-        let most = self.number(probe, "sriov_totalvfs")?.try_into().ok().filter(|it| *it > 0)?;
-        let number = |name: &String| name.strip_prefix("virtfn")?.parse().ok();
-        let mut numbers: Vec<u32> = self.files.iter().filter_map(number).collect();
-        numbers.sort_unstable();
-        Some(Sriov {
-            most,
-            enabled: self.number(probe, "sriov_numvfs").and_then(|it| it.try_into().ok()),
-            device: self.hex16(probe, "sriov_vf_device"),
-            functions: numbers
-                .into_iter()
-                .filter_map(|number| self.link_name(probe, &format!("virtfn{number}")))
-                .collect(),
-        })
-    }
+fn sriov(probe: &mut Probe<'_>, dir: &Dir<'_>) -> Option<PciSriov> {
+    let most = probe.told((dir, "sriov_totalvfs")).filter(|most| *most > 0)?;
+    let functions = numbered(dir, "virtfn");
+    let functions = functions.iter().map(|number| dir.path_of(&format!("virtfn{number}")));
+    Some(PciSriov {
+        most,
+        enabled: probe.told((dir, "sriov_numvfs")),
+        device: hex16(probe, dir, "sriov_vf_device"),
+        functions: functions.filter_map(|path| probe.link_name(&path)).collect(),
+    })
 }
 
 /// The memory in the lines `start end flags` of a function's own registers.
@@ -253,10 +217,15 @@ pub(crate) fn behind(probe: &mut Probe<'_>, path: &str) -> Option<String> {
 /// else of the nearest function above that one.
 pub(crate) fn node_of(probe: &mut Probe<'_>, path: &str, pci: Option<&str>) -> Option<u32> {
     let Some(address) = pci else { return probe.told(&format!("{path}/device/numa_node")) };
-    let target = probe.link(&format!("{DEVICES}/{address}")).unwrap_or_default();
-    let place = Place::new(address, &target);
-    let mut nearest = std::iter::once(address).chain(place.above.iter().map(String::as_str));
+    let above = place_of(probe, address).above;
+    let mut nearest = std::iter::once(address).chain(above.iter().map(String::as_str));
     nearest.find_map(|address| probe.told(&file(address, "numa_node")))
+}
+
+/// Where a function sits.
+pub(crate) fn place_of(probe: &mut Probe<'_>, address: &str) -> Place {
+    let target = probe.link(&format!("{DEVICES}/{address}")).unwrap_or_default();
+    Place::new(address, &target)
 }
 
 /// Class code of each function, by address, without reading anything else.

@@ -82,8 +82,9 @@ fn machine(it: &Platform) -> Thing {
         .fact("serial", &it.serial)
         .fact("vendor", &it.vendor)
         .fact("product", &it.product)
-        .fact("board", &it.board)
-        .fact("firmware", &it.firmware)
+        .fact("board", &it.board.product)
+        .fact("board serial", &it.board.serial)
+        .fact("firmware", &it.firmware.version)
         .fact("UEFI", &it.uefi)
         .fact("virtualised", &it.virtualised)
 }
@@ -103,7 +104,7 @@ fn processors(it: &Cpu) -> Thing {
 fn numa_node(it: &NumaNode) -> Thing {
     let distances: Vec<_> = it.distances.iter().map(|(to, far)| format!("{to}:{far}")).collect();
     Thing::new(it.id)
-        .fact("CPUs", &Some(&it.cpus))
+        .fact("CPUs", &it.cpus)
         .bytes("memory", it.memory)
         .fact("distances", &(!distances.is_empty()).then(|| distances.join(" ")))
 }

@@ -100,7 +100,7 @@ pub struct Fec {
 /// Link modes by the kernel's names, e.g. `25000baseCR/Full`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkModes {
-    /// What the NIC and its module can do; empty if the driver doesn't tell.
+    /// What the NIC and its module can do.
     pub supported: Vec<String>,
     /// What the NIC offers the link partner.
     pub advertised: Vec<String>,

@@ -64,7 +64,7 @@ pub struct PciDevice {
     /// cleared; `None` where the function or the kernel doesn't count.
     pub errors: Option<PciErrors>,
     /// For a function that can be shared: its virtual functions.
-    pub sriov: Option<Sriov>,
+    pub sriov: Option<PciSriov>,
     /// For a virtual function: address of the physical one.
     pub physical: Option<String>,
 }
@@ -135,7 +135,7 @@ pub struct PciRootErrors {
 
 /// What a physical function says of its virtual ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sriov {
+pub struct PciSriov {
     /// Virtual functions that it can have.
     pub most: u32,
     /// Virtual functions switched on.

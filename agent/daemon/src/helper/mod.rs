@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 mod client;
 mod server;
 
-pub use client::{Client, client, inventory};
+pub use client::{Client, Dump, client, gather, inventory};
 pub use server::main;
 
 /// What the agent types to start one: `purlin helper`.

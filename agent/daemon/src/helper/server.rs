@@ -8,7 +8,8 @@ use std::{
     process::ExitCode,
 };
 
-use purlin_drivers::Root;
+use purlin_core::inventory::{Inventory, Part};
+use purlin_drivers::{Archive, Root};
 
 use super::{Answer, Request, What, checked_length, encode};
 use crate::tasks;
@@ -44,19 +45,46 @@ fn serve() -> io::Result<()> {
     }
 }
 
-/// Does what is asked. A driver that panics is a problem of its part.
+/// Reads every part of a dump.
+pub(super) fn dump(root: &Path) -> Inventory {
+    let mut inventory = Inventory::default();
+    let root = Root::open(root).map_err(|error| error.to_string());
+    for part in Part::ALL {
+        let what = What::Part(part);
+        let answer = match &root {
+            Ok(root) => answer_from(root, what),
+            Err(error) => Answer::nothing(what, error),
+        };
+        inventory.put(part, answer.data, answer.problems);
+    }
+    inventory
+}
+
+/// Does what is asked of this machine, and brings what it read for that.
+pub(super) fn gather(what: What) -> (Answer, Archive) {
+    match Root::gathering() {
+        Ok(root) => (answer_from(&root, what), root.gathered()),
+        Err(error) => (Answer::nothing(what, error.to_string()), Archive::default()),
+    }
+}
+
+/// Does what is asked.
 pub(super) fn answer(root: &Path, what: What) -> Answer {
-    let root = match Root::open(root) {
-        Ok(root) => root,
-        Err(error) => return Answer::nothing(what, error.to_string()),
-    };
+    match Root::open(root) {
+        Ok(root) => answer_from(&root, what),
+        Err(error) => Answer::nothing(what, error.to_string()),
+    }
+}
+
+/// A driver that panics is a problem of its part.
+fn answer_from(root: &Root, what: What) -> Answer {
     panic::catch_unwind(panic::AssertUnwindSafe(|| match what {
         What::Part(part) => {
-            let (data, problems) = purlin_drivers::read(part, &root);
+            let (data, problems) = purlin_drivers::read(part, root);
             Answer { data, problems, ..Answer::default() }
         }
         What::Sample(sampler) => {
-            let (points, problems) = purlin_drivers::sample(sampler, &root);
+            let (points, problems) = purlin_drivers::sample(sampler, root);
             Answer { points, problems, ..Answer::default() }
         }
     }))

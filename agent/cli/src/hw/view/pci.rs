@@ -1,7 +1,7 @@
 //! PCI functions as rows and sections.
 
 use purlin_core::inventory::{
-    Inventory, Part, PciDevice, PciErrorCount, PciErrors, PciLink, Sriov,
+    Inventory, Part, PciDevice, PciErrorCount, PciErrors, PciLink, PciSriov,
 };
 
 use super::{Row, Section, join, or_unknown, plural, row, set, told, yes_no};
@@ -143,7 +143,7 @@ fn counted(count: &PciErrorCount) -> String {
     }
 }
 
-fn sriov(sriov: &Sriov) -> Vec<Fact> {
+fn sriov(sriov: &PciSriov) -> Vec<Fact> {
     let functions = match sriov.functions.len() {
         0 => None,
         count if count > MAX_LISTED => Some(plural(count, "function")),

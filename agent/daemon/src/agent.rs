@@ -203,6 +203,7 @@ impl Opened {
             watcher: Watcher::default(),
             baseline: None,
             due: Due::everything(time::Instant::now()),
+            neighbours: Vec::new(),
         };
         spawn_owner(tasks, "inventory", owner, |owner| Box::pin(owner.run()));
         let source = sample::Source {

@@ -16,7 +16,7 @@ use std::{
 use purlin_core::{
     drift::{self, Change, Class as Kind, Drift, Event, Watcher, What},
     identity::Class,
-    inventory::{Inventory, Part},
+    inventory::{Gpu, GpuEvent, GpuEventKind, GpuVendor, Inventory, Neighbour, Part},
 };
 use purlin_proto::api;
 use tokio::{
@@ -45,6 +45,11 @@ const COALESCE_MOST: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(400);
 /// … and when nothing was told: a reader that fails may go on failing for a while.
 const SETTLE_UNTOLD: Duration = Duration::from_secs(10);
+/// How often NVIDIA's GPUs are asked what they have to say; nowhere else.
+const GPU_EVENTS: Duration = Duration::from_secs(5);
+/// LLDP is sent every 30 s and holds for 120 s (IEEE 802.1AB); asked for where
+/// there is a physical NIC.
+const NEIGHBOURS: Duration = Duration::from_secs(30);
 /// Changes kept for the local API.
 pub const KEPT_CHANGES: usize = 256;
 /// Who accepted the first inventory of a node.
@@ -93,6 +98,8 @@ pub struct Owner {
     pub baseline: Option<Baseline>,
     /// What is to be read.
     pub due: Due,
+    /// Who was last heard at the other end of each interface.
+    pub neighbours: Vec<(String, Neighbour)>,
 }
 
 impl Owner {
@@ -100,8 +107,11 @@ impl Owner {
     pub async fn run(&mut self) {
         let mut uevents = self.listen();
         self.load();
+        let mut gpu_events = ticks(GPU_EVENTS);
+        let mut neighbours = ticks(NEIGHBOURS);
         loop {
-            // Dropped while they wait, none of the three loses anything.
+            let (has_nvidia, has_port) = self.hears();
+            // Dropped while they wait, none of them loses anything.
             tokio::select! {
                 hint = next(&mut uevents) => match hint {
                     Ok(hint) => self.due.hint(&hint, Instant::now()),
@@ -114,6 +124,8 @@ impl Owner {
                     _ = reply.send(self.accept(by).await);
                 }
                 () = time::sleep_until(self.due.at) => self.read().await,
+                _ = gpu_events.tick(), if has_nvidia => self.gpu_events().await,
+                _ = neighbours.tick(), if has_port => self.neighbours().await,
             }
         }
     }
@@ -153,6 +165,7 @@ impl Owner {
             }
             inventory.put(part, answer.data, answer.problems);
         }
+        self.join_neighbours(&mut inventory);
         let now = clock::boot_ms();
         let events = self.watcher.observe(&inventory, &read, &self.due.removed, now);
         let changed = *self.inventory.borrow().as_ref() != inventory;
@@ -167,6 +180,42 @@ impl Owner {
         if !unsure {
             self.first_seen().await;
             self.compare();
+        }
+    }
+
+    /// Whether there is an NVIDIA GPU, and a physical NIC.
+    fn hears(&self) -> (bool, bool) {
+        let inventory = self.inventory.borrow();
+        let nvidia = |gpu: &Gpu| gpu.vendor == GpuVendor::Nvidia;
+        let gpus = inventory.gpus.as_ref().is_some_and(|gpus| gpus.iter().any(nvidia));
+        let nics = inventory.nics.as_ref().is_some_and(|nics| nics.iter().any(|nic| nic.physical));
+        (gpus, nics)
+    }
+
+    async fn gpu_events(&mut self) {
+        let answer = self.helper.ask(helper::What::GpuEvents).await;
+        for event in &answer.gpu_events {
+            self.tell_change(gpu_told(event));
+        }
+        if !answer.gpu_events.is_empty() {
+            self.due.hint(&Hint { parts: &[Part::Gpu], removed: false }, Instant::now());
+        }
+    }
+
+    async fn neighbours(&mut self) {
+        let heard = self.helper.ask(helper::What::Neighbours).await.neighbours;
+        self.neighbours = heard;
+        let mut inventory = Inventory::clone(&self.inventory.borrow());
+        self.join_neighbours(&mut inventory);
+        if *self.inventory.borrow().as_ref() != inventory {
+            self.inventory.send_replace(Arc::new(inventory));
+        }
+    }
+
+    fn join_neighbours(&self, inventory: &mut Inventory) {
+        for nic in inventory.nics.iter_mut().flatten() {
+            let of = self.neighbours.iter().filter(|(name, _)| *name == nic.name);
+            nic.neighbours = of.map(|(_, neighbour)| neighbour.clone()).collect();
         }
     }
 
@@ -216,7 +265,10 @@ impl Owner {
     }
 
     fn tell(&self, event: &Event) {
-        let told = told(event);
+        self.tell_change(told(event));
+    }
+
+    fn tell_change(&self, told: api::HardwareChange) {
         let delay = self.due.heard.map(|heard| heard.elapsed());
         tracing::info!(event = told.name, text = told.text, after_uevent = ?delay, "hardware");
         self.spool
@@ -238,6 +290,32 @@ async fn next(uevents: &mut Option<Uevents>) -> std::io::Result<Hint> {
     match uevents {
         Some(uevents) => uevents.next().await,
         None => future::pending().await,
+    }
+}
+
+fn ticks(every: Duration) -> time::Interval {
+    let mut ticks = time::interval(every);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    ticks
+}
+
+fn gpu_told(event: &GpuEvent) -> api::HardwareChange {
+    let (name, what) = match &event.kind {
+        GpuEventKind::Xid { code, text } => ("gpu.xid", format!("Xid {code}: {text}")),
+        GpuEventKind::EccDouble => ("gpu.ecc", "an uncorrectable memory error".into()),
+        GpuEventKind::MigChanged => ("gpu.mig", "partitions were made or removed".into()),
+        GpuEventKind::Lost => ("gpu.lost", "it no longer answers".into()),
+        GpuEventKind::Back => ("gpu.back", "it answers again".into()),
+    };
+    api::HardwareChange {
+        name: name.into(),
+        unix_ms: clock::unix_ms(),
+        part: Part::Gpu.name().into(),
+        kind: Kind::Gpu.name().into(),
+        identity: format!("at {}", event.pci),
+        title: format!("GPU at {}", event.pci),
+        text: format!("GPU at {}: {what}", event.pci),
+        ..Default::default()
     }
 }
 

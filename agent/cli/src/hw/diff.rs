@@ -168,10 +168,20 @@ mod tests {
             ..HardwareDiff::default()
         };
         expect![[r#"
+            compared     accepted by first seen → this machine
+            not          GPU: could not be read on one side
+            compared
+
+            PART  WHAT                                BEFORE  AFTER
+            nic   NIC eth0 at 0000:01:00.0: firmware  1.2     1.3
+            nic   NIC eth1 at 0000:02:00.0            there   -
         "#]]
         .assert_eq(&sample::strip(&page(&diff, Some(80))));
         let same = HardwareDiff { unread: Vec::new(), changes: Vec::new(), ..diff };
         expect![[r#"
+            compared     accepted by first seen → this machine
+
+            no differences
         "#]]
         .assert_eq(&sample::strip(&page(&same, Some(80))));
     }

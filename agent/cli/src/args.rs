@@ -211,6 +211,25 @@ Examples:
         #[arg(value_parser = part())]
         part: Option<Part>,
     },
+    /// Compare the hardware with what was accepted, or two machines
+    ///
+    /// Temperatures, counters, link state and all else that changes by itself is not
+    /// compared, and neither is what one side could not read. Exits 2 if anything
+    /// differs. Without a running agent it reads the machine and the state directory.
+    #[command(after_help = "\
+Examples:
+  purlin hw diff                         is it still what was accepted?
+  purlin hw diff before.json             what changed since `hw list -o json`?
+  purlin hw diff ./node1 ./node2         two machines copied into directories")]
+    Diff(DiffArgs),
+    /// Accept the hardware as it is now, so that `diff` compares with it
+    ///
+    /// The agent keeps it. What a node was made of when it was first seen is accepted
+    /// without being asked.
+    #[command(after_help = "\
+Examples:
+  purlin hw diff; sudo purlin hw accept  after a repair")]
+    Accept,
     /// Draw what sits on which NUMA node
     ///
     /// From the outside in: packages, nodes, caches, cores, and the devices of each node.
@@ -274,6 +293,15 @@ Examples:
 pub struct ToFile {
     /// Where to, over what is there [default: standard output, as `-`]
     pub file: Option<PathBuf>,
+}
+
+/// `purlin hw diff`
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Before: a file of `hw list -o json` (its name ends in .json), or a dump
+    pub before: Option<PathBuf>,
+    /// After: the same [default: this machine]
+    pub after: Option<PathBuf>,
 }
 
 /// `purlin queue …`

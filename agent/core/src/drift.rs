@@ -44,6 +44,8 @@ pub enum Class {
     PciFunction,
     /// Network ports with hardware behind them, but virtual functions.
     Nic,
+    /// Storage controllers, but virtual functions.
+    Controller,
     /// Whole disks.
     Disk,
     /// Graphics and compute accelerators.
@@ -54,7 +56,7 @@ pub enum Class {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 11] = [
+    pub const ALL: [Class; 12] = [
         Class::Machine,
         Class::Tpm,
         Class::Processors,
@@ -63,6 +65,7 @@ impl Class {
         Class::Dimm,
         Class::PciFunction,
         Class::Nic,
+        Class::Controller,
         Class::Disk,
         Class::Gpu,
         Class::SensorChip,
@@ -77,7 +80,7 @@ impl Class {
             Class::Memory | Class::Dimm => Part::Memory,
             Class::PciFunction => Part::Pci,
             Class::Nic => Part::Nic,
-            Class::Disk => Part::Storage,
+            Class::Controller | Class::Disk => Part::Storage,
             Class::Gpu => Part::Gpu,
             Class::SensorChip => Part::Sensor,
         }
@@ -94,6 +97,7 @@ impl Class {
             Class::Dimm => "DIMM",
             Class::PciFunction => "PCI function",
             Class::Nic => "NIC",
+            Class::Controller => "storage controller",
             Class::Disk => "disk",
             Class::Gpu => "GPU",
             Class::SensorChip => "sensor chip",

@@ -1,8 +1,8 @@
 //! `purlin hw`: the hardware, read here and now, with the agent or without.
 //!
 //! The reading is done by a helper process under deadlines, as the agent's is, so that
-//! a device that hangs costs its own line and not the whole answer. This file never
-//! asks the agent.
+//! a device that hangs costs its own line and not the whole answer. Only [`diff`]
+//! asks the agent, which alone keeps what was accepted.
 
 use std::{
     fs,
@@ -19,6 +19,7 @@ use purlin_daemon::helper;
 use serde_json::{Map, Value};
 
 mod cdi;
+mod diff;
 mod draw_svg;
 mod gather;
 mod hwloc_xml;
@@ -28,16 +29,21 @@ mod view;
 use view::{Row, Section};
 
 use crate::{
-    args::{HwArgs, HwCommand, ToFile},
+    args::{Global, HwArgs, HwCommand, ToFile},
     exit::{Ended, Exit, Failure},
     output::{Output, note},
     table::{self, Column::*, Width, paint, plain},
 };
 
 /// `purlin hw …`
-pub async fn run(args: &HwArgs, output: &Output) -> Ended {
-    if let HwCommand::Gather { file, force } = &args.command {
-        return gather::run(args.root.as_deref(), file.as_deref(), *force);
+pub async fn run(args: &HwArgs, global: &Global, output: &Output) -> Ended {
+    match &args.command {
+        HwCommand::Gather { file, force } => {
+            return gather::run(args.root.as_deref(), file.as_deref(), *force);
+        }
+        HwCommand::Diff(between) => return diff::diff(between, global, output).await,
+        HwCommand::Accept => return diff::accept(global, output).await,
+        _ => {}
     }
     let inventory = helper::inventory(args.root.as_deref()).await;
     show(&args.command, &inventory, output)?;
@@ -56,8 +62,8 @@ fn show(command: &HwCommand, inventory: &Inventory, output: &Output) -> Result<(
         }
         HwCommand::Draw(to) => save(to, draw_svg::svg(inventory))?,
         HwCommand::Xml(to) => save(to, hwloc_xml::xml(inventory))?,
-        // Has an inventory of its own.
-        HwCommand::Gather { .. } => {}
+        // Have inventories of their own.
+        HwCommand::Gather { .. } | HwCommand::Diff(_) | HwCommand::Accept => {}
         HwCommand::Show { part: None } => output.show(inventory, |width| all(inventory, width))?,
         HwCommand::Show { part: Some(part) } => {
             output.show(&only(*part, inventory)?, |width| one(*part, inventory, width))?;

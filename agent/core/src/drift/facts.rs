@@ -10,18 +10,22 @@ use alloc::{
 
 use super::{Class, Thing, Value};
 use crate::inventory::{
-    Cpu, Disk, Gpu, Inventory, Memory, Nic, NumaNode, PciDevice, PciLink, Platform, Sensor,
+    Cpu, Dimm, Disk, Feature, Gpu, GpuInstance, Inventory, Memory, Nic, NumaNode, PciDevice,
+    PciLink, Platform, Sensor, StorageController, Tpm,
 };
 
 /// The things of one class; `None` if they could not be read.
 pub(super) fn read(class: Class, it: &Inventory) -> Option<Vec<Thing>> {
     Some(match class {
         Class::Machine => it.platform.iter().map(machine).collect::<Vec<_>>().some()?,
-        Class::Tpm => return None,
+        Class::Tpm => it.platform.as_ref()?.tpms.iter().map(tpm).collect(),
         Class::Processors => it.cpu.iter().map(processors).collect::<Vec<_>>().some()?,
         Class::NumaNode => it.numa.as_ref()?.iter().map(numa_node).collect(),
         Class::Memory => it.memory.iter().map(memory).collect::<Vec<_>>().some()?,
-        Class::Dimm => return None,
+        Class::Dimm => {
+            let dimms = it.memory.as_ref()?.dimms.as_ref()?.iter();
+            dimms.filter(|dimm| dimm.is_populated()).map(dimm).collect()
+        }
         Class::PciFunction => {
             let physical = it.pci.as_ref()?.iter().filter(|it| it.physical.is_none());
             physical.map(pci_function).collect()
@@ -29,6 +33,10 @@ pub(super) fn read(class: Class, it: &Inventory) -> Option<Vec<Thing>> {
         Class::Nic => {
             let ports = it.nics.as_ref()?.iter().filter(|it| it.physical && it.vf_of.is_none());
             ports.map(nic).collect()
+        }
+        Class::Controller => {
+            let controllers = it.storage.as_ref()?.controllers.iter();
+            controllers.filter(|it| it.physical.is_none()).map(controller).collect()
         }
         Class::Disk => it.storage.as_ref()?.disks.iter().map(disk).collect(),
         Class::Gpu => it.gpus.as_ref()?.iter().map(gpu).collect(),
@@ -80,13 +88,42 @@ impl Thing {
 fn machine(it: &Platform) -> Thing {
     Thing::new("")
         .fact("serial", &it.serial)
+        .fact("UUID", &it.uuid)
         .fact("vendor", &it.vendor)
         .fact("product", &it.product)
         .fact("board", &it.board.product)
+        .fact("board version", &it.board.version)
         .fact("board serial", &it.board.serial)
+        .fact("chassis serial", &it.chassis.serial)
         .fact("firmware", &it.firmware.version)
+        .fact("firmware date", &it.firmware.date)
+        .fact("embedded controller's firmware", &it.firmware.ec_release)
         .fact("UEFI", &it.uefi)
+        .fact("secure boot", &it.secure_boot)
+        .fact("setup mode", &it.setup_mode)
+        .fact("BMC firmware", &it.bmc.as_ref().and_then(|bmc| bmc.firmware.as_ref()))
+        .fact("SEV", &it.confidential.sev.map(feature))
+        .fact("SEV-SNP", &it.confidential.sev_snp.map(feature))
+        .fact("TDX", &it.confidential.tdx.map(feature))
+        .fact("SGX", &it.confidential.sgx.map(feature))
         .fact("virtualised", &it.virtualised)
+}
+
+fn feature(it: Feature) -> &'static str {
+    match it {
+        Feature::Absent => "absent",
+        Feature::Supported => "supported",
+        Feature::Enabled => "enabled",
+        Feature::Guest => "guest",
+    }
+}
+
+fn tpm(it: &Tpm) -> Thing {
+    Thing::new(&it.name)
+        .at(&it.device)
+        .fact("version", &it.version)
+        .fact("manufacturer", &it.manufacturer)
+        .fact("firmware", &it.firmware)
 }
 
 /// Not compared: `allowed`, which is this process's own cgroup.
@@ -97,7 +134,11 @@ fn processors(it: &Cpu) -> Thing {
         .fact("present", &it.present)
         .fact("online", &it.online)
         .fact("isolated", &it.isolated)
+        .fact("without tick", &it.nohz_full)
         .fact("SMT", &it.smt)
+        .fact("microcode", &it.microcode)
+        .fact("packages", &Some(it.packages()))
+        .fact("boost", &it.boost)
 }
 
 /// Not compared: free memory and hugepages in use.
@@ -105,8 +146,25 @@ fn numa_node(it: &NumaNode) -> Thing {
     let distances: Vec<_> = it.distances.iter().map(|(to, far)| format!("{to}:{far}")).collect();
     Thing::new(it.id)
         .fact("CPUs", &it.cpus)
+        .fact("memory tier", &it.tier)
         .bytes("memory", it.memory)
         .fact("distances", &(!distances.is_empty()).then(|| distances.join(" ")))
+}
+
+/// A slot is where a module is, whatever the firmware's handles. Not compared: errors.
+fn dimm(it: &Dimm) -> Thing {
+    let place: Vec<_> = [&it.bank, &it.slot].into_iter().flatten().map(String::as_str).collect();
+    Thing::new(it.slot.as_deref().unwrap_or_default())
+        .serial(&it.serial)
+        .at(&(!place.is_empty()).then(|| place.join(" ")))
+        .fact("part", &it.part)
+        .fact("size", &it.size.map(|size| format!("{} MiB", size >> 20)))
+        .fact("type", &it.kind)
+        .fact("rated speed", &it.speed_rated)
+        .fact("configured speed", &it.speed_configured)
+        .fact("rank", &it.rank)
+        .fact("ECC", &it.ecc)
+        .fact("firmware", &it.firmware)
 }
 
 /// Not compared: available memory; swap and hugepages, which are the kernel's settings.
@@ -161,11 +219,23 @@ fn nic(it: &Nic) -> Thing {
         .fact("virtual functions", &it.sriov.as_ref().and_then(|sriov| sriov.enabled))
 }
 
+/// Not compared: its state and its health, which are alarms.
+fn controller(it: &StorageController) -> Thing {
+    let nvme = it.nvme.as_ref();
+    Thing::new(&it.name)
+        .serial(&nvme.and_then(|it| it.serial.clone()))
+        .at(&it.pci)
+        .fact("model", &nvme.and_then(|it| it.model.as_ref()))
+        .fact("firmware", &nvme.and_then(|it| it.firmware.as_ref()))
+        .fact("driver", &it.driver)
+        .fact("NUMA node", &it.node)
+}
+
 /// The name is none of its facts: disks are named in the order they are found.
 fn disk(it: &Disk) -> Thing {
     Thing::new(&it.name)
-        .serial(&it.serial)
-        .at(&it.pci)
+        .serial(&it.wwid.clone().or_else(|| it.serial.clone()))
+        .at(&it.slot.clone().or_else(|| it.pci.clone()))
         .fact("model", &it.model)
         .fact("firmware", &it.firmware)
         .fact("size", &it.size.map(|size| format!("{size} bytes")))
@@ -173,14 +243,31 @@ fn disk(it: &Disk) -> Thing {
         .fact("NUMA node", &it.node)
 }
 
+/// Not compared: whether it is lost, which is an event of its own; errors, clocks
+/// and use.
 fn gpu(it: &Gpu) -> Thing {
+    let mig = it.mig.as_ref();
+    let layout = mig.map(|mig| {
+        let profile = |it: &GpuInstance| {
+            format!("{} ({} compute)", it.profile.as_deref().unwrap_or("?"), it.compute.len())
+        };
+        mig.instances.iter().map(profile).collect::<Vec<_>>().join(", ")
+    });
     Thing::new(it.name.as_deref().unwrap_or_default())
         .serial(&it.uuid)
         .at(&Some(it.pci.clone()))
         .fact("name", &it.name)
+        .fact("board serial", &it.serial)
         .fact("driver", &it.driver)
+        .fact("driver version", &it.driver_version)
+        .fact("video BIOS", &it.vbios)
+        .fact("firmware", &it.firmware)
         .fact("NUMA node", &it.node)
         .bytes("memory", it.vram)
+        .fact("link it can do", &it.link_max.map(link))
+        .fact("ECC", &it.ecc.as_ref().and_then(|ecc| ecc.enabled))
+        .fact("MIG", &mig.map(|mig| mig.enabled))
+        .fact("MIG layout", &layout)
 }
 
 /// A chip with the number of its sensors: readings are none of our business.

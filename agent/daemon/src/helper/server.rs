@@ -1,4 +1,5 @@
-//! The helper's own end: reads a request, does it, answers; nothing else.
+//! The helper's own end: reads a request, does it, answers; nothing else. What it
+//! keeps between two requests are the two sources that tell something by themselves.
 
 use std::{
     io::{self, Read, Write},
@@ -6,13 +7,14 @@ use std::{
     panic,
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
-use purlin_core::inventory::{Inventory, Part};
-use purlin_drivers::{Archive, Root};
+use purlin_core::inventory::{Inventory, Part, PartData, Problem};
+use purlin_drivers::{Archive, Root, gpu, lldp};
 
 use super::{Answer, Request, What, checked_length, encode};
-use crate::tasks;
+use crate::{clock, tasks};
 
 /// `purlin helper`: serves requests on standard input, a socket, until it closes.
 pub fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn serve() -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // Fails on a terminal, where it would wait for ever.
     socket.local_addr()?;
+    let mut heard = Heard::default();
     loop {
         let mut header = [0; 4];
         match socket.read_exact(&mut header) {
@@ -40,8 +43,54 @@ fn serve() -> io::Result<()> {
         let mut body = vec![0; checked_length(header)?];
         socket.read_exact(&mut body)?;
         let request: Request = serde_json::from_slice(&body)?;
-        let answer = Answer { id: request.id, ..answer(&request.root, request.what) };
+        let answer = match request.what {
+            What::GpuEvents | What::Neighbours => heard.answer(&request.root, request.what),
+            what => answer(&request.root, what),
+        };
+        let answer = Answer { id: request.id, ..answer };
         socket.write_all(&encode(&answer)?)?;
+    }
+}
+
+/// Sources that are opened when they are first asked and then kept.
+#[derive(Default)]
+struct Heard {
+    gpus: Option<gpu::Events>,
+    lldp: Option<Result<lldp::Listener, String>>,
+}
+
+impl Heard {
+    /// What was heard; of a dump nothing is.
+    fn answer(&mut self, root: &Path, what: What) -> Answer {
+        match Root::open(root) {
+            Ok(root) if !root.is_live() => Answer::default(),
+            Ok(root) if what == What::Neighbours => self.neighbours(&root),
+            Ok(_) => self.gpu_events(),
+            Err(error) => Answer::nothing(what, error.to_string()),
+        }
+    }
+
+    /// NVML where it is, and when it is there.
+    fn gpu_events(&mut self) -> Answer {
+        let gpu_events = self.gpus.get_or_insert_default().poll();
+        Answer { gpu_events, ..Answer::default() }
+    }
+
+    /// Who is heard on the interfaces that are there now.
+    fn neighbours(&mut self, root: &Root) -> Answer {
+        let problem = |what| Problem { part: Part::Nic, at: "LLDP".into(), what };
+        let listener = match self.lldp.get_or_insert_with(lldp::Listener::new) {
+            Ok(listener) => listener,
+            Err(why) => {
+                return Answer { problems: vec![problem(why.clone())], ..Answer::default() };
+            }
+        };
+        let mut problems = Vec::new();
+        if let (Some(PartData::Nic(nics)), _) = purlin_drivers::read(Part::Nic, root) {
+            problems.extend(listener.join(&nics).into_iter().map(problem));
+        }
+        let neighbours = listener.poll(Duration::from_millis(clock::boot_ms()));
+        Answer { neighbours, problems, ..Answer::default() }
     }
 }
 
@@ -87,6 +136,8 @@ fn answer_from(root: &Root, what: What) -> Answer {
             let (points, problems) = purlin_drivers::sample(sampler, root);
             Answer { points, problems, ..Answer::default() }
         }
+        // Only the process that keeps them hears anything.
+        What::GpuEvents | What::Neighbours => Answer::default(),
     }))
     .unwrap_or_else(|panic| Answer::nothing(what, tasks::panic_text(Some(panic))))
 }

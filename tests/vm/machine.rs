@@ -38,6 +38,8 @@ pub const VIRTIO: &str = "52:54:00:00:00:03";
 pub const NVME: [(&str, i64); 2] = [("PURLIN-NVME-1", 1), ("PURLIN-NVME-3", 3)];
 /// Virtual functions that the first NVMe may have.
 pub const NVME_VFS: u64 = 4;
+/// Serial number of the disk that may be plugged in, the drive `hot`.
+pub const HOT_DISK: &str = "PURLIN-NVME-HOT";
 /// Empty root ports: on node 3, and on the root bus.
 pub const SPARE: [&str; 2] = ["spare3", "spare"];
 
@@ -45,7 +47,7 @@ const GIB: u64 = 1 << 30;
 
 /// Boots it.
 pub fn boot(lab: &Lab) -> Result<Guest> {
-    for (serial, _) in NVME {
+    for serial in NVME.map(|(serial, _)| serial).into_iter().chain([HOT_DISK]) {
         File::create(lab.dir().join(serial))?.set_len(GIB)?;
     }
     let words = [memory(), devices(lab)].concat();
@@ -129,6 +131,8 @@ fn devices(lab: &Lab) -> Vec<String> {
         );
         words.add("-device", format!("nvme-ns,drive=disk{node},bus=controller{node}"));
     }
+    let hot = lab.dir().join(HOT_DISK);
+    words.add("-drive", format!("file={},if=none,id=hot,format=raw", hot.display()));
     words.add("-device", "ipmi-bmc-sim,id=bmc");
     words.add("-device", "isa-ipmi-kcs,bmc=bmc");
     words.add("-device", format!("i6300esb,bus={ROOT_BUS}"));

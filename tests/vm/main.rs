@@ -3,30 +3,15 @@
 
 #![forbid(unsafe_code)]
 
+mod hotplug;
+mod inventory;
 mod machine;
 
 use std::process::ExitCode;
 
-use purlin_tests::{Lab, Result, guest, test};
+use purlin_tests::guest;
 
 fn main() -> ExitCode {
-    let tests = [test("explore", 300, explore)];
-    purlin_tests::run(tests.into_iter().map(|test| test.needs(&guest::NEEDS)))
-}
-
-fn explore(lab: &Lab) -> Result {
-    let began = std::time::Instant::now();
-    let mut guest = machine::boot(lab)?;
-    println!("up after {:?}", began.elapsed());
-    for line in std::fs::read_to_string("/tmp/vmtry/explore")?.lines() {
-        println!("## {line}");
-        if let Some(qmp) = line.strip_prefix("qmp ") {
-            let (command, arguments) = qmp.split_once(' ').unwrap_or((qmp, "{}"));
-            println!("{:?}", guest.qmp(command, serde_json::from_str(arguments)?));
-        } else {
-            let o = guest.run(line)?;
-            println!("{}\n{}{}", o.code, o.stdout, o.stderr);
-        }
-    }
-    Ok(())
+    let tests = [inventory::tests(), hotplug::tests()];
+    purlin_tests::run(tests.into_iter().flatten().map(|test| test.needs(&guest::NEEDS)))
 }

@@ -4,7 +4,7 @@
 //! a NIC and an NVMe each; a BMC, a watchdog, a DIMM as SMBIOS tells it; room for
 //! one more CPU, a DIMM and a NIC.
 
-use std::fs::File;
+use std::{fs::File, time::Instant};
 
 use purlin_tests::{Guest, Lab, Result, guest::ROOT_BUS};
 
@@ -50,8 +50,10 @@ pub fn boot(lab: &Lab) -> Result<Guest> {
     for serial in NVME.map(|(serial, _)| serial).into_iter().chain([HOT_DISK]) {
         File::create(lab.dir().join(serial))?.set_len(GIB)?;
     }
-    let words = [memory(), devices(lab)].concat();
-    Guest::boot(lab, &words)
+    let began = Instant::now();
+    let guest = Guest::boot(lab, &[memory(), devices(lab)].concat())?;
+    println!("the guest is up after {:.1} s", began.elapsed().as_secs_f64());
+    Ok(guest)
 }
 
 fn memory() -> Vec<String> {

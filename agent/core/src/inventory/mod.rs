@@ -15,6 +15,7 @@ mod numa;
 mod pci;
 mod platform;
 mod sensor;
+mod smart;
 mod storage;
 
 pub use cpu::*;
@@ -25,6 +26,7 @@ pub use numa::*;
 pub use pci::*;
 pub use platform::*;
 pub use sensor::*;
+pub use smart::*;
 pub use storage::*;
 
 /// Something that could not be read, or reads as nonsense.
@@ -127,6 +129,8 @@ pub struct Inventory {
 /// What one read of one part brings, and what it could not read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+// One at a time, on its way to the inventory: a box would save nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum PartData {
     /// [`Inventory::platform`]
     Platform(Platform),

@@ -1,0 +1,12 @@
+//! System and library calls that no safe crate covers: the one place for `unsafe`.
+//!
+//! A module each for what is asked. They must be called for the live machine
+//! only, and never write to a device or change its state.
+
+#![allow(unsafe_code)]
+
+pub(crate) mod ethtool;
+pub(crate) mod nvme;
+pub(crate) mod nvml;
+pub(crate) mod packet;
+pub(crate) mod sg;

@@ -316,6 +316,9 @@ fn renumber(archive: &mut Archive, by: u32) {
     }
 }
 
+/// What must not change but its number: id, CPUs, memory, distances.
+type Known = (u32, Option<IdSet>, Option<u64>, Vec<u32>);
+
 #[test]
 fn nodes_with_other_numbers_are_the_same_nodes() {
     each_variant(|dump, whole, random| {
@@ -325,16 +328,15 @@ fn nodes_with_other_numbers_are_the_same_nodes() {
         renumber(&mut archive, by);
         let read = read(archive);
         assert_eq!(counts(&read), counts(whole));
-        let known =
-            |inventory: &Inventory, by: u32| -> Vec<(u32, Option<IdSet>, Option<u64>, Vec<u32>)> {
-                let nodes = inventory.numa.iter().flatten();
-                nodes
-                    .map(|node| {
-                        let distances = node.distances.values().copied().collect();
-                        (node.id + by, node.cpus.clone(), node.memory, distances)
-                    })
-                    .collect()
-            };
+        let known = |inventory: &Inventory, by: u32| -> Vec<Known> {
+            let nodes = inventory.numa.iter().flatten();
+            nodes
+                .map(|node| {
+                    let distances = node.distances.values().copied().collect();
+                    (node.id + by, node.cpus.clone(), node.memory, distances)
+                })
+                .collect()
+        };
         assert_eq!(known(&read, 0), known(whole, by), "of {} nodes by {by}", nodes.len());
     });
 }

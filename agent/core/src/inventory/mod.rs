@@ -95,15 +95,9 @@ impl Part {
     }
 }
 
-/// Version of the inventory's JSON form. It grows when a field changes its
-/// meaning or goes away; a new field alone doesn't change it.
-pub const SCHEMA: u32 = 1;
-
 /// One machine, as far as it could be read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Inventory {
-    /// Version of this schema, [`SCHEMA`].
-    pub schema: u32,
     /// Identity of the machine.
     pub platform: Option<Platform>,
     /// Processors and caches.
@@ -150,24 +144,6 @@ pub enum PartData {
     Gpu(Vec<Gpu>),
     /// [`Inventory::sensors`]
     Sensor(Vec<Sensor>),
-}
-
-impl Default for Inventory {
-    fn default() -> Self {
-        Self {
-            schema: SCHEMA,
-            platform: None,
-            cpu: None,
-            numa: None,
-            memory: None,
-            pci: None,
-            nics: None,
-            storage: None,
-            gpus: None,
-            sensors: None,
-            problems: Vec::new(),
-        }
-    }
 }
 
 impl Inventory {

@@ -134,7 +134,7 @@ pub fn gather(told: impl Fn(Part)) -> Dump {
             told(part);
         }
         let (answers, inbox) = blocking::channel();
-        thread::spawn(move || answers.send(server::gather(what)));
+        thread::spawn(move || _ = answers.send(server::gather(what)));
         let stuck = || Answer::nothing(what, format!("no answer within {ANSWER_DEADLINE:?}"));
         let (answer, files) =
             inbox.recv_timeout(ANSWER_DEADLINE).unwrap_or_else(|_| (stuck(), Archive::default()));

@@ -459,25 +459,26 @@ mod tests {
             &small(),
             Part::Numa,
             expect![[r#"
-            node 0
-              CPUs: 0-3,8-11
-              memory: 64 GiB
-              free: 1.5 GiB
-              distances: 0:10 1:21
-              hugepages: 512 × 2 MiB
-            node 1
-              CPUs: 4-7,12-15
-              memory: 64 GiB
-              free: 1.5 GiB
-              distances: 0:10 1:21
-              hugepages: 512 × 2 MiB
-            node 2
-              CPUs: none
-              memory: 64 GiB
-              free: 1.5 GiB
-              distances: 0:10 1:21
-              hugepages: 512 × 2 MiB
-        "#]],
+                node 0
+                  CPUs: 0-3,8-11
+                  memory: 64 GiB
+                  free: 1.5 GiB
+                  distances: 0:10 1:21
+                  hugepages: 512 × 2 MiB
+                node 1
+                  CPUs: 4-7,12-15
+                  memory: 64 GiB
+                  free: 1.5 GiB
+                  distances: 0:10 1:21
+                  hugepages: 512 × 2 MiB
+                node 2
+                  CPUs: none
+                  memory: 64 GiB
+                  free: 1.5 GiB
+                  distances: 0:10 1:21
+                  hugepages: 512 × 2 MiB
+                  special: no CPUs
+            "#]],
         );
         check_show(
             &small(),

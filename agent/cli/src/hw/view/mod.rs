@@ -281,7 +281,6 @@ mod tests {
             gpus: Some(vec![gpu]),
             sensors: Some(vec![temperature]),
             problems: vec![problem(Part::Storage, "/sys/block/sda/size")],
-            ..Inventory::default()
         }
     }
 

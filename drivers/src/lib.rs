@@ -12,45 +12,54 @@
 //! | [`numa`] | NUMA nodes | `hw-docs/numa.md` |
 //! | [`memory`] | memory of the whole machine | `hw-docs/memory.md` |
 //! | [`pci`] | PCI functions | `hw-docs/pci.md` |
-//! | [`nic`] | network interfaces | `hw-docs/nic.md` |
+//! | [`nic`], [`transceiver`], [`lldp`] | network interfaces, their modules, who is at the other end | `hw-docs/nic.md` |
 //! | [`storage`] | controllers, block devices | `hw-docs/storage.md` |
 //! | [`gpu`] | GPUs and accelerators | `hw-docs/gpu.md` |
+//! | [`gpu_metrics`] | amdgpu's binary table | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
+//! | [`smbios`] | the firmware's table: DIMMs, slots, names | the pages above |
 //! | [`sample`](mod@sample) | what changes: metrics | the pages above |
 //!
 //! Invariant: a driver sees files only through [`Root`], so that a dump is read
-//! by the very code that reads the live machine, and never mixes with it. The
-//! one exception is NVML, which [`gpu`] asks only when the root is live.
+//! by the very code that reads the live machine, and never mixes with it. What
+//! is no file (NVML, netlink, ioctls) is asked only when the root is live.
 //!
 //! Deliberately absent: threads, deadlines and retries. A read can hang in the
 //! kernel; whoever calls for a part that may (GPU, sensor) does so in a process
 //! it can afford to lose.
 
-#![forbid(unsafe_code)]
-
+mod archive;
 pub mod cpu;
-
+mod edac;
+mod gather;
 pub mod gpu;
+pub mod gpu_metrics;
+pub mod lldp;
 pub mod memory;
 pub mod nic;
 pub mod numa;
 pub mod pci;
+pub mod pci_ids;
 pub mod platform;
 mod probe;
 mod root;
 pub mod sample;
 pub mod sensor;
+pub mod smbios;
 pub mod storage;
+mod sys;
+pub mod transceiver;
 
+pub use archive::{Archive, MAX_UNPACKED, Node};
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
-pub use root::{MAX_ENTRIES, MAX_FILE, OpenError, Root};
+pub use root::{Dir, MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;
 
 /// Reads one part.
 pub fn read(part: Part, root: &Root) -> (Option<PartData>, Vec<Problem>) {
     match part {
         Part::Platform => wrap(platform::read(root), PartData::Platform),
-        Part::Cpu => wrap(cpu::read(root), PartData::Cpu),
+        Part::Cpu => wrap(cpu::read(root), |cpu| PartData::Cpu(Box::new(cpu))),
         Part::Numa => wrap(numa::read(root), PartData::Numa),
         Part::Memory => wrap(memory::read(root), PartData::Memory),
         Part::Pci => wrap(pci::read(root), PartData::Pci),

@@ -1,7 +1,8 @@
-//! Memory of the whole machine.
+//! Memory of the whole machine, its slots and their errors.
 //!
 //! Page: `hw-docs/memory.md`. Sources: `/proc/meminfo`
-//! (Documentation/filesystems/proc.rst) and `/sys/kernel/mm/hugepages`.
+//! (Documentation/filesystems/proc.rst), `/sys/kernel/mm/hugepages`, SMBIOS for
+//! the slots and EDAC for the errors.
 //! `MemTotal` is what the kernel manages, which is less than what is plugged
 //! in; a file that is not there means unknown, never 0.
 
@@ -9,7 +10,11 @@ use std::collections::BTreeMap;
 
 use purlin_core::inventory::{Memory, Part, Problem};
 
-use crate::{Root, probe::Probe};
+use crate::{
+    Root, edac,
+    probe::Probe,
+    smbios::{self, Array},
+};
 
 const MEMINFO: &str = "/proc/meminfo";
 
@@ -26,12 +31,28 @@ fn read_memory(probe: &mut Probe<'_>) -> Option<Memory> {
         probe.problem(MEMINFO, "has no MemTotal that makes sense");
         return None;
     };
-    Some(Memory {
+    let mut memory = Memory {
         total,
         available: bytes_of(&text, "MemAvailable:"),
         swap: bytes_of(&text, "SwapTotal:"),
         hugepages: hugepages(probe, "/sys/kernel/mm/hugepages"),
-    })
+        ..Memory::default()
+    };
+    slots(probe, &mut memory);
+    edac::read(probe, &mut memory);
+    Some(memory)
+}
+
+fn slots(probe: &mut Probe<'_>, memory: &mut Memory) {
+    let Some(smbios) = smbios::read(probe) else { return };
+    let arrays: Vec<&Array> = smbios.arrays.iter().filter(|array| array.system).collect();
+    let sum = |sum: u64, array: &&Array| sum.checked_add(array.max_capacity?);
+    memory.max_capacity = arrays.iter().try_fold(0, sum).filter(|bytes| *bytes > 0);
+    memory.ecc = arrays.first().and_then(|array| array.ecc);
+    if arrays.iter().any(|array| array.ecc != memory.ecc) {
+        memory.ecc = None;
+    }
+    memory.dimms = Some(smbios.dimms).filter(|dimms| !dimms.is_empty());
 }
 
 /// The value of a `Key:   123 kB` line, in bytes.

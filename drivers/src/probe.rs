@@ -12,7 +12,10 @@ use purlin_core::{
     inventory::{Part, Problem},
 };
 
-use crate::Root;
+use crate::{
+    Root,
+    root::{Dir, text},
+};
 
 /// The most problems one read of one part reports: a person needs the first few,
 /// and a tree of nonsense must not become a list without end.
@@ -24,6 +27,43 @@ const MAX_LABEL: usize = 128;
 
 /// How much of a text that makes no sense is quoted, in characters.
 const MAX_QUOTE: usize = 40;
+
+/// Where a file is: a path, or a name in an open directory. The latter is the
+/// cheap way to read several files of one directory.
+pub(crate) trait File: Copy {
+    fn path(self) -> String;
+    fn read(self, root: &Root) -> io::Result<String>;
+}
+
+impl File for &str {
+    fn path(self) -> String {
+        self.into()
+    }
+
+    fn read(self, root: &Root) -> io::Result<String> {
+        root.read(self)
+    }
+}
+
+impl File for &String {
+    fn path(self) -> String {
+        self.clone()
+    }
+
+    fn read(self, root: &Root) -> io::Result<String> {
+        root.read(self)
+    }
+}
+
+impl File for (&Dir<'_>, &str) {
+    fn path(self) -> String {
+        self.0.path_of(self.1)
+    }
+
+    fn read(self, _: &Root) -> io::Result<String> {
+        self.0.read(self.1)
+    }
+}
 
 pub(crate) struct Probe<'a> {
     pub(crate) root: &'a Root,
@@ -55,80 +95,113 @@ impl<'a> Probe<'a> {
     }
 
     /// The text of a file that a machine may lack.
-    pub(crate) fn text(&mut self, path: &str) -> Option<String> {
-        let read = self.root.read(path);
+    pub(crate) fn text(&mut self, file: impl File) -> Option<String> {
+        let read = file.read(self.root);
+        self.keep(file, read)
+    }
+
+    /// The text of a file that may be larger than most.
+    pub(crate) fn text_up_to(&mut self, path: &str, limit: u64) -> Option<String> {
+        let read = self.root.bytes_up_to(path, limit);
+        self.keep(path, read).map(text)
+    }
+
+    /// The start of a file that a machine may lack; see [`Root::head`].
+    pub(crate) fn head(&mut self, path: &str, limit: u64) -> Option<String> {
+        let read = self.root.head(path, limit);
+        self.keep(path, read)
+    }
+
+    /// The bytes of a file that a machine may lack.
+    pub(crate) fn bytes(&mut self, path: &str) -> Option<Vec<u8>> {
+        let read = self.root.bytes(path);
         self.keep(path, read)
     }
 
     /// The text of a file without which the part can't be told.
-    pub(crate) fn need(&mut self, path: &str) -> Option<String> {
-        let read = self.root.read(path);
+    pub(crate) fn need(&mut self, file: impl File) -> Option<String> {
+        let read = file.read(self.root);
         if read.as_ref().is_err_and(is_absent) {
-            self.problem(path, "is not there");
+            self.problem(&file.path(), "is not there");
         }
-        self.keep(path, read)
+        self.keep(file, read)
     }
 
     /// A name or description, fit for a terminal; `None` if it is empty.
-    pub(crate) fn label(&mut self, path: &str) -> Option<String> {
-        label(&self.text(path)?)
+    pub(crate) fn label(&mut self, file: impl File) -> Option<String> {
+        label(&self.text(file)?)
     }
 
     /// The text of a file that is not empty; an empty one tells as little as
     /// none at all.
-    fn filled(&mut self, path: &str) -> Option<String> {
-        self.text(path).filter(|text| !text.is_empty())
+    fn filled(&mut self, file: impl File) -> Option<String> {
+        self.text(file).filter(|text| !text.is_empty())
     }
 
     /// A decimal number, e.g. `-1` or `4096`.
-    pub(crate) fn number<T: FromStr>(&mut self, path: &str) -> Option<T> {
-        let text = self.filled(path)?;
+    pub(crate) fn number<T: FromStr>(&mut self, file: impl File) -> Option<T> {
+        let text = self.filled(file)?;
         match text.trim().parse() {
             Ok(number) => Some(number),
             Err(_) => {
-                self.problem(path, format!("{} is not a number that fits", quote(&text)));
+                self.problem(&file.path(), format!("{} is not a number that fits", quote(&text)));
                 None
             }
         }
     }
 
     /// A hexadecimal number, with or without `0x`.
-    pub(crate) fn hex(&mut self, path: &str) -> Option<u32> {
-        let text = self.filled(path)?;
+    pub(crate) fn hex(&mut self, file: impl File) -> Option<u32> {
+        let text = self.filled(file)?;
         let digits = text.trim().trim_start_matches("0x");
         match u32::from_str_radix(digits, 16) {
             Ok(number) => Some(number),
             Err(_) => {
-                self.problem(path, format!("{} is not a 32-bit hexadecimal number", quote(&text)));
+                self.problem(
+                    &file.path(),
+                    format!("{} is not a 32-bit hexadecimal number", quote(&text)),
+                );
                 None
             }
         }
     }
 
     /// A number where the kernel writes −1 for "not told".
-    pub(crate) fn told(&mut self, path: &str) -> Option<u32> {
-        let number: i64 = self.number(path)?;
+    pub(crate) fn told(&mut self, file: impl File) -> Option<u32> {
+        let number: i64 = self.number(file)?;
         u32::try_from(number).ok()
     }
 
     /// A yes or no written as `1` or `0`.
-    pub(crate) fn flag(&mut self, path: &str) -> Option<bool> {
-        self.number(path).map(|number: i64| number != 0)
+    pub(crate) fn flag(&mut self, file: impl File) -> Option<bool> {
+        self.number(file).map(|number: i64| number != 0)
     }
 
     /// A set of ids in list form.
-    pub(crate) fn set(&mut self, path: &str) -> Option<IdSet> {
-        let text = self.text(path)?;
-        self.understood(path, IdSet::parse(&text))
+    pub(crate) fn set(&mut self, file: impl File) -> Option<IdSet> {
+        let text = self.text(file)?;
+        self.understood(file, IdSet::parse(&text))
     }
 
     /// A set of ids that has a mask file and, since 2.6.26, a list file with
     /// the same content. The mask is asked first: every kernel has it.
-    pub(crate) fn mask_or_set(&mut self, mask: &str, list: &str) -> Option<IdSet> {
+    pub(crate) fn mask_or_set(&mut self, mask: impl File, list: impl File) -> Option<IdSet> {
         match self.text(mask) {
-            Some(text) => self.understood(mask, parse_mask(&text)),
+            Some(text) => self.understood(mask, IdSet::parse_mask(&text)),
             None => self.set(list),
         }
+    }
+
+    /// A directory, open and listed; `None` if there is none.
+    pub(crate) fn dir(&mut self, path: &str) -> Option<Dir<'a>> {
+        let dir = self.root.dir(path);
+        self.keep(path, dir)
+    }
+
+    /// A directory in an open one; `None` if there is none.
+    pub(crate) fn dir_in<'d>(&mut self, dir: &Dir<'d>, name: &str) -> Option<Dir<'d>> {
+        let inner = dir.dir(name);
+        self.keep((dir, name), inner)
     }
 
     /// The names in a directory; `None` if there is none.
@@ -146,17 +219,16 @@ impl<'a> Probe<'a> {
             return names;
         }
         if self.root.is_live() && self.root.exists("/sys/devices") {
+            self.root.keep_none(path);
             return Some(Vec::new());
         }
         self.problem(path, "is not there; is this the root of a machine's files?");
         None
     }
 
-    /// The ids of the entries called `prefix` and a number, ascending.
+    /// The ids of a directory's entries that are called `prefix` and a number.
     pub(crate) fn numbered(&mut self, path: &str, prefix: &str) -> Option<IdSet> {
-        let names = self.names(path)?;
-        let id = |name: &String| name.strip_prefix(prefix)?.parse().ok().filter(|id| *id <= MAX_ID);
-        Some(names.iter().filter_map(id).collect())
+        Some(numbered(&self.dir(path)?, prefix))
     }
 
     /// Where a link leads, unresolved; `None` if it is no link.
@@ -171,21 +243,32 @@ impl<'a> Probe<'a> {
         label(target.rsplit('/').next()?)
     }
 
-    fn keep<T>(&mut self, path: &str, result: io::Result<T>) -> Option<T> {
+    fn keep<T>(&mut self, file: impl File, result: io::Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                if !is_absent(&error) && !is_not_applicable(&error) {
-                    self.problem(path, reason(&error));
-                }
+                self.report(&file.path(), &error);
                 None
             }
         }
     }
 
-    fn understood(&mut self, path: &str, set: Result<IdSet, String>) -> Option<IdSet> {
-        set.map_err(|what| self.problem(path, quote(&what))).ok()
+    /// Makes a problem of an error, unless it says that there is nothing to read.
+    pub(crate) fn report(&mut self, path: &str, error: &io::Error) {
+        if !is_absent(error) && !is_not_applicable(error) {
+            self.problem(path, reason(error));
+        }
     }
+
+    fn understood(&mut self, file: impl File, set: Result<IdSet, String>) -> Option<IdSet> {
+        set.map_err(|what| self.problem(&file.path(), quote(&what))).ok()
+    }
+}
+
+/// The ids of the entries called `prefix` and a number, ascending.
+pub(crate) fn numbered(dir: &Dir<'_>, prefix: &str) -> IdSet {
+    let id = |name: &str| name.strip_prefix(prefix)?.parse().ok().filter(|id| *id <= MAX_ID);
+    dir.names().filter_map(id).collect()
 }
 
 /// A kernel's error in words, with the next step where one is known.
@@ -230,38 +313,20 @@ pub(crate) fn quote(text: &str) -> String {
     format!("\"{}{dots}\"", start.escape_debug())
 }
 
-/// Reads the kernel's mask form, `ff,00000001`: hexadecimal words of 32 bits,
-/// the highest first.
-fn parse_mask(mask: &str) -> Result<IdSet, String> {
-    let mut set = IdSet::default();
-    for (place, word) in mask.trim().rsplit(',').enumerate() {
-        let bits = u32::from_str_radix(word.trim(), 16)
-            .map_err(|_| format!("{word} is not a word of a mask"))?;
-        for bit in (0..32).filter(|bit| bits >> bit & 1 == 1) {
-            let id = u32::try_from(place * 32).unwrap_or(u32::MAX).saturating_add(bit);
-            if id > MAX_ID {
-                return Err(format!("id {id} is over the limit of {MAX_ID}"));
-            }
-            set.insert(id);
-        }
-    }
-    Ok(set)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_mask_counts_its_words_from_the_right() {
-        let set = parse_mask("00000001,80000003\n").expect("a valid mask");
+        let set = IdSet::parse_mask("00000001,80000003\n").expect("a valid mask");
         assert_eq!(set.to_string(), "0-1,31-32");
     }
 
     #[test]
     fn a_mask_of_nonsense_is_an_error() {
-        assert!(parse_mask("xyz").is_err());
-        assert!(parse_mask(&"ffffffff,".repeat(600)).is_err());
+        assert!(IdSet::parse_mask("xyz").is_err());
+        assert!(IdSet::parse_mask(&"ffffffff,".repeat(600)).is_err());
     }
 
     #[test]

@@ -1,29 +1,41 @@
-//! Where the machine's files are: the live machine, or a dump's directory.
+//! Where the machine's files are: the live machine, a dump's directory, or a tar.
 //!
 //! Owns the only directory descriptor from which drivers open anything, and the
-//! limits on what one read may bring. A dump is opaque: each open is resolved
-//! by the kernel as if the dump's directory were `/` (`openat2(2)`,
+//! limits on what one read may bring. A dump is opaque: each open by path is
+//! resolved by the kernel as if the dump's directory were `/` (`openat2(2)`,
 //! `RESOLVE_IN_ROOT`), so an absolute link or a `..` in it leads to the dump's
 //! own file or nowhere, and only plain files and directories are opened, so
-//! that a device node in it can't reach the live device. It must never fall
-//! back to an unconfined open.
+//! that a device node in it can't reach the live device. A [`Dir`] opens what
+//! its own listing calls a plain file or a directory, by that one name and
+//! following no link; all else goes by path. It must never fall back to an
+//! unconfined open. A tar is never unpacked to disk ([`Archive`]).
 
 use std::{
+    collections::BTreeMap,
     fmt,
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::{
-    dir::Dir,
+    dir::{Dir as Entries, Type},
     errno::Errno,
     fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat},
     sys::{
         stat::{Mode, SFlag, fstat},
         statvfs::{Statvfs, fstatvfs},
     },
+};
+
+use crate::{
+    archive::{Archive, Node},
+    gather,
 };
 
 /// The most one file may hold, in bytes: `/proc/cpuinfo` of a machine with 512
@@ -37,11 +49,30 @@ pub const MAX_ENTRIES: usize = 16_384;
 /// What a read starts with, in bytes: sysfs answers with at most one page.
 const PAGE: usize = 4096;
 
+/// How a file is opened. O_NONBLOCK: a pipe in a dump must not hold us.
+const PLAIN: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+/// How a directory is opened.
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY);
+
+/// What is wrong with a pipe, a device node or a directory that is read.
+pub(crate) const NOT_PLAIN: &str = "is not a plain file";
+
 /// The root directory of a machine's files.
 #[derive(Debug)]
 pub struct Root {
-    dir: OwnedFd,
-    live: bool,
+    place: Place,
+    /// What was read so far, where a dump is made.
+    gathered: Option<Mutex<Archive>>,
+    opens: AtomicU64,
+    reads: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Place {
+    Live(OwnedFd),
+    Dump(OwnedFd),
+    Packed(Archive),
 }
 
 /// Why a root can't be used.
@@ -53,6 +84,13 @@ pub enum OpenError {
         path: PathBuf,
         /// What the kernel said.
         errno: Errno,
+    },
+    /// The file is no dump, or a damaged one.
+    Packed {
+        /// The file asked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: io::Error,
     },
     /// The kernel (before Linux 5.6) or a system call filter has no `openat2`,
     /// without which a dump can't be kept apart from the live machine.
@@ -68,8 +106,14 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory { path, errno } => {
-                write!(f, "{}: {}; give a readable directory", path.display(), errno.desc())
+                write!(f, "{}: {}; give a readable directory or tar", path.display(), errno.desc())
             }
+            Self::Packed { path, error } => write!(
+                f,
+                "{}: {error}; give a directory, or a whole tar of one (plain or packed by gzip, \
+                 xz or zstd)",
+                path.display()
+            ),
             Self::NoConfinement { path, errno } => write!(
                 f,
                 "{}: this kernel can't confine a dump (openat2: {}); use Linux 5.6 or newer, \
@@ -91,22 +135,65 @@ impl Root {
 
     /// The live machine.
     pub fn live() -> Result<Self, OpenError> {
-        Ok(Self { dir: directory(Path::new("/"))?, live: true })
+        Ok(Self::new(Place::Live(directory(Path::new("/"))?)))
     }
 
-    /// A dump: a directory that holds `proc` and `sys` of some machine.
+    /// The live machine, whose files are kept as they are read: what drivers
+    /// made of them is what they make of [`Root::gathered`].
+    pub fn gathering() -> Result<Self, OpenError> {
+        Ok(Self { gathered: Some(Mutex::default()), ..Self::live()? })
+    }
+
+    /// What was read, listed or found to exist through [`Root::gathering`].
+    pub fn gathered(self) -> Archive {
+        let gathered = self.gathered.unwrap_or_default();
+        gathered.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A dump: a directory that holds `proc` and `sys` of some machine, or that
+    /// holds one such directory; or a tar of either.
     pub fn dump(path: &Path) -> Result<Self, OpenError> {
-        let root = Self { dir: directory(path)?, live: false };
+        let dir = match directory(path) {
+            Err(OpenError::Directory { errno: Errno::ENOTDIR, .. }) => return Self::packed(path),
+            dir => dir?,
+        };
+        let root = Self::new(Place::Dump(dir));
         // Asked once here, so that no read has to explain it.
-        match root.open_at("/", OFlag::O_PATH) {
-            Ok(_) => Ok(root),
-            Err(errno) => Err(OpenError::NoConfinement { path: path.into(), errno }),
+        if let Err(errno) = root.open_at("/", OFlag::O_PATH) {
+            return Err(OpenError::NoConfinement { path: path.into(), errno });
         }
+        let names = root.list("/").unwrap_or_default();
+        let beneath = beneath(&names, |path| root.is_dir(path));
+        let beneath = beneath.and_then(|name| root.open_at(&name, DIRECTORY).ok());
+        Ok(beneath.map_or(root, |dir| Self::new(Place::Dump(dir))))
+    }
+
+    fn packed(path: &Path) -> Result<Self, OpenError> {
+        let archive = File::open(path).and_then(Archive::unpack);
+        match archive {
+            Ok(archive) => Ok(archive.into()),
+            Err(error) => Err(OpenError::Packed { path: path.into(), error }),
+        }
+    }
+
+    fn new(place: Place) -> Self {
+        Self { place, gathered: None, opens: AtomicU64::new(0), reads: AtomicU64::new(0) }
     }
 
     /// True for the live machine.
     pub fn is_live(&self) -> bool {
-        self.live
+        matches!(self.place, Place::Live(_))
+    }
+
+    /// How many opens were tried through this root so far: what a part costs
+    /// is asserted by counting, since time differs from machine to machine.
+    pub fn opens(&self) -> u64 {
+        self.opens.load(Ordering::Relaxed)
+    }
+
+    /// How many files were read whole through this root so far.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// The bytes of the file at `path`, at most [`MAX_FILE`] of them; a larger
@@ -117,93 +204,365 @@ impl Root {
 
     /// [`Root::bytes`] with a limit of its own.
     pub fn bytes_up_to(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
-        // O_NONBLOCK: a pipe in a dump must not hold us.
-        let file = self.open_plain(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
-        let mut bytes = Vec::with_capacity(PAGE);
-        File::from(file).take(limit + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limit {
-            let what = format!("larger than the limit of {limit} bytes");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
-        }
+        let bytes = match &self.place {
+            Place::Packed(archive) => {
+                self.opens.fetch_add(1, Ordering::Relaxed);
+                let bytes = archive.bytes_up_to(path, limit)?;
+                self.reads.fetch_add(1, Ordering::Relaxed);
+                bytes
+            }
+            _ => self.content(File::from(self.open_plain(path)?), path, limit)?,
+        };
+        self.keep(path, || Node::File(bytes.clone()));
         Ok(bytes)
+    }
+
+    /// The first `limit` bytes of the file at `path`, or all of it: for a long
+    /// list of like records (`/proc/cpuinfo`), which the kernel writes no
+    /// further than it is read.
+    pub fn head(&self, path: &str, limit: u64) -> io::Result<String> {
+        let bytes = match &self.place {
+            Place::Packed(archive) => archive.head(path, limit)?,
+            _ => {
+                let mut bytes = Vec::with_capacity(PAGE);
+                File::from(self.open_plain(path)?).take(limit).read_to_end(&mut bytes)?;
+                bytes
+            }
+        };
+        self.keep(path, || Node::File(bytes.clone()));
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The text of the file at `path`, without the newlines, NULs and spaces
     /// at its end; what is not UTF-8 is replaced.
     pub fn read(&self, path: &str) -> io::Result<String> {
-        let text = String::from_utf8(self.bytes(path)?)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-        let kept = text.trim_end_matches(|c: char| c == '\0' || c.is_whitespace()).len();
-        Ok(text[..kept].to_owned())
+        self.bytes(path).map(text)
     }
 
     /// The names in the directory at `path`, sorted, without `.` and `..`. More
     /// than [`MAX_ENTRIES`] is an error.
     pub fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        let fd = self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        let mut names = Vec::new();
-        for entry in Dir::from_fd(fd)?.iter() {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if name != "." && name != ".." {
-                names.push(name);
+        Ok(self.dir(path)?.entries.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The directory at `path`, open and listed: whoever reads several files of
+    /// it, or asks whether they are there, pays one open for the directory and
+    /// one for each file, and nothing for a file that is not there. More than
+    /// [`MAX_ENTRIES`] is an error.
+    pub fn dir(&self, path: &str) -> io::Result<Dir<'_>> {
+        let at = path.trim_end_matches('/').to_owned();
+        match &self.place {
+            Place::Packed(archive) => {
+                self.opens.fetch_add(1, Ordering::Relaxed);
+                Dir::unpacked(self, at, archive)
             }
-            if names.len() > MAX_ENTRIES {
-                let what = format!("more than the limit of {MAX_ENTRIES} entries");
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
-            }
+            _ => Dir::listed(self, at, self.open_at(path, DIRECTORY)?),
         }
-        names.sort_unstable();
-        Ok(names)
     }
 
     /// What the link at `path` says, unresolved. Something that is no link is
     /// an error, as is a missing one.
     pub fn link_target(&self, path: &str) -> io::Result<String> {
-        let target = if self.live {
-            readlinkat(&self.dir, relative(path))?
-        } else {
-            let link = self.open_at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
-            readlinkat(&link, "")?
+        let target = match &self.place {
+            Place::Packed(archive) => archive.link_target(path)?,
+            _ => self.unrecorded_target(path)?,
         };
-        Ok(target.to_string_lossy().into_owned())
+        self.keep(path, || Node::Link(target.clone()));
+        Ok(target)
     }
 
     /// True if something is at `path`, readable or not.
     pub fn exists(&self, path: &str) -> bool {
-        self.open_at(path, OFlag::O_PATH).is_ok()
+        let exists = match &self.place {
+            Place::Packed(archive) => archive.exists(path),
+            _ => self.open_at(path, OFlag::O_PATH).is_ok(),
+        };
+        if exists && self.gathered.is_some() && !self.is_dir(path) {
+            self.keep(path, || Node::File(Vec::new()));
+        }
+        exists
     }
 
     /// True if a directory is at `path`.
     pub fn is_dir(&self, path: &str) -> bool {
-        self.open_at(path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok()
+        let is_dir = match &self.place {
+            Place::Packed(archive) => archive.is_dir(path),
+            _ => self.open_at(path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok(),
+        };
+        if is_dir {
+            self.keep(path, || Node::Dir(BTreeMap::new()));
+        }
+        is_dir
     }
 
     /// Usage of the file system that holds `/`; `None` for a dump, whose
     /// directory lies on a file system of the machine that reads it.
     pub(crate) fn filesystem(&self) -> Option<io::Result<Statvfs>> {
-        self.live.then(|| fstatvfs(&self.dir).map_err(io::Error::from))
+        match &self.place {
+            Place::Live(dir) => Some(fstatvfs(dir).map_err(io::Error::from)),
+            Place::Dump(_) | Place::Packed(_) => None,
+        }
     }
 
-    fn open_plain(&self, path: &str, flags: OFlag) -> io::Result<OwnedFd> {
-        if !self.live {
+    /// The live machine has no device of the kind that `path` lists. In a dump
+    /// an empty directory says so.
+    pub(crate) fn keep_none(&self, path: &str) {
+        self.keep(path, || Node::Dir(BTreeMap::new()));
+    }
+
+    fn keep(&self, path: &str, node: impl FnOnce() -> Node) {
+        let Some(gathered) = &self.gathered else { return };
+        let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        gather::keep(&mut gathered, path, node(), |path| self.unrecorded_target(path).ok());
+    }
+
+    fn unrecorded_target(&self, path: &str) -> io::Result<String> {
+        let target = match &self.place {
+            Place::Live(dir) => readlinkat(dir, relative(path))?,
+            _ => readlinkat(self.open_at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?, "")?,
+        };
+        Ok(target.to_string_lossy().into_owned())
+    }
+
+    fn open_plain(&self, path: &str) -> io::Result<OwnedFd> {
+        if let Place::Dump(_) = self.place {
             // Opening a device node has effects of its own (a watchdog starts,
             // a tape rewinds); O_PATH has none.
             let mode = fstat(self.open_at(path, OFlag::O_PATH)?)?.st_mode;
             if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-                return Err(io::Error::other("is not a plain file"));
+                return Err(io::Error::other(NOT_PLAIN));
             }
         }
-        Ok(self.open_at(path, flags)?)
+        Ok(self.open_at(path, PLAIN)?)
     }
 
     fn open_at(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+        self.opens.fetch_add(1, Ordering::Relaxed);
         let flags = flags | OFlag::O_CLOEXEC;
-        if self.live {
-            return openat(self.dir.as_fd(), relative(path), flags, Mode::empty());
+        match &self.place {
+            Place::Live(dir) => openat(dir.as_fd(), relative(path), flags, Mode::empty()),
+            Place::Dump(dir) => {
+                let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+                openat2(dir.as_fd(), path, OpenHow::new().flags(flags).resolve(resolve))
+            }
+            Place::Packed(_) => Err(Errno::ENOTDIR),
         }
-        let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        openat2(self.dir.as_fd(), path, OpenHow::new().flags(flags).resolve(resolve))
     }
+
+    fn content(&self, mut file: File, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        // On the stack, since nearly all of what is read is a few bytes.
+        let mut page = [0; PAGE];
+        let first = file.read(&mut page)?;
+        let mut bytes = page[..first].to_vec();
+        if first == PAGE || (first > 0 && !answers_whole(path)) {
+            file.take((limit + 1).saturating_sub(first as u64)).read_to_end(&mut bytes)?;
+        }
+        if bytes.len() as u64 > limit {
+            return Err(over(limit));
+        }
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        Ok(bytes)
+    }
+}
+
+impl From<Archive> for Root {
+    /// A dump that is in memory.
+    fn from(archive: Archive) -> Self {
+        Self::new(Place::Packed(archive))
+    }
+}
+
+/// A directory of a root, open and listed once.
+#[derive(Debug)]
+pub struct Dir<'a> {
+    root: &'a Root,
+    path: String,
+    entries: Vec<(String, Kind)>,
+    /// Where the listing's own names are opened, without a path to resolve.
+    /// A tar has no such place.
+    open: Option<Entries>,
+}
+
+/// What a listing says of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Directory,
+    /// A link, a device node, or a file system that doesn't say.
+    Other,
+}
+
+impl<'a> Dir<'a> {
+    fn listed(root: &'a Root, path: String, fd: OwnedFd) -> io::Result<Self> {
+        let mut open = Entries::from_fd(fd)?;
+        let mut entries = Vec::new();
+        for entry in open.iter() {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            if entries.len() == MAX_ENTRIES {
+                return Err(too_many());
+            }
+            let kind = match entry.file_type() {
+                Some(Type::File) => Kind::Plain,
+                Some(Type::Directory) => Kind::Directory,
+                _ => Kind::Other,
+            };
+            entries.push((name, kind));
+        }
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let dir = Self { root, path, entries, open: Some(open) };
+        dir.keep();
+        Ok(dir)
+    }
+
+    fn unpacked(root: &'a Root, path: String, archive: &Archive) -> io::Result<Self> {
+        // All goes by path.
+        let entries = archive.list(&path)?.into_iter().map(|name| (name, Kind::Other)).collect();
+        Ok(Self { root, path, entries, open: None })
+    }
+
+    /// The entries' names, and where links lead, are part of a dump; the content
+    /// of a file is where it was read.
+    fn keep(&self) {
+        if self.root.gathered.is_none() {
+            return;
+        }
+        self.root.keep(&self.path, || Node::Dir(BTreeMap::new()));
+        for (name, kind) in &self.entries {
+            let path = self.path_of(name);
+            match kind {
+                Kind::Plain => self.root.keep(&path, || Node::File(Vec::new())),
+                Kind::Directory => self.root.keep(&path, || Node::Dir(BTreeMap::new())),
+                Kind::Other => drop(self.root.link_target(&path)),
+            }
+        }
+    }
+
+    /// Where it is, e.g. `/sys/devices/system/cpu`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Where an entry of it is.
+    pub fn path_of(&self, name: &str) -> String {
+        format!("{}/{name}", self.path)
+    }
+
+    /// The names in it, sorted, without `.` and `..`.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// True if it has an entry of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.kind(name).is_some()
+    }
+
+    /// The bytes of a file in it, at most [`MAX_FILE`].
+    pub fn bytes(&self, name: &str) -> io::Result<Vec<u8>> {
+        match self.kind(name) {
+            None => Err(Errno::ENOENT.into()),
+            Some(Kind::Plain) => {
+                let file = self.open_at(name, PLAIN)?;
+                let bytes = self.root.content(File::from(file), &self.path, MAX_FILE)?;
+                if self.root.gathered.is_some() {
+                    self.root.keep(&self.path_of(name), || Node::File(bytes.clone()));
+                }
+                Ok(bytes)
+            }
+            Some(_) => self.root.bytes(&self.path_of(name)),
+        }
+    }
+
+    /// The text of a file in it, as [`Root::read`] gives it.
+    pub fn read(&self, name: &str) -> io::Result<String> {
+        self.bytes(name).map(text)
+    }
+
+    /// A directory in it, or further down in it: `cpu0/topology` costs one open.
+    pub fn dir(&self, name: &str) -> io::Result<Dir<'a>> {
+        if let Some((first, _)) = name.split_once('/') {
+            return match self.kind(first) {
+                None => Err(Errno::ENOENT.into()),
+                Some(_) => self.below(name),
+            };
+        }
+        match self.kind(name) {
+            None => Err(Errno::ENOENT.into()),
+            Some(Kind::Directory) => {
+                let fd = self.open_at(name, DIRECTORY)?;
+                Dir::listed(self.root, self.path_of(name), fd)
+            }
+            Some(_) => self.root.dir(&self.path_of(name)),
+        }
+    }
+
+    /// A path from here down. Where a link is on the way it goes by the whole
+    /// path, since only from the root are links kept in the dump.
+    fn below(&self, path: &str) -> io::Result<Dir<'a>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let resolve = ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        if let (Place::Dump(_), Some(open)) = (&self.root.place, &self.open) {
+            self.root.opens.fetch_add(1, Ordering::Relaxed);
+            match openat2(open, path, OpenHow::new().flags(flags).resolve(resolve)) {
+                Ok(fd) => return Dir::listed(self.root, self.path_of(path), fd),
+                Err(Errno::ELOOP) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.root.dir(&self.path_of(path))
+    }
+
+    fn kind(&self, name: &str) -> Option<Kind> {
+        let place = self.entries.binary_search_by(|(entry, _)| entry.as_str().cmp(name)).ok()?;
+        Some(self.entries[place].1)
+    }
+
+    fn open_at(&self, name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+        self.root.opens.fetch_add(1, Ordering::Relaxed);
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(self.open.as_ref().ok_or(Errno::ENOTDIR)?, name, flags, Mode::empty())
+    }
+}
+
+/// The name of the one directory that is a machine's root, where the directory
+/// asked for is none itself: dumps are packed with the directory they lay in.
+pub(crate) fn beneath(names: &[String], is_dir: impl Fn(&str) -> bool) -> Option<String> {
+    let is_root = |name: &str| ["proc", "sys"].iter().any(|dir| is_dir(&format!("{name}/{dir}")));
+    if is_root("") {
+        return None;
+    }
+    let mut roots = names.iter().filter(|name| is_root(&format!("/{name}")));
+    roots.next().filter(|_| roots.next().is_none()).cloned()
+}
+
+pub(crate) fn over(limit: u64) -> io::Error {
+    let what = format!("larger than the limit of {limit} bytes");
+    io::Error::new(io::ErrorKind::FileTooLarge, what)
+}
+
+pub(crate) fn too_many() -> io::Error {
+    let what = format!("more than the limit of {MAX_ENTRIES} entries");
+    io::Error::new(io::ErrorKind::FileTooLarge, what)
+}
+
+/// True where a read that brings less than was asked for has met the end: an
+/// attribute of sysfs comes whole. The files of procfs and debugfs are made of
+/// records, and a read may end at any of them.
+fn answers_whole(path: &str) -> bool {
+    path.starts_with("/sys/") && !path.starts_with("/sys/kernel/debug")
+}
+
+pub(crate) fn text(bytes: Vec<u8>) -> String {
+    let mut text = String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    text.truncate(text.trim_end_matches(|c: char| c == '\0' || c.is_whitespace()).len());
+    text
 }
 
 /// `openat` ignores its directory for an absolute path, so `/sys` becomes `sys`.

@@ -1,87 +1,18 @@
 //! Small machines made up for one trait each, so that a clone without the
 //! corpus is tested too.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-};
+mod tree;
 
-use expect_test::{Expect, expect};
+use std::{fs, path::Path};
+
+use expect_test::expect;
 use purlin_core::{
-    inventory::{Inventory, Part, SensorKind},
+    inventory::{Inventory, NodeFlag, Part, SensorKind},
     metric::Sampler,
 };
 use purlin_drivers::{OpenError, Root};
-use tempfile::TempDir;
 
-/// A dump's directory, written by a test.
-struct Tree(TempDir);
-
-impl Tree {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary directory"))
-    }
-
-    fn at(&self, path: &str) -> PathBuf {
-        let path = self.0.path().join(path);
-        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-        path
-    }
-
-    fn file(&self, path: &str, content: impl AsRef<[u8]>) -> &Self {
-        fs::write(self.at(path), content).expect("a file");
-        self
-    }
-
-    fn files(&self, dir: &str, files: &[(&str, &str)]) -> &Self {
-        for (name, content) in files {
-            self.file(&format!("{dir}/{name}"), format!("{content}\n"));
-        }
-        self
-    }
-
-    fn link(&self, path: &str, target: &str) -> &Self {
-        symlink(target, self.at(path)).expect("a link");
-        self
-    }
-
-    /// A PU with its own L1d and an L3 shared by `l3`.
-    fn pu(&self, id: u32, package: u32, core: u32, l3: &str) -> &Self {
-        let dir = format!("sys/devices/system/cpu/cpu{id}");
-        let (id, package, core) = (id.to_string(), package.to_string(), core.to_string());
-        let topology = [("physical_package_id", package.as_str()), ("core_id", &core)];
-        let l1 = [("level", "1"), ("type", "Data"), ("size", "32K"), ("shared_cpu_list", &id)];
-        let l3 = [("level", "3"), ("type", "Unified"), ("size", "8192K"), ("shared_cpu_list", l3)];
-        self.files(&format!("{dir}/topology"), &topology)
-            .files(&format!("{dir}/cache/index0"), &l1)
-            .files(&format!("{dir}/cache/index1"), &l3)
-    }
-
-    fn node(&self, id: u32, cpus: &str, kib: u32, distance: &str) -> &Self {
-        let meminfo = format!("Node {id} MemTotal: {kib} kB\nNode {id} MemFree: 1 kB");
-        let files = [("cpulist", cpus), ("meminfo", &meminfo), ("distance", distance)];
-        self.files(&format!("sys/devices/system/node/node{id}"), &files)
-    }
-
-    fn root(&self) -> Root {
-        Root::dump(self.0.path()).expect("a dump's root")
-    }
-
-    fn read(&self) -> Inventory {
-        purlin_drivers::inventory(&self.root())
-    }
-}
-
-fn problems_of(inventory: &Inventory, part: Part) -> Vec<String> {
-    let of = inventory.problems.iter().filter(|problem| problem.part == part);
-    of.map(|problem| format!("{}: {}", problem.at, problem.what)).collect()
-}
-
-#[track_caller]
-fn check(actual: &impl std::fmt::Debug, expected: Expect) {
-    expected.assert_eq(&format!("{actual:?}"));
-}
+use crate::tree::{Tree, check, problems_of};
 
 #[test]
 fn two_sockets_share_no_cache_and_no_node() {
@@ -118,7 +49,7 @@ fn a_node_without_cpus_is_a_node() {
     tree.pu(0, 0, 0, "0").node(0, "0", 1024, "10 40").node(16, "", 4096, "40 10");
     let nodes = tree.read().numa.expect("the nodes");
     assert_eq!(nodes.len(), 2);
-    assert!(nodes[1].cpus.is_empty());
+    assert!(nodes[1].is(NodeFlag::CpuLess));
     check(&nodes[1].distances, expect!["{0: 40, 16: 10}"]);
 }
 
@@ -177,6 +108,36 @@ fn only_plain_files_are_opened_in_a_dump() {
 }
 
 #[test]
+fn a_directory_confines_what_is_opened_through_it() {
+    let outside = tempfile::tempdir().expect("a temporary directory");
+    fs::write(outside.path().join("secret"), "of the live host").expect("a file");
+    let tree = Tree::new();
+    tree.files("sys/a", &[("plain", "1")]).link("sys/a/inside", "/sys/a/plain");
+    tree.link("sys/a/outside", outside.path().join("secret").to_str().expect("UTF-8"));
+    tree.link("sys/a/above", outside.path().to_str().expect("UTF-8"));
+    nix::unistd::mkfifo(&tree.at("sys/a/pipe"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let root = tree.root();
+    let dir = root.dir("/sys/a").expect("the directory");
+    assert_eq!(dir.read("plain").expect("a plain file"), "1");
+    assert_eq!(dir.read("inside").expect("a link within"), "1");
+    for name in ["outside", "pipe", "above", "absent", "../a/plain", "."] {
+        assert!(dir.read(name).is_err() && dir.dir(name).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_file_of_an_open_directory_costs_one_open_and_an_absent_one_nothing() {
+    let tree = Tree::new();
+    tree.files("sys/a/b", &[("one", "1"), ("two", "2")]);
+    let root = tree.root();
+    let before = root.opens();
+    let dir = root.dir("/sys/a").and_then(|dir| dir.dir("b")).expect("the directory");
+    assert_eq!((dir.read("one").ok().as_deref(), dir.read("two").is_ok()), (Some("1"), true));
+    assert!(dir.read("three").is_err() && !dir.has("three"));
+    assert_eq!((root.opens() - before, root.reads()), (4, 2));
+}
+
+#[test]
 fn an_empty_root_is_all_problems() {
     let inventory = Tree::new().read();
     let silent: Vec<_> =
@@ -193,7 +154,9 @@ fn a_root_that_is_no_directory_is_an_error_that_says_so() {
     assert!(matches!(error, OpenError::Directory { .. }));
     check(
         &error.to_string(),
-        expect![[r#""/nowhere/at/all: No such file or directory; give a readable directory""#]],
+        expect![[
+            r#""/nowhere/at/all: No such file or directory; give a readable directory or tar""#
+        ]],
     );
 }
 
@@ -370,7 +333,7 @@ fn a_sensor_reads_in_its_unit() {
     let chip = [("name", "nvme"), ("temp1_input", "45123"), ("temp1_label", "Composite")];
     tree.files("sys/class/hwmon/hwmon3", &chip)
         .link("sys/class/hwmon/hwmon3/device", "../../nvme0");
-    tree.files("sys/class/thermal/thermal_zone0", &[("temp", "1"), ("type", "ignored")]);
+    tree.files("sys/class/thermal/thermal_zone0", &[("temp", "1"), ("type", "nvme")]);
     let sensors = tree.read().sensors.expect("the sensors");
     assert_eq!(sensors.len(), 1);
     assert_eq!(sensors[0].kind, SensorKind::Temperature);

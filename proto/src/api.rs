@@ -326,6 +326,56 @@ pub struct Change {
     pub to: String,
 }
 
+/// `GET /v1/hardware/diff`: two inventories compared, the machine against the
+/// accepted hardware; `POST /v1/hardware/baseline` answers with what is left of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HardwareDiff {
+    /// What is on the left, e.g. `accepted by uid 0 (local)`; empty while nothing is
+    /// accepted.
+    pub from: String,
+    /// What is on the right.
+    pub to: String,
+    /// When the left was accepted, if it was.
+    pub accepted_unix_ms: Option<u64>,
+    /// What differs.
+    pub changes: Vec<HardwareChange>,
+    /// Kinds of things that only one side could read, and that were not compared.
+    pub unread: Vec<String>,
+}
+
+/// `GET /v1/hardware/changes`: what happened to the hardware since the agent started.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct HardwareChanges {
+    /// Oldest first; only so many are kept.
+    pub changes: Vec<HardwareChange>,
+}
+
+/// Something that happened to the hardware, or a difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HardwareChange {
+    /// `hw.appeared`, `hw.vanished`, `hw.moved`, `hw.changed`, `hw.reader_fault`,
+    /// `hw.reader_back`, `hw.flapping`.
+    pub name: String,
+    /// When it was told.
+    pub unix_ms: u64,
+    /// The part of the inventory.
+    pub part: String,
+    /// What kind of thing, e.g. `NIC`.
+    pub kind: String,
+    /// What the thing is known by: serial, else bus address, else name.
+    pub identity: String,
+    /// The thing, for a person.
+    pub title: String,
+    /// The fact that changed, if one did.
+    pub field: String,
+    /// What it was.
+    pub before: String,
+    /// What it is.
+    pub after: String,
+    /// All of it, for a person.
+    pub text: String,
+}
+
 /// `GET /v1/config/history`
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct History {

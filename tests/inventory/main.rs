@@ -2,9 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::{fs, os::unix::fs::symlink, process::ExitCode};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
 
-use purlin_tests::{Lab, Node, Result, ensure, node::Answer, test};
+use purlin_tests::{Lab, Need, Node, Result, ensure, node::Answer, test};
 use serde_json::Value;
 
 fn main() -> ExitCode {
@@ -13,6 +18,13 @@ fn main() -> ExitCode {
         test("an_empty_root_gives_problems_and_no_panic", 60, empty_root),
         test("a_root_full_of_nonsense_gives_problems_and_no_panic", 60, nonsense),
         test("a_root_that_does_not_exist_is_said_so", 60, no_root),
+        test("what_was_gathered_is_this_machine", 120, gathered),
+        test("a_dump_is_not_written_over", 120, not_written_over),
+        test("a_broken_tar_is_said_to_be_one", 60, broken_tar),
+        test("a_picture_is_plain_well_formed_svg", 60, picture),
+        // hwloc-nox of Debian.
+        test("lstopo_opens_our_xml_and_counts_the_same", 300, lstopo_counts)
+            .needs(&[Need::Program(LSTOPO)]),
     ])
 }
 
@@ -75,4 +87,102 @@ fn has_problems(lab: &Lab, root: &str) -> Result {
 fn list(lab: &Lab, root: &str) -> Result<Answer> {
     let root = lab.dir().join(root).display().to_string();
     Node::new(lab, "node")?.cli(&["hw", "list", "--root", &root, "-o", "json"])
+}
+
+fn gathered(lab: &Lab) -> Result {
+    let node = Node::new(lab, "node")?;
+    let file = lab.dir().join("box.tar.gz").display().to_string();
+    let answer = node.cli(&["hw", "gather", &file])?;
+    ensure!(answer.code == 0 && answer.stderr.contains("serial numbers"), "{answer:?}");
+    let ours: Value = node.json(&["hw", "list"])?;
+    let theirs: Value = node.json(&["hw", "list", "--root", &file])?;
+    for fact in ["cpu", "pci", "storage"] {
+        ensure!(ours[fact] == theirs[fact], "{fact}: {} and {}", ours[fact], theirs[fact]);
+    }
+    Ok(())
+}
+
+fn not_written_over(lab: &Lab) -> Result {
+    let node = Node::new(lab, "node")?;
+    let file = lab.file("box.tar.gz", "mine")?.display().to_string();
+    let answer = node.cli(&["hw", "gather", &file])?;
+    ensure!(answer.code == 1 && answer.stderr.contains("--force"), "{answer:?}");
+    ensure!(fs::read(&file)? == b"mine", "it was written over");
+    ensure!(node.cli(&["hw", "gather", "--force", &file])?.code == 0, "--force writes over it");
+    ensure!(fs::read(&file)? != b"mine", "it was not written over");
+    Ok(())
+}
+
+fn broken_tar(lab: &Lab) -> Result {
+    lab.file("broken.tar.gz", [0x1f, 0x8b, 8, 0, 0, 0])?;
+    let answer = list(lab, "broken.tar.gz")?;
+    ensure!(answer.stderr.contains("broken.tar.gz"), "names the file: {answer:?}");
+    Ok(())
+}
+
+fn picture(lab: &Lab) -> Result {
+    let node = Node::new(lab, "node")?;
+    let svg = node.cli(&["hw", "draw"])?.stdout;
+    ensure!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
+    for banned in ["<script", "href", "url(", "@import"] {
+        ensure!(!svg.contains(banned), "{banned} in {svg}");
+    }
+    well_formed(&svg)?;
+    well_formed(&node.cli(&["hw", "xml"])?.stdout)
+}
+
+/// Each tag that is opened is closed, in order, and no text has a loose mark.
+fn well_formed(xml: &str) -> Result {
+    let mut open = Vec::new();
+    for tag in xml.split('<').skip(1) {
+        let Some((tag, text)) = tag.split_once('>') else {
+            return Err(format!("a tag without an end: {tag}").into());
+        };
+        ensure!(!text.contains('>') && !text.contains("& "), "loose mark in {text}");
+        match (tag.strip_prefix('/'), tag.starts_with(['?', '!']) || tag.ends_with('/')) {
+            (Some(name), _) => ensure!(open.pop() == Some(name), "{name} closes nothing"),
+            (None, true) => {}
+            (None, false) => open.push(tag.split_whitespace().next().unwrap_or_default()),
+        }
+    }
+    ensure!(open.is_empty(), "left open: {open:?}");
+    Ok(())
+}
+
+const LSTOPO: &str = "lstopo-no-graphics";
+
+/// Of this machine and of each dump of the corpus.
+fn lstopo_counts(lab: &Lab) -> Result {
+    let node = Node::new(lab, "node")?;
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
+    let corpus = std::env::var_os("PURLIN_CORPUS").map_or(beside, PathBuf::from);
+    let dumps = fs::read_dir(corpus.join("dumps")).into_iter().flatten().flatten();
+    let mut roots = vec!["/".to_owned()];
+    roots.extend(dumps.map(|dump| dump.path().display().to_string()));
+    println!("{} machines", roots.len());
+    let file = lab.dir().join("machine.xml").display().to_string();
+    for root in roots {
+        let answer = node.cli(&["hw", "xml", &file, "--root", &root])?;
+        ensure!(answer.code == 0, "{root}: {answer:?}");
+        let inventory: Value = node.json(&["hw", "list", "--root", &root])?;
+        let groups = |kind: &str| {
+            let groups = inventory["cpu"]["groups"].as_array().into_iter().flatten();
+            groups.filter(|group| group["kind"] == kind).count()
+        };
+        // hwloc has one node where the kernel tells none.
+        let nodes = inventory["numa"].as_array().map_or(0, Vec::len).max(1);
+        for (object, ours) in [
+            ("package", groups("package")),
+            ("core", groups("core")),
+            ("pu", inventory["cpu"]["pus"].as_array().map_or(0, Vec::len)),
+            ("numa", nodes),
+        ] {
+            let mut lstopo = Command::new(LSTOPO);
+            let lstopo = lstopo.args(["-i", &file, "--disallowed", "--only", object]).output()?;
+            ensure!(lstopo.status.success(), "{root}: {lstopo:?}");
+            let theirs = String::from_utf8_lossy(&lstopo.stdout).lines().count();
+            ensure!(theirs == ours, "{root}: {ours} of {object}, and lstopo counts {theirs}");
+        }
+    }
+    Ok(())
 }

@@ -9,6 +9,7 @@
 use libtest_mimic::Failed;
 
 pub mod broker;
+pub mod guest;
 pub mod lab;
 pub mod mqtt;
 pub mod node;
@@ -18,6 +19,7 @@ pub mod stuck;
 pub mod wait;
 
 pub use broker::Broker;
+pub use guest::Guest;
 pub use lab::{Lab, Need, run, test};
 pub use node::Node;
 pub use proxy::{Behaviour, Proxy};

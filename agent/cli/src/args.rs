@@ -94,7 +94,8 @@ Examples:
   purlin hw list                         every device on a line
   purlin hw tree                         what sits on which NUMA node
   purlin hw show cpu                     all about the processors
-  purlin hw list --root ./dump           a machine copied into a directory")]
+  purlin hw gather                       take this machine along in a file
+  purlin hw tree --root box.tar.gz       a machine that somebody took along")]
     Hw(HwArgs),
 
     /// Show what waits on disk for the cloud
@@ -178,8 +179,9 @@ pub struct StatusArgs {
 /// `purlin hw`
 #[derive(Debug, Args)]
 pub struct HwArgs {
-    /// Read a dump of a machine instead of this one
-    #[arg(long, global = true, value_name = "DIR")]
+    /// Read a dump of a machine instead of this one: a directory with its `proc` and
+    /// `sys`, or a tar of one (plain, .gz, .xz or .zst)
+    #[arg(long, global = true, value_name = "DIR|TAR")]
     pub root: Option<PathBuf>,
     /// What to show.
     #[command(subcommand)]
@@ -209,6 +211,25 @@ Examples:
         #[arg(value_parser = part())]
         part: Option<Part>,
     },
+    /// Compare the hardware with what was accepted, or two machines
+    ///
+    /// Temperatures, counters, link state and all else that changes by itself is not
+    /// compared, and neither is what one side could not read. Exits 2 if anything
+    /// differs. Without a running agent it reads the machine and the state directory.
+    #[command(after_help = "\
+Examples:
+  purlin hw diff                         is it still what was accepted?
+  purlin hw diff before.json             what changed since `hw list -o json`?
+  purlin hw diff ./node1 ./node2         two machines copied into directories")]
+    Diff(DiffArgs),
+    /// Accept the hardware as it is now, so that `diff` compares with it
+    ///
+    /// The agent keeps it. What a node was made of when it was first seen is accepted
+    /// without being asked.
+    #[command(after_help = "\
+Examples:
+  purlin hw diff; sudo purlin hw accept  after a repair")]
+    Accept,
     /// Draw what sits on which NUMA node
     ///
     /// From the outside in: packages, nodes, caches, cores, and the devices of each node.
@@ -216,6 +237,71 @@ Examples:
 Examples:
   purlin hw tree                         which GPU is next to which NIC?")]
     Tree,
+    /// Draw a picture of the machine, in SVG
+    ///
+    /// Packages, NUMA nodes, caches and cores as boxes in boxes, and each device at the
+    /// node it sits on. Any browser shows and prints it.
+    #[command(after_help = "\
+Examples:
+  purlin hw draw machine.svg             a picture to hang on the rack
+  purlin hw draw --root box.tar.gz > box.svg")]
+    Draw(ToFile),
+    /// Write the topology as hwloc's XML, for lstopo and what else reads it
+    #[command(after_help = "\
+Examples:
+  purlin hw xml machine.xml && lstopo -i machine.xml
+  purlin hw xml --root box.tar.gz | lstopo-no-graphics -i -")]
+    Xml(ToFile),
+    /// Write a dump: every file that was read of this machine, in a .tar.gz
+    ///
+    /// Whoever gets it sees with --root what was seen here, and nothing of his own
+    /// machine. It has no keys, no files of yours and no content of any disk; but serial
+    /// numbers, MAC addresses and the host's name are in it. Root can read more of them
+    /// than you. What no file tells is in purlin/inventory.json, as it was read here.
+    #[command(after_help = "\
+Examples:
+  sudo purlin hw gather                  purlin-<host>-<date>.tar.gz, right here
+  purlin hw gather - | ssh desk 'cat > rack7.tar.gz'
+  purlin hw list --root rack7.tar.gz     and read it anywhere")]
+    Gather {
+        /// Where to; `-` is standard output [default: purlin-<host>-<date>.tar.gz]
+        file: Option<PathBuf>,
+        /// Write over a file that is there
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Count packages, cores, caches, nodes and devices, to compare with other readers
+    ///
+    /// Once as hwloc counts, once (`sysfs_…`, `kernel_…`) what the kernel shows.
+    #[command(after_help = "\
+Examples:
+  purlin hw counts -o json | jq .cores   how many cores may be used?")]
+    Counts,
+    /// Show which GPUs and virtual functions a container can be given
+    ///
+    /// With `-o json`, as specifications of the Container Device Interface: each of
+    /// `specs` is the content of one file that a container runtime reads.
+    #[command(after_help = "\
+Examples:
+  purlin hw cdi                          by what names can a container ask?
+  purlin hw cdi -o json | jq '.specs[0]' > /etc/cdi/purlin.io-gpu.json")]
+    Cdi,
+}
+
+/// Where a document goes that is a file of its own.
+#[derive(Debug, Args)]
+pub struct ToFile {
+    /// Where to, over what is there [default: standard output, as `-`]
+    pub file: Option<PathBuf>,
+}
+
+/// `purlin hw diff`
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Before: a file of `hw list -o json` (its name ends in .json), or a dump
+    pub before: Option<PathBuf>,
+    /// After: the same [default: this machine]
+    pub after: Option<PathBuf>,
 }
 
 /// `purlin queue …`

@@ -78,6 +78,11 @@ impl Client {
         Ok(Self { socket: boot.socket.clone(), boot: Some(boot) })
     }
 
+    /// What the agent starts from; `None` when only its socket was told.
+    pub fn boot(&self) -> Option<&Boot> {
+        self.boot.as_ref()
+    }
+
     /// `GET`s a document.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
         let bytes = self.send(Method::GET, path, Body::default(), DEADLINE).await?;

@@ -54,7 +54,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         Command::Agent => return purlin_daemon::main(global.config.as_deref()),
         Command::Completions { shell } => shell::completions(shell, &output),
         Command::Man { dir } => shell::man(&dir),
-        Command::Hw(args) => wait(hw::run(&args, &output)),
+        Command::Hw(args) => wait(hw::run(&args, &global, &output)),
         Command::Status(args) => wait(status::run(&args, &global, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),
         Command::Link(command) => wait(link::run(&command, &global, &output)),

@@ -5,9 +5,9 @@
 //! prints.
 
 use alloc::{
-    collections::BTreeSet,
     format,
     string::{String, ToString},
+    vec::Vec,
 };
 use core::fmt;
 
@@ -17,16 +17,17 @@ use serde::{Deserialize, Serialize};
 /// that a damaged list can't make us allocate without bound.
 pub const MAX_ID: u32 = 16_383;
 
-/// A set of CPU or node ids, ordered.
+/// A set of CPU or node ids, ordered: a bit for each, 64 a word, and no empty
+/// word at the end, so that equal sets are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct IdSet(BTreeSet<u32>);
+pub struct IdSet(Vec<u64>);
 
 impl IdSet {
     /// Reads the kernel's list form. White space and NUL bytes around it are
     /// ignored (some kernels end a list with a NUL); an empty list is the empty set.
     pub fn parse(list: &str) -> Result<Self, String> {
-        let mut ids = BTreeSet::new();
+        let mut ids = Self::default();
         let list = list.trim_matches(|c: char| c.is_whitespace() || c == '\0');
         for part in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -34,19 +35,42 @@ impl IdSet {
             if first > last {
                 return Err(format!("\"{part}\" is a range that runs backwards"));
             }
-            ids.extend(first..=last);
+            (first..=last).for_each(|id| ids.insert(id));
         }
-        Ok(Self(ids))
+        Ok(ids)
+    }
+
+    /// Reads the kernel's mask form, `ff,00000001`: hexadecimal words of 32
+    /// bits, the highest first. What [`IdSet::parse`] ignores is ignored.
+    pub fn parse_mask(mask: &str) -> Result<Self, String> {
+        let mut ids = Self::default();
+        let mask = mask.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+        for (place, word) in mask.rsplit(',').enumerate() {
+            let bits = u32::from_str_radix(word.trim(), 16)
+                .map_err(|_| format!("{word} is not a word of a mask"))?;
+            for bit in (0..32).filter(|bit| bits >> bit & 1 == 1) {
+                let id = u32::try_from(place * 32).unwrap_or(u32::MAX).saturating_add(bit);
+                if id > MAX_ID {
+                    return Err(format!("id {id} is over the limit of {MAX_ID}"));
+                }
+                ids.insert(id);
+            }
+        }
+        Ok(ids)
     }
 
     /// The ids, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> + '_ {
-        self.0.iter().copied()
+        let bits = |(place, word): (usize, &u64)| {
+            let (first, word) = (place as u32 * 64, *word);
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit)
+        };
+        self.0.iter().enumerate().flat_map(bits)
     }
 
     /// How many ids there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// True if there is no id.
@@ -56,17 +80,21 @@ impl IdSet {
 
     /// True if `id` is a member.
     pub fn contains(&self, id: u32) -> bool {
-        self.0.contains(&id)
+        self.0.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1)
     }
 
     /// The smallest id.
     pub fn first(&self) -> Option<u32> {
-        self.0.first().copied()
+        self.iter().next()
     }
 
     /// Adds an id.
     pub fn insert(&mut self, id: u32) {
-        self.0.insert(id);
+        let place = id as usize / 64;
+        if self.0.len() <= place {
+            self.0.resize(place + 1, 0);
+        }
+        self.0[place] |= 1 << (id % 64);
     }
 
     /// Takes an id out.
@@ -76,12 +104,30 @@ impl IdSet {
 
     /// The ids that are in both.
     pub fn intersection(&self, other: &Self) -> Self {
-        Self(self.0.intersection(&other.0).copied().collect())
+        Self::trimmed(self.0.iter().zip(&other.0).map(|(a, b)| a & b).collect())
     }
 
     /// The ids of `self` that `other` lacks.
     pub fn difference(&self, other: &Self) -> Self {
-        Self(self.0.difference(&other.0).copied().collect())
+        let theirs = other.0.iter().copied().chain(core::iter::repeat(0));
+        Self::trimmed(self.0.iter().zip(theirs).map(|(a, b)| a & !b).collect())
+    }
+
+    /// The ids that are in either.
+    pub fn union(&self, other: &Self) -> Self {
+        self.iter().chain(other.iter()).collect()
+    }
+
+    /// True if every id is in `other` too.
+    pub fn is_subset(&self, other: &Self) -> bool {
+        self.difference(other).is_empty()
+    }
+
+    fn trimmed(mut words: Vec<u64>) -> Self {
+        while words.last() == Some(&0) {
+            words.pop();
+        }
+        Self(words)
     }
 }
 
@@ -95,7 +141,15 @@ fn parse_id(text: &str) -> Result<u32, String> {
 
 impl FromIterator<u32> for IdSet {
     fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
-        Self(ids.into_iter().collect())
+        let mut set = Self::default();
+        ids.into_iter().for_each(|id| set.insert(id));
+        set
+    }
+}
+
+impl Extend<u32> for IdSet {
+    fn extend<I: IntoIterator<Item = u32>>(&mut self, ids: I) {
+        ids.into_iter().for_each(|id| self.insert(id));
     }
 }
 

@@ -8,6 +8,8 @@
 //! | module | what it decides |
 //! | --- | --- |
 //! | [`inventory`] | what a machine is made of, as values |
+//! | [`drift`] | what differs between two inventories, and what of it is to be believed |
+//! | [`counts`](mod@counts) | a machine in numbers, as hwloc counts and as the kernel shows it |
 //! | [`idset`] | sets of CPU and node ids in the kernel's list form |
 //! | [`metric`] | a measured point: name, unit, attributes, value |
 //! | [`identity`] | who a record is from: incarnation, class, sequence |
@@ -15,6 +17,7 @@
 //! | [`window`] | how far a cursor may move when acknowledgements come in any order |
 //! | [`retention`] | what a full store gives up first |
 //! | [`backoff`] | when to try again |
+//! | [`cdi`] | what a container may be given, as its runtime reads it |
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -22,6 +25,9 @@
 extern crate alloc;
 
 pub mod backoff;
+pub mod cdi;
+pub mod counts;
+pub mod drift;
 pub mod identity;
 pub mod idset;
 pub mod inventory;

@@ -6,7 +6,7 @@
 //! | `config` | documents ([`door`](crate::door)) | `Settings`, `Reported` |
 //! | `apply` | `Settings` | sets the log level and the spool's limits |
 //! | `helper` | requests | answers, `Helper` |
-//! | `inventory` | the helper | `Inventory` |
+//! | `inventory` | uevents, the helper | `Inventory`, `Hardware` |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
@@ -25,6 +25,7 @@ use std::{
 };
 
 use purlin_core::{
+    drift::Watcher,
     identity::Class,
     inventory::{Inventory, Nic},
     metric::Sampler,
@@ -43,7 +44,9 @@ use crate::{
     api,
     boot::{self, Boot},
     door::{Door, Identity, VERSION},
-    helper, logging, sample,
+    helper,
+    inventory::{Due, Hardware, Owner},
+    logging, sample,
     spool::Spool,
     state::StateDir,
     status,
@@ -53,8 +56,8 @@ use crate::{
 
 /// Documents and questions that may wait for the configuration's owner.
 const DOOR_INBOX: usize = 16;
-/// How often the machine is read again.
-const INVENTORY_EVERY: Duration = Duration::from_secs(300);
+/// Questions that may wait for the inventory's owner.
+const INVENTORY_INBOX: usize = 4;
 /// From the signal to the end, at most: 3.5 s for tasks and 1 s for the disk.
 const DRAIN: Duration = Duration::from_millis(3500);
 const CLOSE_SPOOL: Duration = Duration::from_secs(1);
@@ -180,6 +183,8 @@ impl Opened {
         let (asks, inbox) = mpsc::channel(DOOR_INBOX);
         let (link, link_now) = watch::channel(uplink::Link::default());
         let (inventory, inventory_now) = watch::channel(Arc::new(Inventory::default()));
+        let (hardware, hardware_now) = watch::channel(Arc::new(Hardware::default()));
+        let (hardware_asks, hardware_inbox) = mpsc::channel(INVENTORY_INBOX);
         let root = boot.test.root.clone().unwrap_or("/".into());
         let (client, helpers) = helper::client(root.into());
 
@@ -188,8 +193,19 @@ impl Opened {
         spawn_owner(tasks, "helper", helpers, |helpers| Box::pin(helpers.run()));
         let (to_apply, limited) = (settings.clone(), spool.clone());
         tasks.spawn("apply", move || apply(to_apply.clone(), level.clone(), limited.clone()));
-        let reader = client.clone();
-        tasks.spawn("inventory", move || read_inventory(reader.clone(), inventory.clone()));
+        let owner = Owner {
+            helper: client.clone(),
+            spool: spool.clone(),
+            state_dir: boot.state_dir.clone(),
+            inventory,
+            hardware,
+            inbox: hardware_inbox,
+            watcher: Watcher::default(),
+            baseline: None,
+            due: Due::everything(time::Instant::now()),
+            neighbours: Vec::new(),
+        };
+        spawn_owner(tasks, "inventory", owner, |owner| Box::pin(owner.run()));
         let source = sample::Source {
             settings: settings.clone(),
             helper: client.clone(),
@@ -221,6 +237,7 @@ impl Opened {
             board: tasks.board(),
             helper: client,
             link: link_now,
+            hardware: hardware_now,
             damage,
         };
         let access = api::Access {
@@ -229,6 +246,7 @@ impl Opened {
             door: asks,
             settings: settings.clone(),
             inventory: inventory_now.clone(),
+            hardware: hardware_asks,
             lines,
             mqtt,
         };
@@ -315,18 +333,6 @@ async fn apply(
         level.set(now.log_level.value);
         spool.limit(now);
         settings.changed().await.map_err(|_| "the configuration's task is gone")?;
-    }
-}
-
-async fn read_inventory(
-    helper: helper::Client,
-    publish: watch::Sender<Arc<Inventory>>,
-) -> Result<(), String> {
-    loop {
-        let mut inventory = Inventory::clone(&publish.borrow());
-        helper.read_inventory(&mut inventory).await;
-        publish.send_replace(Arc::new(inventory));
-        time::sleep(INVENTORY_EVERY).await;
     }
 }
 

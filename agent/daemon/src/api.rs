@@ -46,6 +46,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     document::Format,
     door::{Ask, Offer},
+    inventory::Ask as HardwareAsk,
     logging::Lines,
     spool::Spool,
     status::Sources,
@@ -76,6 +77,8 @@ pub struct Access {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// The machine.
     pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// The inventory's owner.
+    pub hardware: mpsc::Sender<HardwareAsk>,
     /// The log.
     pub lines: Lines,
     /// How to reach a broker, for the link test.
@@ -178,6 +181,9 @@ fn router() -> OpenApiRouter<Access> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status))
         .routes(routes!(inventory))
+        .routes(routes!(hardware_changes))
+        .routes(routes!(hardware_diff))
+        .routes(routes!(accept_hardware))
         .routes(routes!(queue))
         .routes(routes!(link))
         .routes(routes!(link_test))
@@ -204,6 +210,40 @@ async fn status(State(access): State<Access>) -> Result<Json<api::Status>, Failu
 #[utoipa::path(get, path = "/v1/inventory", responses((status = 200, body = Object)))]
 async fn inventory(State(access): State<Access>) -> Json<Arc<Inventory>> {
     Json(access.inventory.borrow().clone())
+}
+
+/// What happened to the hardware since the agent started; only so much is kept.
+#[utoipa::path(get, path = "/v1/hardware/changes", responses((
+    status = 200, body = api::HardwareChanges,
+)))]
+async fn hardware_changes(State(access): State<Access>) -> Json<api::HardwareChanges> {
+    let hardware = access.sources.hardware.borrow();
+    Json(api::HardwareChanges { changes: hardware.changes.iter().cloned().collect() })
+}
+
+/// The machine against the accepted hardware.
+#[utoipa::path(get, path = "/v1/hardware/diff", responses((
+    status = 200, body = api::HardwareDiff,
+)))]
+async fn hardware_diff(State(access): State<Access>) -> Json<api::HardwareDiff> {
+    Json(access.sources.hardware.borrow().diff.clone())
+}
+
+/// Accepts the machine as it is now.
+#[utoipa::path(post, path = "/v1/hardware/baseline", responses(
+    (status = 200, body = api::HardwareDiff),
+    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 409, body = api::Error, description = "Not read yet, or not to be kept"),
+))]
+async fn accept_hardware(
+    State(access): State<Access>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<api::HardwareDiff>, Failure> {
+    let by = peer.may_change()?;
+    let (reply, answer) = oneshot::channel();
+    access.hardware.send(HardwareAsk::Accept(by, reply)).await.map_err(|_| stopping())?;
+    let accepted = answer.await.map_err(|_| stopping())?;
+    accepted.map(Json).map_err(|why| failure(StatusCode::CONFLICT, why))
 }
 
 /// The spool, class by class.
@@ -354,6 +394,9 @@ mod tests {
                 "/v1/config",
                 "/v1/config/diff",
                 "/v1/config/history",
+                "/v1/hardware/baseline",
+                "/v1/hardware/changes",
+                "/v1/hardware/diff",
                 "/v1/inventory",
                 "/v1/link",
                 "/v1/link/test",

@@ -8,6 +8,7 @@
 
 mod agent;
 mod api;
+pub mod baseline;
 pub mod boot;
 #[cfg(feature = "broker")]
 mod broker;
@@ -15,6 +16,7 @@ mod clock;
 mod document;
 mod door;
 pub mod helper;
+pub mod inventory;
 mod ledger;
 mod logging;
 pub mod offline;
@@ -23,6 +25,7 @@ mod spool;
 mod state;
 mod status;
 mod tasks;
+mod uevent;
 mod uplink;
 
 pub use agent::main;

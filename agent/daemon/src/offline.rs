@@ -8,6 +8,7 @@ use purlin_core::{
 use purlin_proto::{api, v1};
 
 use crate::{
+    baseline::Baseline,
     boot::Boot,
     door::{self, Identity, view},
     ledger::Ledger,
@@ -49,6 +50,12 @@ fn settings(boot: &Boot, content: &v1::Ledger) -> Result<Settings, String> {
     let active = content.active.as_ref();
     let desired = active.and_then(|entry| door::decode(&entry.document, &identity).ok());
     Ok(Settings::resolve(&boot.start, desired.as_ref()))
+}
+
+/// `purlin hw diff`
+pub fn baseline(boot: &Boot) -> Result<Baseline, String> {
+    read_incarnation(boot)?;
+    Baseline::read(&boot.state_dir)?.ok_or_else(|| "no hardware was accepted yet".into())
 }
 
 /// `purlin config history`

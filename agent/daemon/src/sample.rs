@@ -103,7 +103,17 @@ fn sample_body(sampler: Sampler, points: Vec<Point>) -> v1::record::Body {
 
 /// An event's record.
 pub fn event(name: &str, text: impl Into<String>) -> Vec<u8> {
-    record(v1::record::Body::Event(v1::Event { name: name.into(), text: text.into() }))
+    event_with(name, text, [])
+}
+
+/// An event's record, with what a program may want to know of it.
+pub fn event_with(
+    name: &str,
+    text: impl Into<String>,
+    attributes: impl IntoIterator<Item = (String, String)>,
+) -> Vec<u8> {
+    let attributes = attributes.into_iter().collect();
+    record(v1::record::Body::Event(v1::Event { name: name.into(), text: text.into(), attributes }))
 }
 
 fn record(body: v1::record::Body) -> Vec<u8> {

@@ -5,6 +5,7 @@
 //! incarnation    16 hexadecimal digits, random, made with the directory
 //! node           node id, where the machine has no machine id to derive it from
 //! ledger.a .b    the configuration the node boots from
+//! baseline.json  the accepted hardware
 //! spool/         telemetry on its way to the core
 //! broker.password  standalone only, mode 0600
 //! ```

@@ -3,6 +3,7 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use crate::{
     document,
     door::{Identity, VERSION},
     helper::Client,
+    inventory::{Hardware, KEPT_CHANGES},
     logging,
     tasks::Board,
     uplink::{self, Link},
@@ -41,6 +43,8 @@ pub struct Sources {
     pub helper: Client,
     /// The uplink.
     pub link: watch::Receiver<Link>,
+    /// The hardware, against what was accepted.
+    pub hardware: watch::Receiver<Arc<Hardware>>,
     /// What was found damaged at the start.
     pub damage: Vec<String>,
 }
@@ -69,7 +73,13 @@ impl Sources {
             bounds: Vec::new(),
         };
         status.bounds = bounds(&status);
+        let hardware = self.hardware.borrow();
+        status.limits.extend(hardware.deaf.as_ref().map(|why| api::Limitation {
+            what: "see hardware come and go at once".into(),
+            why: why.clone(),
+        }));
         status.faults = faults(&status, &self.damage);
+        status.faults.extend(hardware_faults(&hardware));
         status
     }
 }
@@ -119,6 +129,38 @@ fn faults(status: &api::Status, damage: &[String]) -> Vec<api::Fault> {
     faults
 }
 
+fn hardware_faults(hardware: &Hardware) -> Vec<api::Fault> {
+    let fault =
+        |id: &str, what: String, next: &str| api::Fault { id: id.into(), what, next: next.into() };
+    let mut faults = Vec::new();
+    if let [first, rest @ ..] = &hardware.diff.changes[..] {
+        let more =
+            if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+        faults.push(fault(
+            "hardware-drift",
+            format!("the hardware is not what was accepted: {}{more}", first.text),
+            "`purlin hw diff` shows it all; `purlin hw accept` if that is how it should be",
+        ));
+    }
+    faults.extend(hardware.reader_faults.iter().map(|kind| {
+        let what = format!("most things of kind {kind} can't be seen any more");
+        fault(
+            "reader-fault",
+            what,
+            "`purlin hw list` says what can't be read; `purlin hw accept` if they are gone",
+        )
+    }));
+    faults.extend(hardware.damage.iter().map(|why| {
+        let what = format!("the accepted hardware was damaged and set aside: {why}");
+        fault(
+            "baseline-damaged",
+            what,
+            "`purlin hw list` shows what is there; `purlin hw accept` takes it for right",
+        )
+    }));
+    faults
+}
+
 fn bounds(status: &api::Status) -> Vec<api::Bound> {
     let bound = |what: &str, used, limit, unit: &str| api::Bound {
         what: what.into(),
@@ -134,6 +176,7 @@ fn bounds(status: &api::Status) -> Vec<api::Bound> {
         .collect();
     let in_flight = Some(status.link.in_flight.into());
     bounds.push(bound("batches in flight", in_flight, uplink::MAX_IN_FLIGHT as u64, "{batch}"));
+    bounds.push(bound("hardware changes kept", None, KEPT_CHANGES as u64, "{change}"));
     bounds.push(bound("log lines kept", None, logging::KEPT_LINES as u64, "{line}"));
     bounds.push(bound("document", None, document::MAX_BYTES as u64, "By"));
     bounds

@@ -1,27 +1,50 @@
 //! `purlin hw`: the hardware, read here and now, with the agent or without.
 //!
 //! The reading is done by a helper process under deadlines, as the agent's is, so that
-//! a device that hangs costs its own line and not the whole answer. This file never
-//! asks the agent.
+//! a device that hangs costs its own line and not the whole answer. Only [`diff`]
+//! asks the agent, which alone keeps what was accepted.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
 
 use anstyle::Style;
-use purlin_core::inventory::{Inventory, Part, Problem};
+use purlin_core::{
+    counts::counts,
+    inventory::{Inventory, Part, Problem},
+};
 use purlin_daemon::helper;
 use serde_json::{Map, Value};
 
+mod cdi;
+mod diff;
+mod draw_svg;
+mod gather;
+mod hwloc_xml;
+mod topology;
 mod view;
 
 use view::{Row, Section};
 
 use crate::{
-    args::{HwArgs, HwCommand},
+    args::{Global, HwArgs, HwCommand, ToFile},
     exit::{Ended, Exit, Failure},
     output::{Output, note},
     table::{self, Column::*, Width, paint, plain},
 };
 
 /// `purlin hw …`
-pub async fn run(args: &HwArgs, output: &Output) -> Ended {
+pub async fn run(args: &HwArgs, global: &Global, output: &Output) -> Ended {
+    match &args.command {
+        HwCommand::Gather { file, force } => {
+            return gather::run(args.root.as_deref(), file.as_deref(), *force);
+        }
+        HwCommand::Diff(between) => return diff::diff(between, global, output).await,
+        HwCommand::Accept => return diff::accept(global, output).await,
+        _ => {}
+    }
     let inventory = helper::inventory(args.root.as_deref()).await;
     show(&args.command, &inventory, output)?;
     say(&args.command, &inventory.problems);
@@ -31,13 +54,33 @@ pub async fn run(args: &HwArgs, output: &Output) -> Ended {
 fn show(command: &HwCommand, inventory: &Inventory, output: &Output) -> Result<(), Failure> {
     match command {
         HwCommand::List => output.show(inventory, |width| list(inventory, width))?,
+        HwCommand::Counts => output.show(&counts(inventory), |_| counted(inventory))?,
         HwCommand::Tree => output.show(inventory, |_| tree(inventory))?,
+        HwCommand::Cdi => {
+            let specs = cdi::Specs { specs: purlin_core::cdi::specs(inventory) };
+            output.show(&specs, |width| specs.page(width))?;
+        }
+        HwCommand::Draw(to) => save(to, draw_svg::svg(inventory))?,
+        HwCommand::Xml(to) => save(to, hwloc_xml::xml(inventory))?,
+        // Have inventories of their own.
+        HwCommand::Gather { .. } | HwCommand::Diff(_) | HwCommand::Accept => {}
         HwCommand::Show { part: None } => output.show(inventory, |width| all(inventory, width))?,
         HwCommand::Show { part: Some(part) } => {
             output.show(&only(*part, inventory)?, |width| one(*part, inventory, width))?;
         }
     }
     Ok(())
+}
+
+/// Writes what was made of the machine's CPUs, if any are known.
+fn save(to: &ToFile, document: Option<String>) -> Result<(), Failure> {
+    let none = || Failure::Failed("no CPU is known, and so there is nothing to show".into());
+    let document = document.ok_or_else(none)?;
+    match to.file.as_deref().filter(|file| *file != Path::new("-")) {
+        None => Ok(io::stdout().write_all(document.as_bytes())?),
+        Some(file) => fs::write(file, document)
+            .map_err(|error| Failure::Failed(format!("{}: {error}", file.display()))),
+    }
 }
 
 fn list(inventory: &Inventory, width: Width) -> String {
@@ -48,6 +91,16 @@ fn list(inventory: &Inventory, width: Width) -> String {
         vec![row.part.name().into(), row.name, node, row.what + mark]
     };
     table::columns(&header, view::list(inventory).into_iter().map(row), width)
+}
+
+/// One line for each count, by the name it has in JSON.
+fn counted(inventory: &Inventory) -> String {
+    let counts = serde_json::to_value(counts(inventory)).unwrap_or_default();
+    let rows = counts.as_object().into_iter().flatten().map(|(name, value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        vec![name.clone(), value]
+    });
+    table::columns(&[Whole("COUNT"), Left("VALUE")], rows, None)
 }
 
 fn tree(inventory: &Inventory) -> String {
@@ -154,7 +207,7 @@ mod tests {
             what: "is a fish".into(),
         };
         let inventory = Inventory {
-            storage: Some(Storage { disks: vec![disk("sda"), disk("sdb")] }),
+            storage: Some(Storage { disks: vec![disk("sda"), disk("sdb")], ..Storage::default() }),
             problems: vec![problem],
             ..Inventory::default()
         };

@@ -3,7 +3,7 @@
 //! A part that could not be read is absent (`None`, or missing from its list)
 //! and has a [`Problem`] that says why: unknown is never zero and never "gone".
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ mod numa;
 mod pci;
 mod platform;
 mod sensor;
+mod smart;
 mod storage;
 
 pub use cpu::*;
@@ -25,6 +26,7 @@ pub use numa::*;
 pub use pci::*;
 pub use platform::*;
 pub use sensor::*;
+pub use smart::*;
 pub use storage::*;
 
 /// Something that could not be read, or reads as nonsense.
@@ -93,15 +95,9 @@ impl Part {
     }
 }
 
-/// Version of the inventory's JSON form. It grows when a field changes its
-/// meaning or goes away; a new field alone doesn't change it.
-pub const SCHEMA: u32 = 1;
-
 /// One machine, as far as it could be read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Inventory {
-    /// Version of this schema, [`SCHEMA`].
-    pub schema: u32,
     /// Identity of the machine.
     pub platform: Option<Platform>,
     /// Processors and caches.
@@ -127,11 +123,13 @@ pub struct Inventory {
 /// What one read of one part brings, and what it could not read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+// One at a time, on its way to the inventory: a box would save nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum PartData {
     /// [`Inventory::platform`]
     Platform(Platform),
     /// [`Inventory::cpu`]
-    Cpu(Cpu),
+    Cpu(Box<Cpu>),
     /// [`Inventory::numa`]
     Numa(Vec<NumaNode>),
     /// [`Inventory::memory`]
@@ -148,24 +146,6 @@ pub enum PartData {
     Sensor(Vec<Sensor>),
 }
 
-impl Default for Inventory {
-    fn default() -> Self {
-        Self {
-            schema: SCHEMA,
-            platform: None,
-            cpu: None,
-            numa: None,
-            memory: None,
-            pci: None,
-            nics: None,
-            storage: None,
-            gpus: None,
-            sensors: None,
-            problems: Vec::new(),
-        }
-    }
-}
-
 impl Inventory {
     /// Puts a freshly read part in place of the old one, with its problems.
     pub fn put(&mut self, part: Part, data: Option<PartData>, problems: Vec<Problem>) {
@@ -175,7 +155,7 @@ impl Inventory {
             // A failed read leaves what was known: unknown is never "gone".
             None => {}
             Some(PartData::Platform(it)) => self.platform = Some(it),
-            Some(PartData::Cpu(it)) => self.cpu = Some(it),
+            Some(PartData::Cpu(it)) => self.cpu = Some(*it),
             Some(PartData::Numa(it)) => self.numa = Some(it),
             Some(PartData::Memory(it)) => self.memory = Some(it),
             Some(PartData::Pci(it)) => self.pci = Some(it),

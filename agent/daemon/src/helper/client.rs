@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use purlin_core::inventory::{Inventory, Part};
+use purlin_core::{
+    inventory::{Inventory, Part},
+    metric::Sampler,
+};
+use purlin_drivers::Archive;
 use purlin_proto::api;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -67,12 +71,15 @@ pub fn client(root: PathBuf) -> (Client, Helpers) {
     (Client { asks, state }, Helpers { root, inbox, publish, running: None, stuck: Vec::new() })
 }
 
-/// Reads the whole machine (or the dump at `root`) through a helper of its own,
-/// each part under a deadline; for commands that work without the agent.
+/// Reads the whole machine through a helper of its own, each part under a
+/// deadline, or the dump at `root`; for commands that work without the agent.
 pub async fn inventory(root: Option<&Path>) -> Inventory {
     let root = root.unwrap_or(Path::new("/"));
     // A helper works in /, wherever the command was typed.
     let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    if root != Path::new("/") {
+        return inventory_of_dump(root).await;
+    }
     let (client, mut helpers) = client(root.clone());
     let mut inventory = Inventory::default();
     match helpers.start() {
@@ -84,6 +91,12 @@ pub async fn inventory(root: Option<&Path>) -> Inventory {
         () = helpers.run() => {}
     }
     inventory
+}
+
+/// A dump can't hang in the kernel, and a tar is unpacked once for all parts.
+async fn inventory_of_dump(root: PathBuf) -> Inventory {
+    let read = tokio::task::spawn_blocking(move || server::dump(&root));
+    read.await.unwrap_or_default()
 }
 
 /// The same where no process can be started (under an emulator, or a seccomp
@@ -100,6 +113,38 @@ fn inventory_in_thread(root: PathBuf) -> Inventory {
         inventory.put(part, answer.data, answer.problems);
     }
     inventory
+}
+
+/// A machine and the files it was read from.
+#[derive(Debug, Default)]
+pub struct Dump {
+    /// What was read.
+    pub inventory: Inventory,
+    /// Every file that was.
+    pub files: Archive,
+}
+
+/// Reads this machine and keeps each file that is read; `told` hears which part
+/// is next. Each part is read in a thread that is left behind if it gets stuck.
+pub fn gather(told: impl Fn(Part)) -> Dump {
+    let mut dump = Dump::default();
+    let read: Vec<_> = Part::ALL.into_iter().map(What::Part).collect();
+    for what in read.into_iter().chain(Sampler::ALL.map(What::Sample)) {
+        if let What::Part(part) = what {
+            told(part);
+        }
+        let (answers, inbox) = blocking::channel();
+        thread::spawn(move || _ = answers.send(server::gather(what)));
+        let stuck = || Answer::nothing(what, format!("no answer within {ANSWER_DEADLINE:?}"));
+        let (answer, files) =
+            inbox.recv_timeout(ANSWER_DEADLINE).unwrap_or_else(|_| (stuck(), Archive::default()));
+        if let What::Part(part) = what {
+            dump.inventory.put(part, answer.data, answer.problems);
+        }
+        // The limits of an archive are far above what drivers read of a machine.
+        _ = dump.files.absorb(&files);
+    }
+    dump
 }
 
 /// Owns the helper processes.

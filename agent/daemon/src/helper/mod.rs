@@ -14,7 +14,7 @@
 use std::{io, path::PathBuf};
 
 use purlin_core::{
-    inventory::{Part, PartData, Problem},
+    inventory::{GpuEvent, Neighbour, Part, PartData, Problem},
     metric::{Point, Sampler},
 };
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 mod client;
 mod server;
 
-pub use client::{Client, client, inventory};
+pub use client::{Client, Dump, client, gather, inventory};
 pub use server::main;
 
 /// What the agent types to start one: `purlin helper`.
@@ -39,6 +39,10 @@ pub enum What {
     Part(Part),
     /// Take one sample.
     Sample(Sampler),
+    /// What GPUs said of their own accord since this was last asked.
+    GpuEvents,
+    /// Who is at the other end of each cable, as heard so far.
+    Neighbours,
 }
 
 impl What {
@@ -47,6 +51,8 @@ impl What {
         match self {
             What::Part(part) => part.name().into(),
             What::Sample(sampler) => format!("{} sample", sampler.name()),
+            What::GpuEvents => "GPU events".into(),
+            What::Neighbours => "neighbours".into(),
         }
     }
 
@@ -59,6 +65,8 @@ impl What {
             What::Sample(Sampler::Disk) => Part::Storage,
             What::Sample(Sampler::Network) => Part::Nic,
             What::Sample(Sampler::Temperature) => Part::Sensor,
+            What::GpuEvents => Part::Gpu,
+            What::Neighbours => Part::Nic,
         }
     }
 }
@@ -79,6 +87,10 @@ pub struct Answer {
     pub data: Option<PartData>,
     /// The sample, if one was asked for.
     pub points: Vec<Point>,
+    /// What GPUs said, if that was asked.
+    pub gpu_events: Vec<GpuEvent>,
+    /// Neighbours by interface name, if they were asked for.
+    pub neighbours: Vec<(String, Neighbour)>,
     /// What could not be read.
     pub problems: Vec<Problem>,
 }

@@ -1,4 +1,5 @@
-//! The helper's own end: reads a request, does it, answers; nothing else.
+//! The helper's own end: reads a request, does it, answers; nothing else. What it
+//! keeps between two requests are the two sources that tell something by themselves.
 
 use std::{
     io::{self, Read, Write},
@@ -6,12 +7,14 @@ use std::{
     panic,
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
-use purlin_drivers::Root;
+use purlin_core::inventory::{Inventory, Part, PartData, Problem};
+use purlin_drivers::{Archive, Root, gpu, lldp};
 
 use super::{Answer, Request, What, checked_length, encode};
-use crate::tasks;
+use crate::{clock, tasks};
 
 /// `purlin helper`: serves requests on standard input, a socket, until it closes.
 pub fn main() -> ExitCode {
@@ -30,6 +33,7 @@ fn serve() -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // Fails on a terminal, where it would wait for ever.
     socket.local_addr()?;
+    let mut heard = Heard::default();
     loop {
         let mut header = [0; 4];
         match socket.read_exact(&mut header) {
@@ -39,26 +43,101 @@ fn serve() -> io::Result<()> {
         let mut body = vec![0; checked_length(header)?];
         socket.read_exact(&mut body)?;
         let request: Request = serde_json::from_slice(&body)?;
-        let answer = Answer { id: request.id, ..answer(&request.root, request.what) };
+        let answer = match request.what {
+            What::GpuEvents | What::Neighbours => heard.answer(&request.root, request.what),
+            what => answer(&request.root, what),
+        };
+        let answer = Answer { id: request.id, ..answer };
         socket.write_all(&encode(&answer)?)?;
     }
 }
 
-/// Does what is asked. A driver that panics is a problem of its part.
+/// Sources that are opened when they are first asked and then kept.
+#[derive(Default)]
+struct Heard {
+    gpus: Option<gpu::Events>,
+    lldp: Option<Result<lldp::Listener, String>>,
+}
+
+impl Heard {
+    /// What was heard; of a dump nothing is.
+    fn answer(&mut self, root: &Path, what: What) -> Answer {
+        match Root::open(root) {
+            Ok(root) if !root.is_live() => Answer::default(),
+            Ok(root) if what == What::Neighbours => self.neighbours(&root),
+            Ok(_) => self.gpu_events(),
+            Err(error) => Answer::nothing(what, error.to_string()),
+        }
+    }
+
+    /// NVML where it is, and when it is there.
+    fn gpu_events(&mut self) -> Answer {
+        let gpu_events = self.gpus.get_or_insert_default().poll();
+        Answer { gpu_events, ..Answer::default() }
+    }
+
+    /// Who is heard on the interfaces that are there now.
+    fn neighbours(&mut self, root: &Root) -> Answer {
+        let problem = |what| Problem { part: Part::Nic, at: "LLDP".into(), what };
+        let listener = match self.lldp.get_or_insert_with(lldp::Listener::new) {
+            Ok(listener) => listener,
+            Err(why) => {
+                return Answer { problems: vec![problem(why.clone())], ..Answer::default() };
+            }
+        };
+        let mut problems = Vec::new();
+        if let (Some(PartData::Nic(nics)), _) = purlin_drivers::read(Part::Nic, root) {
+            problems.extend(listener.join(&nics).into_iter().map(problem));
+        }
+        let neighbours = listener.poll(Duration::from_millis(clock::boot_ms()));
+        Answer { neighbours, problems, ..Answer::default() }
+    }
+}
+
+/// Reads every part of a dump.
+pub(super) fn dump(root: &Path) -> Inventory {
+    let mut inventory = Inventory::default();
+    let root = Root::open(root).map_err(|error| error.to_string());
+    for part in Part::ALL {
+        let what = What::Part(part);
+        let answer = match &root {
+            Ok(root) => answer_from(root, what),
+            Err(error) => Answer::nothing(what, error),
+        };
+        inventory.put(part, answer.data, answer.problems);
+    }
+    inventory
+}
+
+/// Does what is asked of this machine, and brings what it read for that.
+pub(super) fn gather(what: What) -> (Answer, Archive) {
+    match Root::gathering() {
+        Ok(root) => (answer_from(&root, what), root.gathered()),
+        Err(error) => (Answer::nothing(what, error.to_string()), Archive::default()),
+    }
+}
+
+/// Does what is asked.
 pub(super) fn answer(root: &Path, what: What) -> Answer {
-    let root = match Root::open(root) {
-        Ok(root) => root,
-        Err(error) => return Answer::nothing(what, error.to_string()),
-    };
+    match Root::open(root) {
+        Ok(root) => answer_from(&root, what),
+        Err(error) => Answer::nothing(what, error.to_string()),
+    }
+}
+
+/// A driver that panics is a problem of its part.
+fn answer_from(root: &Root, what: What) -> Answer {
     panic::catch_unwind(panic::AssertUnwindSafe(|| match what {
         What::Part(part) => {
-            let (data, problems) = purlin_drivers::read(part, &root);
+            let (data, problems) = purlin_drivers::read(part, root);
             Answer { data, problems, ..Answer::default() }
         }
         What::Sample(sampler) => {
-            let (points, problems) = purlin_drivers::sample(sampler, &root);
+            let (points, problems) = purlin_drivers::sample(sampler, root);
             Answer { points, problems, ..Answer::default() }
         }
+        // Only the process that keeps them hears anything.
+        What::GpuEvents | What::Neighbours => Answer::default(),
     }))
     .unwrap_or_else(|panic| Answer::nothing(what, tasks::panic_text(Some(panic))))
 }

@@ -23,7 +23,7 @@ mod sensor;
 mod storage;
 mod tree;
 
-pub use tree::tree;
+pub use tree::{device_line, devices_at, tree};
 
 const UNKNOWN: &str = "unknown";
 
@@ -159,8 +159,8 @@ fn yes_no(value: Option<bool>) -> String {
 mod tests {
     use expect_test::{Expect, expect};
     use purlin_core::inventory::{
-        Cache, CacheKind, Cpu, Disk, Gpu, Memory, Nic, NumaNode, PciDevice, Platform, Pu, Sensor,
-        SensorKind, Storage,
+        Cache, CacheKind, Cpu, Disk, Gpu, Group, GroupKind, Memory, Nic, NodeFlag, NodeHugepages,
+        NumaNode, PciDevice, Platform, Pu, Sensor, SensorKind, SensorLimits, Storage,
     };
 
     use super::*;
@@ -172,7 +172,16 @@ mod tests {
 
     fn cache(level: u32, kind: CacheKind, bytes: u64, shared_by: &str) -> Cache {
         let size = Some(bytes);
-        Cache { level, kind, size, ways: Some(8), line: Some(64), shared_by: ids(shared_by) }
+        Cache {
+            level,
+            kind,
+            size,
+            ways: Some(8),
+            sets: None,
+            line: Some(64),
+            id: None,
+            shared_by: ids(shared_by),
+        }
     }
 
     /// Packages of one node each; in each, L3 caches of `cores` cores with two
@@ -180,17 +189,24 @@ mod tests {
     fn cpu(packages: u32, l3s: u32, cores: u32) -> Cpu {
         let all = packages * l3s * cores;
         let mut cpu = Cpu { model: Some("Example 9000".into()), ..Cpu::default() };
+        let per_package = l3s * cores;
+        let group = |kind, id: u32, pus: &str| Group {
+            kind,
+            id: Some(id as i32),
+            logical: id,
+            pus: ids(pus),
+        };
         for id in 0..2 * all {
-            let core = id % all;
-            let package = core / (l3s * cores);
-            let place = (Some(package as i32), Some(core as i32));
-            cpu.pus.push(Pu {
-                id,
-                package: place.0,
-                core: place.1,
-                node: Some(package),
-                ..Pu::default()
-            });
+            let node = Some(id % all / per_package);
+            cpu.pus.push(Pu { id, logical: id, node });
+        }
+        for package in 0..packages {
+            let (first, last) = (package * per_package, (package + 1) * per_package - 1);
+            let pus = format!("{first}-{last},{}-{}", first + all, last + all);
+            cpu.groups.push(group(GroupKind::Package, package, &pus));
+        }
+        for core in 0..all {
+            cpu.groups.push(group(GroupKind::Core, core, &format!("{core},{}", core + all)));
         }
         for core in 0..all {
             let both = format!("{core},{}", core + all);
@@ -207,13 +223,16 @@ mod tests {
     }
 
     fn node(id: u32, cpus: &str) -> NumaNode {
+        let pool = |total| NodeHugepages { total, ..NodeHugepages::default() };
         NumaNode {
             id,
-            cpus: ids(cpus),
+            flags: if cpus.is_empty() { vec![NodeFlag::CpuLess] } else { Vec::new() },
+            cpus: Some(ids(cpus)),
             memory: Some(64 << 30),
             free: Some(3 << 29),
             distances: BTreeMap::from([(0, 10), (1, 21)]),
-            hugepages: BTreeMap::from([(2 << 20, 512), (1 << 30, 0)]),
+            hugepages: BTreeMap::from([(2 << 20, pool(512)), (1 << 30, pool(0))]),
+            ..NumaNode::default()
         }
     }
 
@@ -236,6 +255,11 @@ mod tests {
             label: "Composite".into(),
             kind: SensorKind::Temperature,
             value: Some(41.85),
+            limits: SensorLimits { max: Some(84.85), ..SensorLimits::default() },
+            alarm: Some(true),
+            fault: None,
+            pci: None,
+            node: Some(0),
         };
         Inventory {
             platform: Some(Platform {
@@ -250,11 +274,13 @@ mod tests {
             memory: Some(Memory { total: 192 << 30, swap: Some(0), ..Memory::default() }),
             pci: Some(vec![PciDevice::default(); 3]),
             nics: Some(vec![nic, Nic { name: "lo".into(), ..Nic::default() }]),
-            storage: Some(Storage { disks: vec![Disk { name: "sda".into(), ..Disk::default() }] }),
+            storage: Some(Storage {
+                disks: vec![Disk { name: "sda".into(), ..Disk::default() }],
+                ..Storage::default()
+            }),
             gpus: Some(vec![gpu]),
             sensors: Some(vec![temperature]),
             problems: vec![problem(Part::Storage, "/sys/block/sda/size")],
-            ..Inventory::default()
         }
     }
 
@@ -294,7 +320,7 @@ mod tests {
             nic | virtual | 1 interface | -
             storage | sda | size unknown | - !
             gpu | 0000:c1:00.0 | model unknown, no driver | 1
-            sensor | sensors | 1 sensor, hottest 41.9 °C (nvme at nvme0, Composite) | -
+            sensor | sensors | 1 sensor, hottest 41.9 °C (nvme at nvme0, Composite), 1 alarm | -
         "#]],
         );
     }
@@ -385,16 +411,23 @@ mod tests {
             &small(),
             Part::Storage,
             expect![[r#"
-            sda
-              size: unknown
-              model: unknown
-              serial: unknown
-              firmware: unknown
-              medium: unknown
-              removable: unknown
-              PCI: unknown
-              node: unknown
-        "#]],
+                sda
+                  size: unknown
+                  model: unknown
+                  serial: unknown
+                  firmware: unknown
+                  WWID: unknown
+                  transport: unknown
+                  slot: unknown
+                  medium: unknown
+                  blocks: logical unknown, physical unknown
+                  write cache: unknown
+                  read only: unknown
+                  removable: unknown
+                  PCI: unknown
+                  node: unknown
+                  health: unknown
+            "#]],
         );
         check_show(
             &small(),
@@ -411,7 +444,10 @@ mod tests {
               online: 0-15
               allowed: unknown
               isolated: unknown
+              without tick: unknown
               SMT: unknown
+              boost: unknown
+              microcode: unknown
             caches
               L1d: 8 × 32 KiB, 8 ways, 64 B lines, shared by 2 PUs
               L2: 8 × 1 MiB, 8 ways, 64 B lines, shared by 2 PUs
@@ -422,25 +458,34 @@ mod tests {
             &small(),
             Part::Numa,
             expect![[r#"
-            node 0
-              CPUs: 0-3,8-11
-              memory: 64 GiB
-              free: 1.5 GiB
-              distances: 0:10 1:21
-              hugepages: 512 × 2 MiB
-            node 1
-              CPUs: 4-7,12-15
-              memory: 64 GiB
-              free: 1.5 GiB
-              distances: 0:10 1:21
-              hugepages: 512 × 2 MiB
-            node 2
-              CPUs: none
-              memory: 64 GiB
-              free: 1.5 GiB
-              distances: 0:10 1:21
-              hugepages: 512 × 2 MiB
-        "#]],
+                node 0
+                  CPUs: 0-3,8-11
+                  memory: 64 GiB
+                  free: 1.5 GiB
+                  distances: 0:10 1:21
+                  hugepages: 512 × 2 MiB
+                node 1
+                  CPUs: 4-7,12-15
+                  memory: 64 GiB
+                  free: 1.5 GiB
+                  distances: 0:10 1:21
+                  hugepages: 512 × 2 MiB
+                node 2
+                  CPUs: none
+                  memory: 64 GiB
+                  free: 1.5 GiB
+                  distances: 0:10 1:21
+                  hugepages: 512 × 2 MiB
+                  special: no CPUs
+            "#]],
+        );
+        check_show(
+            &small(),
+            Part::Sensor,
+            expect![[r#"
+                nvme at nvme0, node 0
+                  Composite: 41.9 °C (max 84.8 °C), ALARM
+            "#]],
         );
         assert_eq!(show(&Inventory::default(), Part::Cpu), []);
     }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use purlin_core::{
     idset::IdSet,
-    inventory::{Cache, Cpu, Inventory, Part, Pu},
+    inventory::{Cache, Cpu, Group, Inventory, NodeFlag, Part, Pu},
 };
 
 use super::{
     Row, UNKNOWN, by,
-    cpu::{cache_name, core_key, cores_and_pus, model, package_name},
+    cpu::{by_package, cache_name, core_key, cores_and_pus, model, package_name},
     nic::VIRTUAL,
     numa::node_memory,
     or_unknown,
@@ -38,7 +38,7 @@ pub fn tree(inventory: &Inventory) -> String {
     });
     let mut shown = BTreeSet::new();
     if let Some(cpu) = &inventory.cpu {
-        for (package, pus) in by(cpu.pus.iter(), |pu| pu.package) {
+        for (package, pus) in by_package(cpu) {
             machine.children.push(package_branch(inventory, cpu, package, &pus, &mut shown));
         }
     } else {
@@ -48,20 +48,20 @@ pub fn tree(inventory: &Inventory) -> String {
     for node in nodes.filter(|node| !shown.contains(&node.id)) {
         machine.children.push(node_branch(inventory, node.id));
     }
-    machine.children.extend(devices_at(inventory, None));
+    machine.children.extend(device_branches(inventory, None));
     machine.print()
 }
 
 fn package_branch(
     inventory: &Inventory,
     cpu: &Cpu,
-    package: Option<i32>,
+    package: Option<&Group>,
     pus: &[&Pu],
     shown: &mut BTreeSet<u32>,
 ) -> Branch {
     let model = model(cpu);
     let name = package_name(package);
-    let mut branch = Branch::new(format!("{name}: {model}, {}", cores_and_pus(pus)));
+    let mut branch = Branch::new(format!("{name}: {model}, {}", cores_and_pus(cpu, pus)));
     for (node, pus) in by(pus.iter().copied(), |pu| pu.node) {
         let caches = l3_branches(cpu, &pus);
         match node {
@@ -85,22 +85,26 @@ fn package_branch(
 fn node_branch(inventory: &Inventory, id: u32) -> Branch {
     let node = inventory.numa.iter().flatten().find(|node| node.id == id);
     let text = match node {
-        Some(node) if node.cpus.is_empty() => format!("{}, no CPUs", node_memory(node)),
+        Some(node) if node.is(NodeFlag::CpuLess) => format!("{}, no CPUs", node_memory(node)),
         Some(node) => node_memory(node),
         None => "memory unknown".into(),
     };
-    let children = devices_at(inventory, Some(id));
+    let children = device_branches(inventory, Some(id));
     Branch { text: format!("NUMA node {id}: {text}"), children }
 }
 
 /// GPUs, physical interfaces and disks of a node, or those that tell none.
-fn devices_at(inventory: &Inventory, node: Option<u32>) -> Vec<Branch> {
+pub fn devices_at(inventory: &Inventory, node: Option<u32>) -> Vec<Row> {
     let rows = [Part::Gpu, Part::Nic, Part::Storage].map(|part| rows_of(inventory, part));
     let here = rows.into_iter().flatten().filter(|row| row.node == node && row.name != VIRTUAL);
-    here.map(|row| Branch::new(device_line(&row))).collect()
+    here.collect()
 }
 
-fn device_line(row: &Row) -> String {
+fn device_branches(inventory: &Inventory, node: Option<u32>) -> Vec<Branch> {
+    devices_at(inventory, node).iter().map(|row| Branch::new(device_line(row))).collect()
+}
+
+pub fn device_line(row: &Row) -> String {
     let part = row.part.name();
     // A part that could not be read is a row called by the part's own name.
     if row.name == part {
@@ -121,7 +125,7 @@ fn l3_branches(cpu: &Cpu, pus: &[&Pu]) -> Vec<Branch> {
         match l3.and_then(|index| cpu.caches.get(index)) {
             None => branches.extend(core_branches(cpu, &pus)),
             Some(cache) => {
-                let like = (cache.size, cores_and_pus(&pus));
+                let like = (cache.size, cores_and_pus(cpu, &pus));
                 alike.entry(like).or_default().push(pus);
             }
         }
@@ -150,7 +154,7 @@ fn l3_branch(cpu: &Cpu, name: &str, pus: &[&Pu]) -> Branch {
 /// One line for each kind of core: as many PUs, and the same caches of its own.
 fn core_branches(cpu: &Cpu, pus: &[&Pu]) -> Vec<Branch> {
     let mut kinds: BTreeMap<(usize, String), Vec<Vec<&Pu>>> = BTreeMap::new();
-    for (_, pus) in by(pus.iter().copied(), core_key) {
+    for (_, pus) in by(pus.iter().copied(), |pu| core_key(cpu, pu)) {
         kinds.entry((pus.len(), inner_caches(cpu, pus[0].id))).or_default().push(pus);
     }
     let line = |((threads, caches), cores): ((usize, String), Vec<Vec<&Pu>>)| {

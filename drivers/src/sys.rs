@@ -1,0 +1,12 @@
+//! System calls that no crate has in a safe form; the only place with `unsafe`.
+//!
+//! A module each for what is asked. They must be called for the live machine
+//! only, and never write to a device or change its state.
+
+#![allow(unsafe_code)]
+
+pub(crate) mod ethtool;
+pub(crate) mod nvme;
+pub(crate) mod nvml;
+pub(crate) mod packet;
+pub(crate) mod sg;

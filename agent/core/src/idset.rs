@@ -99,7 +99,9 @@ impl IdSet {
 
     /// Takes an id out.
     pub fn remove(&mut self, id: u32) {
-        self.0.remove(&id);
+        if let Ok(at) = self.0.binary_search(&id) {
+            self.0.remove(at);
+        }
     }
 
     /// The ids that are in both.

@@ -8,5 +8,6 @@ pub mod nodes;
 mod optimize;
 pub mod request;
 pub mod room;
+mod survey;
 #[cfg(test)]
 mod tests;

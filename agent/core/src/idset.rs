@@ -99,9 +99,10 @@ impl IdSet {
 
     /// Takes an id out.
     pub fn remove(&mut self, id: u32) {
-        if let Ok(at) = self.0.binary_search(&id) {
-            self.0.remove(at);
+        if let Some(word) = self.0.get_mut(id as usize / 64) {
+            *word &= !(1 << (id % 64));
         }
+        *self = Self::trimmed(core::mem::take(&mut self.0));
     }
 
     /// The ids that are in both.

@@ -98,6 +98,16 @@ Examples:
   purlin hw tree --root box.tar.gz       a machine that somebody took along")]
     Hw(HwArgs),
 
+    /// Show what can be placed where, and try it out
+    ///
+    /// A workload's CPUs, memory and devices belong on the same NUMA node, or as near to
+    /// each other as there is room. Nothing here changes anything, and no agent is asked.
+    #[command(after_help = "\
+Examples:
+  purlin numa map                        what each node has
+  purlin numa what-if app.toml           where would it go, and why?")]
+    Numa(NumaArgs),
+
     /// Show what waits on disk for the cloud
     ///
     /// Everything the agent measures goes to disk first, and stays there until the cloud
@@ -302,6 +312,58 @@ pub struct DiffArgs {
     pub before: Option<PathBuf>,
     /// After: the same [default: this machine]
     pub after: Option<PathBuf>,
+}
+
+/// `purlin numa`
+#[derive(Debug, Args)]
+pub struct NumaArgs {
+    /// Read a dump of a machine instead of this one: a directory with its `proc` and
+    /// `sys`, or a tar of one (plain, .gz, .xz or .zst)
+    #[arg(long, global = true, value_name = "DIR|TAR")]
+    pub root: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: NumaCommand,
+}
+
+/// `purlin numa …`
+#[derive(Debug, Subcommand)]
+pub enum NumaCommand {
+    /// Show what each NUMA node has to give: CPUs, memory, devices, and how far it is
+    #[command(after_help = "\
+Examples:
+  purlin numa map                        where is there a GPU beside a NIC?
+  purlin numa map --root box.tar.gz      on a machine that sent its dump")]
+    Map,
+    /// Tell where a workload would go on this machine if it were empty, and why
+    ///
+    /// The file says what it asks for. All of it may be left out:
+    ///
+    ///   exclusive_cpus = 4          CPUs for itself alone
+    ///   full_cores = true           whole cores, and nobody on their other threads
+    ///   shared_millicpus = 500      or a part of what all share
+    ///   memory_mib = 2048
+    ///   hugepages_mib = { "2M" = 512 }
+    ///   devices = { gpu = 1, nic = 1 }
+    ///   near = "switch"             its devices: below a switch, root or node
+    ///   policy = "optimal"          or none, best-effort, restricted, single-numa-node
+    ///   far_memory = true           memory may be on a node without CPUs
+    ///
+    /// Exits 2 if there is no place for it, and says what is short where.
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
+Examples:
+  purlin numa what-if app.toml
+  echo 'exclusive_cpus = 4' | purlin numa what-if - --root box.tar.gz"
+    )]
+    WhatIf {
+        /// The workload; `-` is standard input
+        file: PathBuf,
+        /// How it is written.
+        #[command(flatten)]
+        written: Written,
+    },
 }
 
 /// `purlin queue …`

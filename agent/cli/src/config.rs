@@ -3,27 +3,18 @@
 //! A document goes to the agent as it was written; nothing here reads it. What is
 //! said of it is what the agent said.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
-
 use purlin_daemon::{boot, offline};
-use purlin_proto::api::{self, Applied, Change, Config, Diff, History, Refusal, Setting, Verdict};
+use purlin_proto::api::{Applied, Change, Config, Diff, History, Refusal, Setting, Verdict};
 
 use crate::{
-    args::{ConfigCommand, Global, Language},
-    client::{Body, Client, DEADLINE},
+    args::{ConfigCommand, Global},
+    client::{Client, DEADLINE},
+    document,
     exit::{Ended, Exit, Failure},
     output::{Output, Page, note},
     table::{self, Column::*, Width, pair},
     units, watch,
 };
-
-/// The most that is sent, in bytes. The agent takes less and says so; this is only
-/// so that `apply /dev/zero` ends.
-const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// `purlin config …`
 pub async fn run(command: &ConfigCommand, global: &Global, output: &Output) -> Ended {
@@ -45,13 +36,13 @@ pub async fn run(command: &ConfigCommand, global: &Global, output: &Output) -> E
             watch::show(output, None, fetch).await
         }
         ConfigCommand::Diff { file: Some(file), written } => {
-            let body = read(file, written.format)?;
+            let body = document::read(file, written.format)?;
             let offered =
                 Client::find(global)?.post::<Diff>("/v1/config/diff", body, DEADLINE).await;
             show(output, offered)
         }
         ConfigCommand::Apply { file, written } => {
-            let body = read(file, written.format)?;
+            let body = document::read(file, written.format)?;
             let offered = Client::find(global)?.post::<Verdict>("/v1/config", body, DEADLINE).await;
             say_if_in_doubt(&offered);
             show(output, offered)
@@ -87,68 +78,6 @@ fn say_if_in_doubt(offered: &Result<Verdict, Failure>) {
     {
         note("the document may be in force or not: purlin config history will tell");
     }
-}
-
-fn read(file: &Path, language: Option<Language>) -> Result<Body, Failure> {
-    let content_type = content_type(language.map_or_else(|| written_in(file), Ok)?);
-    let failed = |error| Failure::Failed(format!("can't read {}: {error}", file.display()));
-    let mut bytes = Vec::new();
-    source(file)
-        .and_then(|source| source.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes))
-        .map_err(failed)?;
-    match bytes.len() as u64 > MAX_DOCUMENT {
-        true => Err(too_large(file)),
-        false => Ok(Body { content_type: Some(content_type), bytes }),
-    }
-}
-
-fn source(file: &Path) -> io::Result<Box<dyn Read>> {
-    match is_stdin(file) {
-        true => Ok(Box::new(io::stdin().lock())),
-        false => Ok(Box::new(File::open(file)?)),
-    }
-}
-
-fn is_stdin(file: &Path) -> bool {
-    file == Path::new("-")
-}
-
-fn written_in(file: &Path) -> Result<Language, Failure> {
-    if is_stdin(file) {
-        return Ok(Language::Toml);
-    }
-    match file.extension().and_then(|extension| extension.to_str()) {
-        Some("toml") => Ok(Language::Toml),
-        Some("yaml" | "yml") => Ok(Language::Yaml),
-        Some("json") => Ok(Language::Json),
-        Some("binpb" | "pb") => Ok(Language::Protobuf),
-        _ => Err(Failure::Usage(format!(
-            "can't tell what {} is written in: say --format toml, yaml, json or protobuf",
-            file.display()
-        ))),
-    }
-}
-
-fn content_type(language: Language) -> &'static str {
-    match language {
-        Language::Toml => "application/toml",
-        Language::Yaml => "application/yaml",
-        Language::Json => "application/json",
-        Language::Protobuf => "application/x-protobuf",
-    }
-}
-
-fn too_large(file: &Path) -> Failure {
-    let error = format!("{} is refused; nothing was changed", file.display());
-    Failure::Refused(api::Error {
-        error,
-        refusals: vec![Refusal {
-            path: "(the whole document)".into(),
-            value: format!("over {}", units::size(MAX_DOCUMENT)),
-            limit: "256 KiB at most".into(),
-            hint: "is this the right file?".into(),
-        }],
-    })
 }
 
 /// What is in force, on one line.
@@ -270,7 +199,6 @@ impl Page for Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
 
     use expect_test::expect;
 
@@ -366,39 +294,5 @@ mod tests {
             samplng              {…}             unknown field: did you mean sampling?
         "#]]
         .assert_eq(&sample::page(&sample::refused()));
-    }
-
-    #[test]
-    fn the_extension_tells_the_language() {
-        let told = |file: &str| written_in(Path::new(file)).ok();
-        assert_eq!(told("-"), Some(Language::Toml));
-        assert_eq!(told("a.toml"), Some(Language::Toml));
-        assert_eq!(told("a.yml"), Some(Language::Yaml));
-        assert_eq!(told("a.b.json"), Some(Language::Json));
-        assert_eq!(told("a.pb"), Some(Language::Protobuf));
-        assert_eq!(told("a.ini"), None);
-        assert_eq!(told("toml"), None);
-    }
-
-    #[test]
-    fn a_file_in_no_known_language_is_wrong_usage() {
-        let failure = read(Path::new("a.ini"), None).unwrap_err();
-        assert_eq!(failure.exit(), Exit::Usage);
-    }
-
-    #[test]
-    fn an_endless_document_is_refused() {
-        let failure = read(Path::new("/dev/zero"), Some(Language::Json)).unwrap_err();
-        assert_eq!(failure.exit(), Exit::Refused);
-    }
-
-    #[test]
-    fn a_document_goes_as_it_is() {
-        let dir = tempfile::tempdir().unwrap();
-        let file: PathBuf = dir.path().join("a.yaml");
-        std::fs::write(&file, "log: {level: info}\n").unwrap();
-        let body = read(&file, None).unwrap();
-        assert_eq!(body.content_type, Some("application/yaml"));
-        assert_eq!(body.bytes, b"log: {level: info}\n");
     }
 }

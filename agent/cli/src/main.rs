@@ -21,10 +21,12 @@ use crate::{
 mod args;
 mod client;
 mod config;
+mod document;
 mod exit;
 mod hw;
 mod link;
 mod log;
+mod numa;
 mod output;
 mod queue;
 #[cfg(test)]
@@ -55,6 +57,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         Command::Completions { shell } => shell::completions(shell, &output),
         Command::Man { dir } => shell::man(&dir),
         Command::Hw(args) => wait(hw::run(&args, &global, &output)),
+        Command::Numa(args) => wait(numa::run(&args, &output)),
         Command::Status(args) => wait(status::run(&args, &global, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),
         Command::Link(command) => wait(link::run(&command, &global, &output)),

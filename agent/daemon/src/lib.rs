@@ -27,5 +27,6 @@ mod status;
 mod tasks;
 mod uevent;
 mod uplink;
+pub mod workload;
 
 pub use agent::main;

@@ -29,12 +29,18 @@ impl Machine {
     /// of the machine's own. The error is a machine that can't be placed on, in words.
     pub fn of(inventory: &Inventory) -> Result<Self, String> {
         let cpu = inventory.cpu.as_ref().ok_or("its CPUs could not be read")?;
+        // Unknown nodes are not the same as none.
+        if inventory.numa.is_none() && cpu.pus.iter().any(|pu| pu.node.is_some()) {
+            return Err("its NUMA nodes could not be read".into());
+        }
         let usable = usable(cpu);
         let shown = nodes(inventory, &usable);
         if shown.len() > MAX_NODES as usize {
             let count = shown.len();
             return Err(format!("it has {count} NUMA nodes; {MAX_NODES} is the most"));
         }
+        // On one node, a device that tells none is there too.
+        let only = (shown.len() == 1).then_some(0);
         let number = |id: u32| (0..).zip(&shown).find(|(_, node)| node.id == id).map(|(it, _)| it);
         let distance = |from: u32, to: u32| {
             let of = |node: u32| shown.get(node as usize);
@@ -58,7 +64,7 @@ impl Machine {
             nodes: shown.iter().map(node).collect(),
             distances: Distances::new(shown.len() as u32, distance),
             pus,
-            devices: devices(inventory, number),
+            devices: devices(inventory, |node| node.and_then(number).or(only)),
         })
     }
 }
@@ -129,11 +135,11 @@ fn last_level(cpu: &Cpu) -> BTreeMap<u32, u32> {
     pus.collect()
 }
 
-fn devices(inventory: &Inventory, number: impl Fn(u32) -> Option<u32>) -> Vec<Device> {
+fn devices(inventory: &Inventory, number: impl Fn(Option<u32>) -> Option<u32>) -> Vec<Device> {
     let device = |name: &str, kind: &str, pci: &str, node: Option<u32>| Device {
         name: name.into(),
         kind: kind.into(),
-        node: node.and_then(&number),
+        node: number(node),
         path: path(inventory, pci),
     };
     let mut devices = Vec::new();
@@ -180,4 +186,105 @@ fn path(inventory: &Inventory, pci: &str) -> Vec<String> {
     path.extend(root);
     path.reverse();
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{Cache, CacheKind, Gpu, Group, Nic, PciDevice, Pu};
+
+    fn ids(list: &str) -> IdSet {
+        IdSet::parse(list).expect("a valid list")
+    }
+
+    /// Two nodes, 3 and 7, of two cores each; 7 has a GPU and a NIC below one port.
+    fn machine() -> Inventory {
+        let pu = |id: u32| Pu { id, logical: id, node: Some(if id < 2 { 3 } else { 7 }) };
+        let core = |id: u32| Group {
+            kind: GroupKind::Core,
+            id: Some(0),
+            logical: id,
+            pus: ids(&id.to_string()),
+        };
+        let l3 = |shared_by: &str| Cache {
+            level: 3,
+            kind: CacheKind::Unified,
+            size: None,
+            ways: None,
+            sets: None,
+            line: None,
+            id: None,
+            shared_by: ids(shared_by),
+        };
+        let node = |id: u32, cpus: &str| NumaNode {
+            id,
+            cpus: Some(ids(cpus)),
+            memory: Some(1 << 30),
+            distances: BTreeMap::from([(3, 10 + id), (7, 17 - id)]),
+            ..NumaNode::default()
+        };
+        let function = |address: &str, parent: Option<&str>| PciDevice {
+            address: address.into(),
+            parent: parent.map(str::to_string),
+            ..PciDevice::default()
+        };
+        Inventory {
+            cpu: Some(Cpu {
+                pus: (0..4).map(pu).collect(),
+                groups: (0..4).map(core).collect(),
+                caches: Vec::from([l3("0-1"), l3("2-3")]),
+                online: Some(ids("0-3")),
+                isolated: Some(ids("3")),
+                ..Cpu::default()
+            }),
+            numa: Some(Vec::from([node(3, "0-1"), node(7, "2-3")])),
+            pci: Some(Vec::from([
+                function("0000:80:01.0", None),
+                function("0000:81:00.0", Some("0000:80:01.0")),
+                function("0000:82:00.0", Some("0000:80:01.0")),
+            ])),
+            gpus: Some(Vec::from([Gpu {
+                pci: "0000:81:00.0".into(),
+                node: Some(7),
+                ..Gpu::default()
+            }])),
+            nics: Some(Vec::from([Nic {
+                name: "eth0".into(),
+                physical: true,
+                pci: Some("0000:82:00.0".into()),
+                node: Some(7),
+                ..Nic::default()
+            }])),
+            ..Inventory::default()
+        }
+    }
+
+    #[test]
+    fn nodes_are_counted_without_gaps_and_devices_have_their_way_up() {
+        let machine = Machine::of(&machine()).expect("a machine to place on");
+        assert_eq!(machine.nodes.iter().map(|node| node.id).collect::<Vec<_>>(), [3, 7]);
+        assert_eq!(machine.distances.between(1, 1), 10);
+        // PU 3 is isolated.
+        assert_eq!(machine.pus.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(machine.pus[&2], Place { node: 1, package: 0, l3: 1, core: 2 });
+        let gpu = &machine.devices[0];
+        assert_eq!((&*gpu.kind, gpu.node), ("gpu", Some(1)));
+        assert_eq!(gpu.path, ["0000:80", "0000:80:01.0", "0000:81:00.0"]);
+        assert_eq!(machine.devices[1].name, "eth0");
+    }
+
+    #[test]
+    fn a_machine_without_numa_is_one_node() {
+        let mut whole = Inventory { numa: None, ..machine() };
+        assert!(Machine::of(&whole).is_err(), "nodes that could not be read are not none");
+        whole.cpu.iter_mut().flat_map(|cpu| &mut cpu.pus).for_each(|pu| pu.node = None);
+        let machine = Machine::of(&whole).expect("a machine to place on");
+        assert_eq!(machine.nodes.len(), 1);
+        assert_eq!(machine.devices[0].node, Some(0));
+    }
+
+    #[test]
+    fn without_cpus_there_is_nothing_to_place_on() {
+        assert!(Machine::of(&Inventory::default()).is_err());
+    }
 }

@@ -1,0 +1,135 @@
+//! What `purlin numa` prints for people.
+
+use purlin_core::place::decide::{Asked, Decision, Refusal, Rejected, Score, Why};
+
+use super::{Answer, Map, MapDevice, MapNode};
+use crate::{
+    table::{self, Column::*, Width, pair, plain},
+    units::{count, size},
+};
+
+pub fn map(map: &Map, width: Width) -> String {
+    let header = [
+        Right("NODE"),
+        Left("CPUS"),
+        Right("CORES"),
+        Right("CACHES"),
+        Right("MEMORY"),
+        Left("DISTANCES"),
+        Left("DEVICES"),
+    ];
+    let row = |node: &MapNode| {
+        vec![
+            node.id.to_string(),
+            if node.cpus.is_empty() { "none".into() } else { node.cpus.to_string() },
+            node.cores.to_string(),
+            node.last_level_caches.to_string(),
+            memory(node),
+            node.distances.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
+            devices(&node.devices),
+        ]
+    };
+    let mut page = table::columns(&header, map.nodes.iter().map(row), width);
+    if !map.elsewhere.is_empty() {
+        page += "\n";
+        page += &pair("no node", &devices(&map.elsewhere), width);
+    }
+    page
+}
+
+fn memory(node: &MapNode) -> String {
+    let pools = node.hugepages.iter().filter(|(_, bytes)| **bytes > 0);
+    let pools = pools.map(|(page, bytes)| format!(", {} in {} pages", size(*bytes), size(*page)));
+    size(node.memory) + &pools.collect::<String>()
+}
+
+fn devices(devices: &[MapDevice]) -> String {
+    let names = devices.iter().map(|it| plain(&format!("{} {}", it.kind, it.name)));
+    match devices.is_empty() {
+        true => "none".into(),
+        false => names.collect::<Vec<_>>().join(", "),
+    }
+}
+
+pub fn answer(answer: &Answer, width: Width) -> String {
+    match answer {
+        Answer::Fits(decision) => fits(decision, width),
+        Answer::DoesNotFit(refusal) => does_not_fit(refusal, width),
+    }
+}
+
+fn fits(Decision { placement, why }: &Decision, width: Width) -> String {
+    let mut page = pair("NUMA nodes", &placement.nodes.to_string(), width);
+    let cpus = match &placement.exclusive {
+        Some(cpus) => format!("{cpus} for itself alone"),
+        None => "those that all share on these nodes".into(),
+    };
+    page += &pair("CPUs", &cpus, width);
+    if !placement.devices.is_empty() {
+        page += &pair("devices", &plain(&placement.devices.join(", ")), width);
+    }
+    if let Some(score) = &why.score {
+        page += &pair("because", &chosen(score), width);
+    }
+    if let Some(gap) = &why.gap {
+        let found = format!("{} is {}; not everything was tried", gap.of, gap.found);
+        page += &pair("at best", &found, width);
+    }
+    page + "\n" + &reasons(why, width)
+}
+
+/// The parts of the score that say anything.
+fn chosen(score: &Score) -> String {
+    let mut words = vec![count(score.nodes.into(), "NUMA node", "NUMA nodes")];
+    if score.nodes > 1 {
+        words.push(format!("{:.1} from each other", score.distance));
+    }
+    if score.caches > 0 {
+        words.push(count(score.caches.into(), "last-level cache", "last-level caches"));
+    }
+    if score.shared_cores > 0 {
+        words.push(count(score.shared_cores.into(), "CPU beside others", "CPUs beside others"));
+    }
+    match score.crossings {
+        0 => {}
+        crossings => words.push(format!("devices {crossings} crossings apart")),
+    }
+    words.join(", ")
+}
+
+fn does_not_fit(refusal: &Refusal, width: Width) -> String {
+    let page = pair("no place", &plain(&refusal.reason), width);
+    page + "\n" + &reasons(&refusal.why, width)
+}
+
+fn reasons(why: &Why, width: Width) -> String {
+    let mut pages = Vec::new();
+    if !why.resources.is_empty() {
+        let header = [Left("ASKED FOR"), Right("HOW MUCH"), Left("LEFT ON EACH NODE")];
+        let row = |asked: &Asked| {
+            let left =
+                asked.left.iter().map(|(node, left)| format!("{node}: {}", much(asked, *left)));
+            vec![
+                plain(&asked.resource),
+                much(asked, asked.asked),
+                left.collect::<Vec<_>>().join(", "),
+            ]
+        };
+        pages.push(table::columns(&header, why.resources.iter().map(row), width));
+    }
+    if !why.rejected.is_empty() {
+        let header = [Left("NODES"), Left("WHY NOT")];
+        let rejected = why.rejected.iter();
+        let row = |it: &Rejected| vec![it.nodes.to_string(), plain(&it.why)];
+        pages.push(table::columns(&header, rejected.map(row), width));
+    }
+    table::sections(pages)
+}
+
+fn much(asked: &Asked, amount: u64) -> String {
+    match asked.unit {
+        "By" => size(amount),
+        "m{CPU}" => format!("{amount} m"),
+        _ => amount.to_string(),
+    }
+}

@@ -286,7 +286,8 @@ fn pci_of(probe: &mut Probe<'_>, around: &Around, name: &str) -> Option<String> 
 }
 
 /// Where to pull: the bay that the enclosure tells, the bay that the SAS
-/// expander tells, or the slot that the whole controller sits in.
+/// expander tells, or the place that the whole controller sits in, by the name
+/// printed on the board where the firmware tells it.
 fn slot(
     probe: &mut Probe<'_>,
     around: &Around,
@@ -306,7 +307,8 @@ fn slot(
     // A SCSI disk's PCI slot holds its controller, not the disk.
     let pci = pci.filter(|_| scsi.is_none())?;
     let place = pci::place_of(probe, pci);
-    Some(format!("PCI slot {}", around.slots.of(pci, &place)?))
+    let slot = |slot| format!("PCI slot {slot}");
+    around.slots.label(pci, &place).or_else(|| around.slots.of(pci, &place).map(slot))
 }
 
 /// What the kernel put to sleep. A disk that fell asleep by itself tells so

@@ -281,7 +281,8 @@ pub struct Disk {
     pub port: Option<String>,
     /// Host, channel, target and unit, `0:0:3:0`, of a SCSI device.
     pub scsi: Option<String>,
-    /// Bay of its enclosure, else the physical slot of its PCI function.
+    /// Bay of its enclosure, else the place of its PCI function: the board's
+    /// name for it, else the physical slot.
     pub slot: Option<String>,
     /// Bytes of the smallest block that can be addressed.
     pub logical_block: Option<u32>,

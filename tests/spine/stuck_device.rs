@@ -132,7 +132,10 @@ fn dead_disk(lab: &Lab) -> Result {
         return Err(format!("one disk hangs: {:?}", status.helper).into());
     };
     ensure!(lives(stuck), "helper {stuck} is gone: it was not stuck");
-    ensure!(dead.reads() == 1 && well.reads() == 3, "{} and {}", dead.reads(), well.reads());
+    // The agent and the command ask for themselves: the dead one hangs at the first
+    // of three questions and is asked no second, the other answers all of them.
+    let (hung, answered) = (dead.reads(), well.reads());
+    ensure!(hung >= 2 && answered == 3 * hung, "{hung} hang, {answered} were answered");
     node.stop()?;
     drop(dead);
     wait::until("the kernel lets go of the helper", PROMPT * 5, || match lives(stuck) {

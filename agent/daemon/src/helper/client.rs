@@ -135,7 +135,8 @@ fn inventory_in_threads(root: &Path) -> Inventory {
     for part in Part::ALL {
         read_part(&mut inventory, part, |what| {
             let root = root.to_owned();
-            in_thread(what, move |what| server::answer(&root, what)).unwrap_or_else(|stuck| stuck)
+            let read = in_thread(&what, move |what| server::answer(&root, what));
+            read.unwrap_or_else(|| no_answer(&what))
         });
     }
     inventory
@@ -149,16 +150,19 @@ fn read_part(inventory: &mut Inventory, part: Part, mut ask: impl FnMut(What) ->
     inventory.put_health(all);
 }
 
-/// What `read` brings, unless it gets stuck: the answer then says so.
+/// What `read` brings; `None` if it gets stuck.
 fn in_thread<T: Send + 'static>(
-    what: What,
+    what: &What,
     read: impl FnOnce(&What) -> T + Send + 'static,
-) -> Result<T, Answer> {
+) -> Option<T> {
     let (answers, inbox) = blocking::channel();
     let asked = what.clone();
     thread::spawn(move || _ = answers.send(read(&asked)));
-    let stuck = |_| Answer::nothing(&what, format!("no answer within {ANSWER_DEADLINE:?}"));
-    inbox.recv_timeout(ANSWER_DEADLINE).map_err(stuck)
+    inbox.recv_timeout(ANSWER_DEADLINE).ok()
+}
+
+fn no_answer(what: &What) -> Answer {
+    Answer::nothing(what, format!("no answer within {ANSWER_DEADLINE:?}"))
 }
 
 /// A machine and the files it was read from.
@@ -176,8 +180,8 @@ pub fn gather(told: impl Fn(Part)) -> Dump {
     let mut dump = Dump::default();
     let Dump { inventory, files } = &mut dump;
     let mut ask = |what| {
-        let read = in_thread(what, server::gather);
-        let (answer, read) = read.unwrap_or_else(|stuck| (stuck, Archive::default()));
+        let read = in_thread(&what, server::gather);
+        let (answer, read) = read.unwrap_or_else(|| (no_answer(&what), Archive::default()));
         // The limits of an archive are far above what drivers read of a machine.
         _ = files.absorb(&read);
         answer

@@ -9,7 +9,7 @@
 //! It must never search for the next structure behind a broken one: what would
 //! be found there is made of other structures' bytes.
 
-use std::collections::BTreeMap;
+use std::io;
 
 use purlin_core::inventory::{Bmc, Dimm, Firmware, Nameplate, Socket};
 
@@ -143,12 +143,24 @@ pub struct TpmDevice {
 }
 
 impl Smbios {
-    /// PCI address → what the board calls that place.
-    pub fn designations(&self) -> BTreeMap<&str, &str> {
-        self.slots
-            .iter()
-            .filter_map(|slot| Some((slot.address.as_deref()?, slot.designation.as_deref()?)))
-            .collect()
+    /// What the board calls the place of a PCI function: an onboard device's
+    /// own name, or that of the slot which has this function, the first one of
+    /// its card, or a port above it. `above` are the ports, the nearest first.
+    pub fn designation(&self, address: &str, above: &[String]) -> Option<&str> {
+        let find = |address: &str, is_onboard: bool| {
+            let of = |it: &&Slot| {
+                it.address.as_deref() == Some(address)
+                    && it.onboard == is_onboard
+                    && it.designation.is_some()
+            };
+            self.slots.iter().find(of)?.designation.as_deref()
+        };
+        // On a root bus the functions of one device are ports of several slots.
+        let card = address.rsplit_once('.').filter(|_| !above.is_empty());
+        find(address, true)
+            .or_else(|| find(address, false))
+            .or_else(|| find(&format!("{}.0", card?.0), false))
+            .or_else(|| above.iter().find_map(|port| find(port, false)))
     }
 
     /// The machine's UUID. Since version 2.6 its first three fields are
@@ -169,16 +181,7 @@ impl Smbios {
 /// is none, as on most Arm boards and in small VMs. Problems go to the part that
 /// asks.
 pub(crate) fn read(probe: &mut Probe<'_>) -> Option<Smbios> {
-    let table = match probe.root.bytes(TABLE) {
-        Ok(table) => table,
-        Err(error) => match entries(probe) {
-            Some(table) => table,
-            None => {
-                probe.report(TABLE, &error);
-                return None;
-            }
-        },
-    };
+    let table = table(probe).map_err(|error| probe.report(TABLE, &error)).ok()?;
     let (mut smbios, problems) = decode(&table);
     for problem in problems {
         probe.problem(TABLE, problem);
@@ -188,9 +191,19 @@ pub(crate) fn read(probe: &mut Probe<'_>) -> Option<Smbios> {
     Some(smbios)
 }
 
+/// The machine's table without a word on what is wrong with it, for parts that
+/// only look a name up: others tell.
+pub(crate) fn read_quietly(probe: &Probe<'_>) -> Smbios {
+    table(probe).map(|table| decode(&table).0).unwrap_or_default()
+}
+
+fn table(probe: &Probe<'_>) -> io::Result<Vec<u8>> {
+    probe.root.bytes(TABLE).or_else(|error| entries(probe).ok_or(error))
+}
+
 /// A table put together from the kernel's copies of each structure, which a
 /// dump may have without the table itself.
-fn entries(probe: &mut Probe<'_>) -> Option<Vec<u8>> {
+fn entries(probe: &Probe<'_>) -> Option<Vec<u8>> {
     // `17-3` is the fourth structure of type 17.
     let place = |name: &str| -> Option<(u8, u16)> {
         let (kind, instance) = name.split_once('-')?;

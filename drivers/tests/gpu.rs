@@ -96,6 +96,23 @@ fn in_child(task: Value, profile: &Path, control: Option<&Path>) -> Option<Value
     Some(serde_json::from_str(answer.expect("an answer")).expect("an answer in JSON"))
 }
 
+#[test]
+fn a_gpu_without_a_driver_has_the_name_of_the_installed_list() {
+    let tree = Tree::new();
+    for (address, device) in [("0000:03:00.0", "0x73bf"), ("0000:04:00.0", "0x0000")] {
+        let files = [("vendor", "0x1002"), ("device", device), ("class", "0x030000")];
+        tree.files(&format!("sys/bus/pci/devices/{address}"), &files);
+    }
+    let names = |tree: &Tree| -> Vec<Option<String>> {
+        let (gpus, problems) = gpu::read(&tree.root());
+        assert_eq!(problems, []);
+        gpus.expect("the GPUs").into_iter().map(|gpu| gpu.name).collect()
+    };
+    assert_eq!(names(&tree), [None, None]);
+    tree.files("usr/share/hwdata", &[("pci.ids", "1002  AMD\n\t73bf  Navi 21")]);
+    assert_eq!(names(&tree), [Some("AMD Navi 21".to_owned()), Some("AMD".to_owned())]);
+}
+
 /// Not a test of its own: see [`in_child`].
 #[test]
 fn child() {

@@ -207,6 +207,46 @@ fn iommu_group_slot_and_state_are_told() {
     assert_eq!(devices[2].slot.as_deref(), Some("3-1"));
 }
 
+/// One SMBIOS structure that names the place of a function, `[segment, segment,
+/// bus, device and function]`: a slot (type 9) or an onboard device (type 41).
+fn named(kind: u8, address: [u8; 4], name: &str) -> Vec<u8> {
+    let (length, at) = if kind == 9 { (0x11, 0x0d) } else { (0x0b, 0x07) };
+    let mut area = vec![0; length];
+    (area[0], area[1], area[4]) = (kind, length as u8, 1);
+    area[at..at + 4].copy_from_slice(&address);
+    [area, name.into(), vec![0, 0]].concat()
+}
+
+#[test]
+fn a_place_has_the_name_that_the_board_gives_it() {
+    let tree = Tree::new();
+    let port = "pci0000:00/0000:00:01.0";
+    function(&tree, port, BRIDGE, &[]);
+    function(&tree, &format!("{port}/0000:01:00.0"), GPU, &[]);
+    function(&tree, &format!("{port}/0000:01:00.1"), "0x040300", &[]);
+    function(&tree, "pci0000:00/0000:00:01.1", BRIDGE, &[]);
+    function(&tree, "pci0000:00/0000:00:1f.6", ETHERNET, &[]);
+    let slot = named(9, [0, 0, 0, 0x08], "PCIE1 (CPU1)");
+    let onboard = named(41, [0, 0, 0, 0xfe], "Onboard LAN");
+    let table = [slot, onboard, vec![127, 4, 0, 0, 0, 0]].concat();
+    tree.file("sys/firmware/dmi/tables/DMI", table);
+    let labels: Vec<_> = devices(&tree).into_iter().map(|it| (it.address, it.label)).collect();
+    check(
+        &labels,
+        expect![[
+            r#"[("0000:00:01.0", Some("PCIE1 (CPU1)")), ("0000:00:01.1", None), ("0000:00:1f.6", Some("Onboard LAN")), ("0000:01:00.0", Some("PCIE1 (CPU1)")), ("0000:01:00.1", Some("PCIE1 (CPU1)"))]"#
+        ]],
+    );
+}
+
+#[test]
+fn a_damaged_table_names_nothing_and_is_not_told_by_pci() {
+    let tree = Tree::new();
+    function(&tree, "pci0000:00/0000:00:01.0", ETHERNET, &[]);
+    tree.file("sys/firmware/dmi/tables/DMI", [9, 200, 0, 0]);
+    assert_eq!(devices(&tree)[0].label, None);
+}
+
 #[test]
 fn names_come_from_an_installed_list() {
     let tree = Tree::new();

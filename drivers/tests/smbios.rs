@@ -213,8 +213,15 @@ fn a_slot_and_an_onboard_device_are_found_by_their_address() {
         end(),
     ]
     .concat());
-    expect![[r#"{"0000:3b:00.0": "PCIe Slot 2", "0001:02:00.1": "Onboard LAN1"}"#]]
-        .assert_eq(&format!("{:?}", smbios.designations()));
+    let port = ["0000:3a:00.0".to_owned()];
+    assert_eq!(smbios.designation("0000:3b:00.0", &port), Some("PCIe Slot 2"));
+    assert_eq!(smbios.designation("0000:3b:00.1", &port), Some("PCIe Slot 2"));
+    assert_eq!(smbios.designation("0001:02:00.1", &port), Some("Onboard LAN1"));
+    assert_eq!(smbios.designation("0001:02:00.0", &port), None);
+    let below = ["0000:3c:01.0".to_owned(), "0000:3b:00.0".to_owned()];
+    assert_eq!(smbios.designation("0000:3d:00.0", &below), Some("PCIe Slot 2"));
+    // Another function on a root bus is another port.
+    assert_eq!(smbios.designation("0000:3b:00.4", &[]), None);
     assert_eq!(smbios.slots.len(), 4);
 }
 

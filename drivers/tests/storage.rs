@@ -97,6 +97,22 @@ fn two_controllers_of_a_subsystem_lead_to_one_namespace() {
 }
 
 #[test]
+fn an_nvme_disk_is_told_by_the_name_of_its_slot_on_the_board() {
+    let tree = Tree::new();
+    let path = "pci0000:00/0000:01:00.0";
+    function(&tree, path, "0x010802", &[]);
+    nvme(&tree, path, "nvme0", &[]);
+    block(&tree, &format!("{path}/nvme/nvme0/nvme0n1"), "../../nvme0");
+    tree.files("sys/bus/pci/slots/7", &[("address", "0000:01:00")]);
+    assert_eq!(one(&tree).slot.as_deref(), Some("PCI slot 7"));
+    // Type 9 of 17 bytes: bus 1, device 0, function 0.
+    let area = [&[9, 17, 0, 0, 1][..], &[0; 10], &[1, 0]].concat();
+    let table = [&area[..], b"U.2 Bay 3\0\0", &[127, 4, 0, 0, 0, 0]].concat();
+    tree.file("sys/firmware/dmi/tables/DMI", table);
+    assert_eq!(one(&tree).slot.as_deref(), Some("U.2 Bay 3"));
+}
+
+#[test]
 fn a_virtual_function_with_a_controller_knows_its_physical_one() {
     let tree = Tree::new();
     let port = "pci0000:00/0000:00:01.0";

@@ -1,4 +1,5 @@
-//! A file that opens and never answers a read, as a broken device's does.
+//! A file that opens and never answers a read or an ioctl, as a broken device's
+//! does, and one of a device that is well beside it.
 //!
 //! A FUSE file system whose root is that one file, mounted over an ordinary file
 //! of a made-up `/sys`. Once the request has been taken from the kernel, SIGKILL
@@ -16,8 +17,8 @@ use std::{
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen,
-    Request, Session,
+    INodeNo, IoctlFlags, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry,
+    ReplyIoctl, ReplyOpen, Request, Session,
 };
 use nix::mount::{MntFlags, umount2};
 
@@ -26,7 +27,7 @@ use crate::Result;
 /// How long the kernel may remember an attribute: it is always the same.
 const TTL: Duration = Duration::from_secs(60);
 
-/// A file whose reads never return while this lives.
+/// A file whose reads and ioctls never return while this lives.
 pub struct StuckFile {
     path: PathBuf,
     reads: Arc<AtomicUsize>,
@@ -36,15 +37,25 @@ pub struct StuckFile {
 impl StuckFile {
     /// Mounts it over the file `path`.
     pub fn mount(path: &Path) -> Result<Self> {
+        Self::mount_as(path, false)
+    }
+
+    /// The file of a device that is well: an ioctl succeeds and changes nothing,
+    /// which is an answer of zeros, and there is nothing to read.
+    pub fn mount_well(path: &Path) -> Result<Self> {
+        Self::mount_as(path, true)
+    }
+
+    fn mount_as(path: &Path, is_well: bool) -> Result<Self> {
         let reads = Arc::new(AtomicUsize::new(0));
-        let silence = Silence { reads: Arc::clone(&reads), unanswered: Mutex::default() };
+        let silence = Silence { is_well, reads: Arc::clone(&reads), unanswered: Mutex::default() };
         let mut config = Config::default();
         config.mount_options = vec![MountOption::RO, MountOption::FSName("purlin-stuck".into())];
         let session = Session::new(silence, path, &config)?.spawn()?;
         Ok(Self { path: path.to_owned(), reads, _session: session })
     }
 
-    /// How many reads are waiting.
+    /// How many reads and ioctls came.
     pub fn reads(&self) -> usize {
         self.reads.load(Ordering::Relaxed)
     }
@@ -61,9 +72,23 @@ impl Drop for StuckFile {
 
 /// The file system.
 struct Silence {
+    is_well: bool,
     reads: Arc<AtomicUsize>,
     /// A reply that is dropped answers with an error, so they are kept.
-    unanswered: Mutex<Vec<ReplyData>>,
+    unanswered: Mutex<Vec<Unanswered>>,
+}
+
+/// Kept, never looked at.
+#[allow(dead_code)]
+enum Unanswered {
+    Read(ReplyData),
+    Ioctl(ReplyIoctl),
+}
+
+impl Silence {
+    fn keep(&self, reply: Unanswered) {
+        self.unanswered.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(reply);
+    }
 }
 
 impl Filesystem for Silence {
@@ -91,7 +116,28 @@ impl Filesystem for Silence {
         reply: ReplyData,
     ) {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        self.unanswered.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(reply);
+        if self.is_well {
+            return reply.data(&[]);
+        }
+        self.keep(Unanswered::Read(reply));
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        given: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.is_well {
+            return reply.ioctl(0, given);
+        }
+        self.keep(Unanswered::Ioctl(reply));
     }
 }
 

@@ -159,11 +159,10 @@ impl Owner {
         let mut inventory = Inventory::clone(&self.inventory.borrow());
         let mut read = BTreeSet::new();
         for &part in &self.due.parts {
-            let answer = self.helper.ask(helper::What::Part(part)).await;
-            if answer.data.is_some() {
+            if self.helper.read(part, &mut inventory, self.due.parts.len() == Part::ALL.len()).await
+            {
                 read.insert(part);
             }
-            inventory.put(part, answer.data, answer.problems);
         }
         self.join_neighbours(&mut inventory);
         let now = clock::boot_ms();

@@ -15,7 +15,11 @@ use std::path::{Path, PathBuf};
 
 use purlin_core::inventory::{Gpu, GpuKind, GpuVendor, Part, PciLink, Problem, Slice, SliceKind};
 
-use crate::{Root, pci, probe::Probe};
+use crate::{
+    Root, pci,
+    pci_ids::{self, Wanted},
+    probe::{Probe, label},
+};
 
 mod amd;
 mod events;
@@ -86,7 +90,27 @@ fn read_gpus(probe: &mut Probe<'_>, nvml_library: Option<&Path>) -> Option<Vec<G
     for gpu in &mut gpus {
         nvidia::slices(gpu);
     }
+    name(probe, &mut gpus);
     Some(gpus)
+}
+
+/// Names GPUs whose driver tells none, or that have no driver, as `pci.ids` does.
+fn name(probe: &mut Probe<'_>, gpus: &mut [Gpu]) {
+    let nameless = gpus.iter_mut().filter(|gpu| gpu.name.is_none());
+    let nameless: Vec<(pci_ids::Id, &mut Gpu)> = nameless
+        .filter_map(|gpu| {
+            let vendor = probe.hex(&pci::file(&gpu.pci, "vendor"))?;
+            Some(((u16::try_from(vendor).ok()?, gpu.device_id?), gpu))
+        })
+        .collect();
+    if nameless.is_empty() {
+        return;
+    }
+    let devices = nameless.iter().map(|(id, _)| *id).collect();
+    let names = pci::names(probe.root, &Wanted { devices, ..Wanted::default() });
+    for (id, gpu) in nameless {
+        gpu.name = names.devices.get(&id).and_then(|name| label(name));
+    }
 }
 
 fn is_gpu(class: u32) -> bool {

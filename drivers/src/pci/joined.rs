@@ -2,8 +2,8 @@
 //! do, the node, slot and IOMMU domain that one has from elsewhere, and
 //! firmware that contradicts itself.
 //!
-//! It reads the files of slots, IOMMU groups and NUMA nodes, never a
-//! function's.
+//! It reads the files of slots, IOMMU groups and NUMA nodes and the firmware's
+//! table, never a function's.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,11 @@ use purlin_core::{
 };
 
 use super::is_address;
-use crate::{numa, probe::Probe};
+use crate::{
+    numa,
+    probe::Probe,
+    smbios::{self, Smbios},
+};
 
 const SLOTS: &str = "/sys/bus/pci/slots";
 const IOMMU_GROUPS: &str = "/sys/kernel/iommu_groups";
@@ -144,23 +148,33 @@ fn slots(probe: &mut Probe<'_>, devices: &mut [PciDevice], places: &[Place]) {
     let slots = Slots::read(probe);
     for (device, place) in devices.iter_mut().zip(places) {
         device.slot = slots.of(&device.address, place);
+        device.label = slots.label(&device.address, place);
     }
 }
 
-/// Physical slots by address, `domain:bus:device`. A slot holds whatever is
-/// below it.
-pub(crate) struct Slots(BTreeMap<String, String>);
+/// The places of cards. A slot holds whatever is below it.
+pub(crate) struct Slots {
+    /// The kernel's names by address, `domain:bus:device`.
+    kernel: BTreeMap<String, String>,
+    /// The board's.
+    board: Smbios,
+}
 
 impl Slots {
     pub(crate) fn read(probe: &mut Probe<'_>) -> Self {
         let names = probe.names(SLOTS).unwrap_or_default();
         let slot = |name: String| Some((probe.label(&format!("{SLOTS}/{name}/address"))?, name));
-        Self(names.into_iter().filter_map(slot).collect())
+        let kernel = names.into_iter().filter_map(slot).collect();
+        Self { kernel, board: smbios::read_quietly(probe) }
     }
 
     pub(crate) fn of(&self, address: &str, place: &Place) -> Option<String> {
         let mut nearest = std::iter::once(address).chain(place.above.iter().map(String::as_str));
-        nearest.find_map(|address| self.0.get(address.rsplit_once('.')?.0).cloned())
+        nearest.find_map(|address| self.kernel.get(address.rsplit_once('.')?.0).cloned())
+    }
+
+    pub(crate) fn label(&self, address: &str, place: &Place) -> Option<String> {
+        self.board.designation(address, &place.above).map(str::to_owned)
     }
 }
 

@@ -15,7 +15,7 @@ use purlin_core::inventory::{
 
 use crate::{
     Root,
-    pci_ids::{self, Wanted},
+    pci_ids::{self, Names, Wanted},
     probe::{Probe, label, numbered},
     root::Dir,
 };
@@ -241,17 +241,21 @@ pub(crate) fn file(address: &str, name: &str) -> String {
     format!("{DEVICES}/{address}/{name}")
 }
 
-/// Fills in names from the first `pci.ids` found; without one there are none.
-fn name(root: &Root, devices: &mut [PciDevice]) {
+/// The names wanted, from the first `pci.ids` found; without one there are none.
+pub(crate) fn names(root: &Root, wanted: &Wanted) -> Names {
     let ids = NAMES.iter().find_map(|path| root.bytes_up_to(path, MAX_NAMES_FILE).ok());
-    let Some(ids) = ids else { return };
+    ids.map(|ids| pci_ids::find(&String::from_utf8_lossy(&ids), wanted)).unwrap_or_default()
+}
+
+/// Fills in names.
+fn name(root: &Root, devices: &mut [PciDevice]) {
     let mut wanted = Wanted::default();
     for device in devices.iter() {
         wanted.devices.extend(id(device));
         wanted.subsystems.extend(id(device).zip(subsystem(device)));
         wanted.classes.insert(class(device));
     }
-    let names = pci_ids::find(&String::from_utf8_lossy(&ids), &wanted);
+    let names = names(root, &wanted);
     for device in devices {
         device.class_name = names.classes.get(&class(device)).and_then(|name| label(name));
         let Some(id) = id(device) else { continue };

@@ -1,21 +1,15 @@
-//! What disks of the live machine answer about their health.
+//! What one device of the live machine answers about its health.
 //!
 //! Two kinds of device are opened, for reading, and nothing else: the character
-//! device of a PCIe NVMe controller that is live, and the SCSI generic device
-//! of an ATA disk that is not asleep, which is asked for its power mode before
-//! anything that would wake it. A controller behind a fabric is another
-//! machine's, and may hang.
+//! device of an NVMe controller, and the SCSI generic device of an ATA disk,
+//! which is asked for its power mode before anything that would wake it. Which
+//! devices may be asked is `Storage::to_ask`'s to say.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io,
-    time::{Duration, Instant},
-};
+use std::{fs::File, io};
 
-use purlin_core::inventory::{AtaSmart, Disk, NvmeController, Storage};
+use purlin_core::inventory::{AtaSmart, NvmeHealth, Smart};
 
-use super::{BLOCK, smart};
+use super::{BLOCK, controller, smart};
 use crate::{
     probe::{Probe, is_absent, reason},
     sys::{nvme, sg},
@@ -24,68 +18,60 @@ use crate::{
 /// What the kernel gives as vendor of a SCSI disk that is an ATA one.
 pub(super) const ATA: &str = "ATA";
 
-/// How long disks are asked before the rest is left out: well below what the
-/// helper has for the whole part. A disk answers within milliseconds; one that
-/// is ill may take seconds.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Asks every disk that may be asked. What keeps it from several is told once.
-pub(super) fn ask(probe: &mut Probe<'_>, storage: &mut Storage) {
-    let until = Instant::now() + PATIENCE;
-    let mut refusals = Refusals::default();
-    for controller in &mut storage.controllers {
-        let Some(nvme) = controller.nvme.as_mut().filter(|it| may_ask(it)) else { continue };
-        refusals
-            .note(&controller.name, in_time(until).and_then(|()| ask_nvme(&controller.name, nvme)));
-    }
-    for disk in &mut storage.disks {
-        let Some(generic) = generic_of(probe, disk) else { continue };
-        let asked = in_time(until).and_then(|()| ask_ata(&generic, disk));
-        refusals.note(&disk.name, asked);
-    }
-    refusals.tell(probe);
+/// The answer of the device, if it is one that has any.
+pub(super) fn smart(probe: &mut Probe<'_>, device: &str) -> Option<Smart> {
+    let asked = if controller::is_nvme(device) {
+        node(device).and_then(|controller| ask_nvme(&controller)).map(Smart::Nvme)
+    } else {
+        let generic = generic_of(probe, device)?;
+        node(&generic).and_then(|disk| ask_ata(&disk))
+    };
+    asked.map_err(|error| probe.problem(device, refusal(&error))).ok()
 }
 
-fn in_time(until: Instant) -> io::Result<()> {
-    if Instant::now() < until {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("the disks before took more than {PATIENCE:?}")))
+fn node(name: &str) -> io::Result<File> {
+    File::open(format!("/dev/{name}"))
 }
 
-fn may_ask(nvme: &NvmeController) -> bool {
-    nvme.transport.as_deref() == Some("pcie") && nvme.state.as_deref() == Some("live")
+fn refusal(error: &io::Error) -> String {
+    let why = if is_absent(error) { "it has no device file here".into() } else { reason(error) };
+    format!("health unknown: {why}")
 }
 
-fn ask_nvme(name: &str, told: &mut NvmeController) -> io::Result<()> {
-    let controller = File::open(format!("/dev/{name}"))?;
-    told.smart = smart::nvme(&nvme::log_page(&controller, 0x02)?);
-    told.firmware_slots = smart::nvme_firmware(&nvme::log_page(&controller, 0x03)?);
-    let limits = smart::nvme_limits(&nvme::identify(&controller)?).unwrap_or_default();
-    told.warning_temperature = limits.warning;
-    told.critical_temperature = limits.critical;
-    told.capacity = limits.capacity;
-    Ok(())
+fn ask_nvme(controller: &File) -> io::Result<NvmeHealth> {
+    let health = smart::nvme(&nvme::log_page(controller, 0x02)?);
+    let firmware_slots = smart::nvme_firmware(&nvme::log_page(controller, 0x03)?);
+    let limits = smart::nvme_limits(&nvme::identify(controller)?).unwrap_or_default();
+    Ok(NvmeHealth {
+        smart: health,
+        firmware_slots,
+        capacity: limits.capacity,
+        warning_temperature: limits.warning,
+        critical_temperature: limits.critical,
+    })
 }
 
-/// The generic device of an ATA disk that the kernel has not put to sleep.
-fn generic_of(probe: &mut Probe<'_>, disk: &Disk) -> Option<String> {
-    let device = format!("{BLOCK}/{}/device", disk.name);
-    let is_ata = disk.scsi.is_some() && probe.label(&format!("{device}/vendor"))? == ATA;
-    if !is_ata || disk.asleep == Some(true) {
+/// The generic device of an ATA disk.
+fn generic_of(probe: &mut Probe<'_>, disk: &str) -> Option<String> {
+    let device = format!("{BLOCK}/{disk}/device");
+    if probe.label(&format!("{device}/vendor"))? != ATA {
         return None;
     }
     probe.names(&format!("{device}/scsi_generic"))?.into_iter().next()
 }
 
-fn ask_ata(generic: &str, told: &mut Disk) -> io::Result<()> {
-    let disk = File::open(format!("/dev/{generic}"))?;
-    let asleep = is_asleep(sg::registers(&disk, sg::Ata { command: 0xe5, ..sg::Ata::default() })?);
-    told.asleep = Some(asleep);
-    if !asleep {
-        told.smart = read_smart(&disk)?;
-    }
-    Ok(())
+fn ask_ata(disk: &File) -> io::Result<Smart> {
+    let power = sg::registers(disk, sg::Ata { command: 0xe5, ..sg::Ata::default() })?;
+    unless_asleep(power, || read_smart(disk))
+}
+
+/// Asks for the rest only what does not sleep.
+fn unless_asleep(
+    power: sg::Registers,
+    read: impl FnOnce() -> io::Result<Option<AtaSmart>>,
+) -> io::Result<Smart> {
+    let asleep = is_asleep(power);
+    Ok(Smart::Ata { asleep, smart: if asleep { None } else { read()? } })
 }
 
 /// CHECK POWER MODE: standby (00h, 01h), and spun down with a cache in flash
@@ -116,30 +102,12 @@ fn verdict(after: sg::Registers) -> Option<bool> {
     }
 }
 
-/// Why disks could not be asked: how many for the same reason, and the first.
-#[derive(Default)]
-struct Refusals(BTreeMap<String, (usize, String)>);
-
-impl Refusals {
-    fn note(&mut self, name: &str, asked: io::Result<()>) {
-        let Err(error) = asked else { return };
-        let why =
-            if is_absent(&error) { "it has no device file here".into() } else { reason(&error) };
-        self.0.entry(why).or_insert_with(|| (0, name.to_owned())).0 += 1;
-    }
-
-    fn tell(self, probe: &mut Probe<'_>) {
-        for (why, (count, first)) in self.0 {
-            let others =
-                if count > 1 { format!(" and of {} more", count - 1) } else { String::new() };
-            probe.problem(&first, format!("its health{others} is unknown: {why}"));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
+    use crate::{Root, storage::smart_of};
 
     fn after(count: u8, lba_mid: u8, lba_high: u8) -> sg::Registers {
         sg::Registers { count, lba_mid, lba_high }
@@ -150,6 +118,44 @@ mod tests {
         assert!(is_asleep(after(0x00, 0, 0)));
         assert!(!is_asleep(after(0x80, 0, 0)));
         assert!(!is_asleep(after(0xff, 0, 0)));
+    }
+
+    #[test]
+    fn a_disk_that_sleeps_is_asked_nothing_else() {
+        for standby in [0x00, 0x01, 0x40] {
+            let told = unless_asleep(after(standby, 0, 0), || unreachable!("this wakes it"));
+            assert_eq!(told.ok(), Some(Smart::Ata { asleep: true, smart: None }));
+        }
+        let smart = AtaSmart { passed: Some(true), ..AtaSmart::default() };
+        let told = unless_asleep(after(0xff, 0, 0), || Ok(Some(smart.clone())));
+        assert_eq!(told.ok(), Some(Smart::Ata { asleep: false, smart: Some(smart) }));
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let refused = |errno: Errno| refusal(&io::Error::from(errno));
+        let denied = "health unknown: permission denied; root may read it";
+        assert_eq!([refused(Errno::EACCES), refused(Errno::EPERM)], [denied, denied]);
+        assert_eq!(refused(Errno::ENOENT), "health unknown: it has no device file here");
+        assert_eq!(refused(Errno::EIO), "health unknown: i/o error");
+    }
+
+    #[test]
+    fn a_controller_without_a_device_file_is_a_problem_with_its_name() {
+        let root = Root::live().expect("the live machine");
+        let (smart, problems) = smart_of(&root, "nvme4095");
+        assert_eq!((smart, problems.len()), (None, 1));
+        assert_eq!(problems[0].at, "nvme4095");
+        assert_eq!(problems[0].what, "health unknown: it has no device file here");
+        // Neither an ATA disk nor one at all.
+        assert_eq!(smart_of(&root, "no-such-disk"), (None, vec![]));
+    }
+
+    #[test]
+    fn a_dumps_disk_is_never_asked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = Root::dump(dir.path()).expect("a dump");
+        assert_eq!(smart_of(&root, "nvme0"), (None, vec![]));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //!
 //! Page: `hw-docs/storage.md`. Sources: `/sys/block`
 //! (Documentation/ABI/stable/sysfs-block), `/sys/class/nvme`,
-//! `/sys/class/enclosure`, the PCI functions of the mass storage class, and on
-//! a live machine what the disks answer about their health ([`ask`]).
+//! `/sys/class/enclosure`, the PCI functions of the mass storage class. What a
+//! disk of a live machine answers about its health is asked one by one
+//! ([`smart_of`]), so that the list never waits for a disk.
 //! Partitions are not listed; loop, RAM and compressed disks, device mapper and
 //! md are made of memory or of other disks, and are left out. It must never
 //! open a block device: that can spin a disk up, or hang on a dead one.
@@ -12,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use purlin_core::inventory::{
-    Disk, Health, NvmeNamespace, Part, Problem, Storage, StorageController, Transport,
+    Disk, Health, NvmeNamespace, Part, Problem, Smart, Storage, Transport,
 };
 
 use crate::{
@@ -52,11 +53,16 @@ fn read_storage(probe: &mut Probe<'_>) -> Option<Storage> {
     let controllers = controller::read(probe, &around.slots);
     let mut storage = Storage { controllers, disks };
     name_disks(&mut storage);
-    if probe.root.is_live() {
-        ask::ask(probe, &mut storage);
-    }
-    judge(&mut storage);
     Some(storage)
+}
+
+/// Asks one device, of those that [`Storage::to_ask`] names, about its health.
+/// This can hang as long as the device does. A disk of another kind than ATA
+/// has no answer and no problem, and so has every disk of a dump.
+pub fn smart_of(root: &Root, device: &str) -> (Option<Smart>, Vec<Problem>) {
+    let mut probe = Probe::new(Part::Storage, root);
+    let smart = if root.is_live() { ask::smart(&mut probe, device) } else { None };
+    (smart, probe.finish())
 }
 
 /// What more than one disk needs to find its own place.
@@ -280,7 +286,8 @@ fn pci_of(probe: &mut Probe<'_>, around: &Around, name: &str) -> Option<String> 
 }
 
 /// Where to pull: the bay that the enclosure tells, the bay that the SAS
-/// expander tells, or the slot that the whole controller sits in.
+/// expander tells, or the place that the whole controller sits in, by the name
+/// printed on the board where the firmware tells it.
 fn slot(
     probe: &mut Probe<'_>,
     around: &Around,
@@ -300,7 +307,8 @@ fn slot(
     // A SCSI disk's PCI slot holds its controller, not the disk.
     let pci = pci.filter(|_| scsi.is_none())?;
     let place = pci::place_of(probe, pci);
-    Some(format!("PCI slot {}", around.slots.of(pci, &place)?))
+    let slot = |slot| format!("PCI slot {slot}");
+    around.slots.label(pci, &place).or_else(|| around.slots.of(pci, &place).map(slot))
 }
 
 /// What the kernel put to sleep. A disk that fell asleep by itself tells so
@@ -321,27 +329,6 @@ fn name_disks(storage: &mut Storage) {
             nvme.disks = disks;
         }
     }
-}
-
-/// A disk's verdict is its own, or that of the worst controller that leads to
-/// it: each speaks for the medium behind it.
-fn judge(storage: &mut Storage) {
-    for controller in &mut storage.controllers {
-        let smart = controller.nvme.as_ref().and_then(|it| it.smart.as_ref());
-        controller.health = smart.map(|smart| smart.health()).unwrap_or_default();
-    }
-    for disk in &mut storage.disks {
-        disk.health = match (&disk.smart, &disk.namespace) {
-            (Some(smart), _) => smart.health(),
-            (None, Some(namespace)) => worst(&storage.controllers, &namespace.controllers),
-            (None, None) => Health::default(),
-        };
-    }
-}
-
-fn worst(controllers: &[StorageController], names: &[String]) -> Health {
-    let leading = controllers.iter().filter(|it| names.contains(&it.name));
-    leading.map(|it| &it.health).max_by_key(|it| it.state).cloned().unwrap_or_default()
 }
 
 #[cfg(test)]

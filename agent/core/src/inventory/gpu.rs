@@ -21,7 +21,8 @@ pub struct Gpu {
     pub vendor: GpuVendor,
     /// PCI device id.
     pub device_id: Option<u16>,
-    /// Product name, if its driver tells one.
+    /// Product name, if its driver tells one, else the chip's in an installed
+    /// `pci.ids`.
     pub name: Option<String>,
     /// Kernel driver.
     pub driver: Option<String>,

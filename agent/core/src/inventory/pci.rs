@@ -34,6 +34,9 @@ pub struct PciDevice {
     pub subsystem_name: Option<String>,
     /// Physical slot: of this function, else of the nearest one above.
     pub slot: Option<String>,
+    /// What the board calls its place, as printed beside it or in its manual
+    /// (SMBIOS types 9 and 41): of this function, else of the nearest port above.
+    pub label: Option<String>,
     /// Bound driver.
     pub driver: Option<String>,
     /// The only driver that may bind, if an administrator chose one.

@@ -29,6 +29,10 @@ use super::{Answer, COMMAND, Request, What, checked_length, encode, server};
 /// A read that takes longer is taken for stuck. A part takes milliseconds; only
 /// NVML, which brings the driver up at its first call, may take seconds.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// Devices that may be stuck while they are asked about their health before no
+/// other is asked: each costs a process and a deadline, and more than that hang
+/// together, on what they share.
+const MAX_STUCK_DEVICES: usize = 8;
 /// Requests that may wait for the one under way.
 const INBOX: usize = 32;
 
@@ -43,24 +47,49 @@ impl Client {
     /// Asks, and waits for the answer or for the reason why there is none.
     pub async fn ask(&self, what: What) -> Answer {
         let (reply, answer) = oneshot::channel();
-        if self.asks.send((what, reply)).await.is_err() {
-            return Answer::nothing(what, "the agent is stopping");
+        if self.asks.send((what.clone(), reply)).await.is_err() {
+            return Answer::nothing(&what, "the agent is stopping");
         }
-        answer.await.unwrap_or_else(|_| Answer::nothing(what, "the helper's task was restarted"))
+        answer.await.unwrap_or_else(|_| Answer::nothing(&what, "the helper's task was restarted"))
     }
 
     /// Reads every part into `inventory`; what can't be read stays as it was.
     pub async fn read_inventory(&self, inventory: &mut Inventory) {
         for part in Part::ALL {
-            let answer = self.ask(What::Part(part)).await;
-            inventory.put(part, answer.data, answer.problems);
+            self.read(part, inventory, true).await;
         }
+    }
+
+    /// Reads one part into `inventory`; false if it can't be read and stays as it
+    /// was. The list of disks waits for none of them; each is asked for itself
+    /// about its health, all of them `again` or only those that are new.
+    pub async fn read(&self, part: Part, inventory: &mut Inventory, again: bool) -> bool {
+        let answer = self.ask(What::Part(part)).await;
+        let is_read = answer.data.is_some();
+        let mut all = Vec::new();
+        for device in put(inventory, part, answer, again) {
+            all.push(self.ask(What::Smart(device.clone())).await.of_device(device));
+        }
+        inventory.put_health(all);
+        is_read
     }
 
     /// How the helpers are.
     pub fn state(&self) -> api::Helper {
         self.state.borrow().clone()
     }
+}
+
+/// Puts a part in its place; which devices are to be asked next.
+fn put(inventory: &mut Inventory, part: Part, answer: Answer, again: bool) -> Vec<String> {
+    let is_storage = part == Part::Storage && answer.data.is_some();
+    let before = inventory.storage.take_if(|_| is_storage);
+    inventory.put(part, answer.data, answer.problems);
+    let Some(storage) = inventory.storage.as_mut().filter(|_| is_storage) else {
+        return Vec::new();
+    };
+    storage.keep_health(&before.unwrap_or_default());
+    storage.to_ask(again)
 }
 
 /// A client, and the owner of the helpers that its task runs. `root` is what
@@ -84,7 +113,7 @@ pub async fn inventory(root: Option<&Path>) -> Inventory {
     let mut inventory = Inventory::default();
     match helpers.start() {
         Ok(helper) => helpers.running = Some(helper),
-        Err(_) => return inventory_in_thread(root),
+        Err(_) => return inventory_in_threads(&root),
     }
     tokio::select! {
         () = client.read_inventory(&mut inventory) => {}
@@ -100,19 +129,40 @@ async fn inventory_of_dump(root: PathBuf) -> Inventory {
 }
 
 /// The same where no process can be started (under an emulator, or a seccomp
-/// filter): in a thread, which is left behind if it gets stuck.
-fn inventory_in_thread(root: PathBuf) -> Inventory {
-    let (answers, inbox) = blocking::channel();
-    thread::spawn(move || {
-        for part in Part::ALL {
-            _ = answers.send((part, server::answer(&root, What::Part(part))));
-        }
-    });
+/// filter): in threads, which are left behind if they get stuck.
+fn inventory_in_threads(root: &Path) -> Inventory {
     let mut inventory = Inventory::default();
-    while let Ok((part, answer)) = inbox.recv_timeout(ANSWER_DEADLINE) {
-        inventory.put(part, answer.data, answer.problems);
+    for part in Part::ALL {
+        read_part(&mut inventory, part, |what| {
+            let root = root.to_owned();
+            let read = in_thread(&what, move |what| server::answer(&root, what));
+            read.unwrap_or_else(|| no_answer(&what))
+        });
     }
     inventory
+}
+
+/// Reads one part, and each device's health, by `ask`.
+fn read_part(inventory: &mut Inventory, part: Part, mut ask: impl FnMut(What) -> Answer) {
+    let answer = ask(What::Part(part));
+    let devices = put(inventory, part, answer, true);
+    let all = devices.into_iter().map(|it| ask(What::Smart(it.clone())).of_device(it)).collect();
+    inventory.put_health(all);
+}
+
+/// What `read` brings; `None` if it gets stuck.
+fn in_thread<T: Send + 'static>(
+    what: &What,
+    read: impl FnOnce(&What) -> T + Send + 'static,
+) -> Option<T> {
+    let (answers, inbox) = blocking::channel();
+    let asked = what.clone();
+    thread::spawn(move || _ = answers.send(read(&asked)));
+    inbox.recv_timeout(ANSWER_DEADLINE).ok()
+}
+
+fn no_answer(what: &What) -> Answer {
+    Answer::nothing(what, format!("no answer within {ANSWER_DEADLINE:?}"))
 }
 
 /// A machine and the files it was read from.
@@ -125,24 +175,23 @@ pub struct Dump {
 }
 
 /// Reads this machine and keeps each file that is read; `told` hears which part
-/// is next. Each part is read in a thread that is left behind if it gets stuck.
+/// is next. Each read is in a thread that is left behind if it gets stuck.
 pub fn gather(told: impl Fn(Part)) -> Dump {
     let mut dump = Dump::default();
-    let read: Vec<_> = Part::ALL.into_iter().map(What::Part).collect();
-    for what in read.into_iter().chain(Sampler::ALL.map(What::Sample)) {
-        if let What::Part(part) = what {
-            told(part);
-        }
-        let (answers, inbox) = blocking::channel();
-        thread::spawn(move || _ = answers.send(server::gather(what)));
-        let stuck = || Answer::nothing(what, format!("no answer within {ANSWER_DEADLINE:?}"));
-        let (answer, files) =
-            inbox.recv_timeout(ANSWER_DEADLINE).unwrap_or_else(|_| (stuck(), Archive::default()));
-        if let What::Part(part) = what {
-            dump.inventory.put(part, answer.data, answer.problems);
-        }
+    let Dump { inventory, files } = &mut dump;
+    let mut ask = |what| {
+        let read = in_thread(&what, server::gather);
+        let (answer, read) = read.unwrap_or_else(|| (no_answer(&what), Archive::default()));
         // The limits of an archive are far above what drivers read of a machine.
-        _ = dump.files.absorb(&files);
+        _ = files.absorb(&read);
+        answer
+    };
+    for part in Part::ALL {
+        told(part);
+        read_part(inventory, part, &mut ask);
+    }
+    for sampler in Sampler::ALL {
+        ask(What::Sample(sampler));
     }
     dump
 }
@@ -180,19 +229,27 @@ impl Helpers {
         if let Some((child, _)) = self.stuck.iter().find(|(_, stuck_on)| *stuck_on == what) {
             let pid = child.id().unwrap_or_default();
             let why = format!("helper {pid} is still stuck in the kernel reading it");
-            return Answer::nothing(what, why);
+            return Answer::nothing(&what, why);
+        }
+        if matches!(what, What::Smart(_)) && self.stuck_devices() >= MAX_STUCK_DEVICES {
+            let why = format!("not asked: {MAX_STUCK_DEVICES} other devices do not answer");
+            return Answer::nothing(&what, why);
         }
         // One that died since it was asked last, for whatever reason, costs a retry.
-        let mut answer = self.ask_running(what).await;
+        let mut answer = self.ask_running(&what).await;
         if answer.is_err() {
-            answer = self.ask_running(what).await;
+            answer = self.ask_running(&what).await;
         }
-        answer.unwrap_or_else(|error| Answer::nothing(what, format!("no helper answers: {error}")))
+        answer.unwrap_or_else(|error| Answer::nothing(&what, format!("no helper answers: {error}")))
+    }
+
+    fn stuck_devices(&self) -> usize {
+        self.stuck.iter().filter(|(_, what)| matches!(what, What::Smart(_))).count()
     }
 
     /// Asks the helper that runs, or a new one. The error is a helper that can't
     /// be started, died, or talks nonsense.
-    async fn ask_running(&mut self, what: What) -> io::Result<Answer> {
+    async fn ask_running(&mut self, what: &What) -> io::Result<Answer> {
         let mut helper = match self.running.take() {
             Some(helper) => helper,
             None => self.start()?,
@@ -208,7 +265,7 @@ impl Helpers {
                 Err(error)
             }
             Err(_) => {
-                self.abandon(helper.child, what);
+                self.abandon(helper.child, what.clone());
                 let why = format!("no answer within {ANSWER_DEADLINE:?}: its helper was abandoned");
                 Ok(Answer::nothing(what, why))
             }
@@ -272,10 +329,12 @@ fn spawn() -> io::Result<Running> {
 }
 
 impl Running {
-    async fn ask(&mut self, root: &Path, what: What) -> io::Result<Answer> {
+    async fn ask(&mut self, root: &Path, what: &What) -> io::Result<Answer> {
         self.requests += 1;
         let id = self.requests;
-        self.socket.write_all(&encode(&Request { id, root: root.to_owned(), what })?).await?;
+        self.socket
+            .write_all(&encode(&Request { id, root: root.to_owned(), what: what.clone() })?)
+            .await?;
         let mut header = [0; 4];
         self.socket.read_exact(&mut header).await?;
         let mut body = vec![0; checked_length(header)?];

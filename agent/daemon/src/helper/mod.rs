@@ -5,7 +5,8 @@
 //! process it is stuck in. So the agent waits for an answer until a deadline,
 //! then abandons that helper and starts another. A request that a helper is
 //! still stuck on is not made again until the kernel lets go of it: there is at
-//! most one stuck helper for each kind of request.
+//! most one stuck helper for each kind of request, and one for each disk that
+//! hangs while it is asked about its health.
 //!
 //! The two talk over a socket pair, the helper's standard input: a frame is a
 //! `u32` length (little-endian) and so many bytes of JSON, one [`Request`] or
@@ -14,7 +15,7 @@
 use std::{io, path::PathBuf};
 
 use purlin_core::{
-    inventory::{GpuEvent, Neighbour, Part, PartData, Problem},
+    inventory::{Asked, GpuEvent, Neighbour, Part, PartData, Problem, Smart},
     metric::{Point, Sampler},
 };
 use serde::{Deserialize, Serialize};
@@ -32,11 +33,13 @@ pub const COMMAND: &str = "helper";
 const MAX_FRAME_BYTES: usize = 8 << 20;
 
 /// Everything a helper can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
     /// Read one part of the inventory.
     Part(Part),
+    /// Ask the device of this name about its health.
+    Smart(String),
     /// Take one sample.
     Sample(Sampler),
     /// What GPUs said of their own accord since this was last asked.
@@ -47,9 +50,10 @@ pub enum What {
 
 impl What {
     /// For messages, e.g. `sensor`, `temperature sample`.
-    fn describe(self) -> String {
+    fn describe(&self) -> String {
         match self {
             What::Part(part) => part.name().into(),
+            What::Smart(device) => device.clone(),
             What::Sample(sampler) => format!("{} sample", sampler.name()),
             What::GpuEvents => "GPU events".into(),
             What::Neighbours => "neighbours".into(),
@@ -57,9 +61,10 @@ impl What {
     }
 
     /// The part a problem with it belongs to.
-    fn part(self) -> Part {
+    fn part(&self) -> Part {
         match self {
-            What::Part(part) => part,
+            What::Part(part) => *part,
+            What::Smart(_) => Part::Storage,
             What::Sample(Sampler::Cpu) => Part::Cpu,
             What::Sample(Sampler::Memory | Sampler::Pressure) => Part::Memory,
             What::Sample(Sampler::Disk) => Part::Storage,
@@ -85,6 +90,8 @@ pub struct Answer {
     id: u64,
     /// The part, if one was asked for and could be read.
     pub data: Option<PartData>,
+    /// What the device said, if one was asked about its health.
+    pub smart: Option<Smart>,
     /// The sample, if one was asked for.
     pub points: Vec<Point>,
     /// What GPUs said, if that was asked.
@@ -97,9 +104,14 @@ pub struct Answer {
 
 impl Answer {
     /// An answer that brings nothing but the reason why.
-    fn nothing(what: What, why: impl Into<String>) -> Self {
+    fn nothing(what: &What, why: impl Into<String>) -> Self {
         let problem = Problem { part: what.part(), at: what.describe(), what: why.into() };
         Self { problems: vec![problem], ..Self::default() }
+    }
+
+    /// What came of asking a device about its health.
+    fn of_device(self, device: String) -> Asked {
+        Asked { device, smart: self.smart, problems: self.problems }
     }
 }
 

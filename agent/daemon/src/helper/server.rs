@@ -11,7 +11,7 @@ use std::{
 };
 
 use purlin_core::inventory::{Inventory, Part, PartData, Problem};
-use purlin_drivers::{Archive, Root, gpu, lldp};
+use purlin_drivers::{Archive, Root, gpu, lldp, storage};
 
 use super::{Answer, Request, What, checked_length, encode};
 use crate::{clock, tasks};
@@ -44,8 +44,8 @@ fn serve() -> io::Result<()> {
         socket.read_exact(&mut body)?;
         let request: Request = serde_json::from_slice(&body)?;
         let answer = match request.what {
-            What::GpuEvents | What::Neighbours => heard.answer(&request.root, request.what),
-            what => answer(&request.root, what),
+            What::GpuEvents | What::Neighbours => heard.answer(&request.root, &request.what),
+            what => answer(&request.root, &what),
         };
         let answer = Answer { id: request.id, ..answer };
         socket.write_all(&encode(&answer)?)?;
@@ -61,10 +61,10 @@ struct Heard {
 
 impl Heard {
     /// What was heard; of a dump nothing is.
-    fn answer(&mut self, root: &Path, what: What) -> Answer {
+    fn answer(&mut self, root: &Path, what: &What) -> Answer {
         match Root::open(root) {
             Ok(root) if !root.is_live() => Answer::default(),
-            Ok(root) if what == What::Neighbours => self.neighbours(&root),
+            Ok(root) if *what == What::Neighbours => self.neighbours(&root),
             Ok(_) => self.gpu_events(),
             Err(error) => Answer::nothing(what, error.to_string()),
         }
@@ -101,8 +101,8 @@ pub(super) fn dump(root: &Path) -> Inventory {
     for part in Part::ALL {
         let what = What::Part(part);
         let answer = match &root {
-            Ok(root) => answer_from(root, what),
-            Err(error) => Answer::nothing(what, error),
+            Ok(root) => answer_from(root, &what),
+            Err(error) => Answer::nothing(&what, error),
         };
         inventory.put(part, answer.data, answer.problems);
     }
@@ -110,7 +110,7 @@ pub(super) fn dump(root: &Path) -> Inventory {
 }
 
 /// Does what is asked of this machine, and brings what it read for that.
-pub(super) fn gather(what: What) -> (Answer, Archive) {
+pub(super) fn gather(what: &What) -> (Answer, Archive) {
     match Root::gathering() {
         Ok(root) => (answer_from(&root, what), root.gathered()),
         Err(error) => (Answer::nothing(what, error.to_string()), Archive::default()),
@@ -118,7 +118,7 @@ pub(super) fn gather(what: What) -> (Answer, Archive) {
 }
 
 /// Does what is asked.
-pub(super) fn answer(root: &Path, what: What) -> Answer {
+pub(super) fn answer(root: &Path, what: &What) -> Answer {
     match Root::open(root) {
         Ok(root) => answer_from(&root, what),
         Err(error) => Answer::nothing(what, error.to_string()),
@@ -126,14 +126,18 @@ pub(super) fn answer(root: &Path, what: What) -> Answer {
 }
 
 /// A driver that panics is a problem of its part.
-fn answer_from(root: &Root, what: What) -> Answer {
+fn answer_from(root: &Root, what: &What) -> Answer {
     panic::catch_unwind(panic::AssertUnwindSafe(|| match what {
         What::Part(part) => {
-            let (data, problems) = purlin_drivers::read(part, root);
+            let (data, problems) = purlin_drivers::read(*part, root);
             Answer { data, problems, ..Answer::default() }
         }
+        What::Smart(device) => {
+            let (smart, problems) = storage::smart_of(root, device);
+            Answer { smart, problems, ..Answer::default() }
+        }
         What::Sample(sampler) => {
-            let (points, problems) = purlin_drivers::sample(sampler, root);
+            let (points, problems) = purlin_drivers::sample(*sampler, root);
             Answer { points, problems, ..Answer::default() }
         }
         // Only the process that keeps them hears anything.

@@ -79,17 +79,21 @@ fn row(part: Part, name: impl Into<String>, node: Option<u32>, what: impl Into<S
     Row { part, name: name.into(), what: what.into(), node, problem: false }
 }
 
-/// A problem belongs to the row that its file names, else to the part's first
+/// A problem belongs to the rows that its file names, else to the part's first
 /// row, else it is a row of its own.
 fn mark(rows: &mut Vec<Row>, problem: &Problem) {
     let names = |row: &Row| {
         let name = row.name.replace(' ', "");
-        problem.at.split('/').any(|piece| piece == name)
+        // An NVMe controller stands in the rows of its namespaces.
+        let is_controllers =
+            |piece: &str| piece.starts_with("nvme") && name.starts_with(&format!("{piece}n"));
+        problem.at.split(['/', ',', ' ']).any(|piece| piece == name || is_controllers(piece))
     };
-    match rows.iter().position(names) {
-        Some(index) => rows[index].problem = true,
-        None if !rows.is_empty() => rows[0].problem = true,
-        None => {
+    let named: Vec<usize> = (0..rows.len()).filter(|index| names(&rows[*index])).collect();
+    match named.is_empty() {
+        false => named.into_iter().for_each(|index| rows[index].problem = true),
+        true if !rows.is_empty() => rows[0].problem = true,
+        true => {
             let what = format!("{UNKNOWN}: {} {}", problem.at, problem.what);
             rows.push(Row { problem: true, ..row(problem.part, problem.part.name(), None, what) });
         }

@@ -88,6 +88,7 @@ fn place(device: &PciDevice) -> Vec<Fact> {
     });
     let mut facts = vec![("below", device.parent.clone().unwrap_or_else(|| "a root bus".into()))];
     facts.extend(given("slot", &device.slot));
+    facts.extend(given("printed on the board", &device.label));
     facts.extend([
         ("node", or_unknown(device.node)),
         ("local CPUs", set(&device.local_cpus)),

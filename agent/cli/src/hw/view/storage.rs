@@ -1,8 +1,8 @@
 //! Storage as rows and sections.
 
 use purlin_core::inventory::{
-    AtaAttribute, AtaSmart, Disk, Health, HealthState, Inventory, NvmeController, NvmeNamespace,
-    NvmeSmart, Part, StorageController, StorageKind, Transport,
+    AtaAttribute, AtaSmart, Disk, Health, HealthState, Inventory, NvmeController, NvmeHealth,
+    NvmeNamespace, NvmeSmart, Part, StorageController, StorageKind, Transport,
 };
 
 use super::{Row, Section, UNKNOWN, join, or_unknown, plural, row, told, yes_no};
@@ -93,7 +93,7 @@ fn controller_section(controller: &StorageController) -> Section {
     facts.push(fact("node", or_unknown(controller.node)));
     if let Some(nvme) = &controller.nvme {
         facts.push(fact("health", verdict(&controller.health)));
-        facts.extend(nvme.smart.iter().flat_map(|smart| nvme_smart(nvme, smart)));
+        facts.extend(nvme.told.smart.iter().flat_map(|smart| nvme_smart(&nvme.told, smart)));
     }
     Section { title: controller.name.clone(), facts }
 }
@@ -126,8 +126,8 @@ fn nvme(it: &NvmeController) -> Vec<Fact> {
         fact("subsystem", told(&it.subsystem)),
         fact("namespaces", disks),
     ]);
-    facts.extend(it.capacity.map(|bytes| fact("capacity", size(bytes))));
-    facts.extend(it.firmware_slots.iter().map(|slot| {
+    facts.extend(it.told.capacity.map(|bytes| fact("capacity", size(bytes))));
+    facts.extend(it.told.firmware_slots.iter().map(|slot| {
         let state = match (slot.active, slot.next) {
             (true, _) => " (runs)",
             (false, true) => " (runs after a reset)",
@@ -138,9 +138,9 @@ fn nvme(it: &NvmeController) -> Vec<Fact> {
     facts
 }
 
-fn nvme_smart(nvme: &NvmeController, smart: &NvmeSmart) -> Vec<Fact> {
+fn nvme_smart(told: &NvmeHealth, smart: &NvmeSmart) -> Vec<Fact> {
     let limits =
-        [("warns at", nvme.warning_temperature), ("critical at", nvme.critical_temperature)];
+        [("warns at", told.warning_temperature), ("critical at", told.critical_temperature)];
     let limits = limits.into_iter().filter_map(|(what, it)| Some(format!(", {what} {} °C", it?)));
     let temperature = smart.temperature.map(|it| format!("{it} °C"));
     let mut facts =

@@ -133,14 +133,18 @@ fn a_tar_that_is_cut_off_anywhere_is_refused() {
         // The last blocks of a plain one are padding.
         let end = if arguments[0] == "-c" { whole.len() / 2 } else { whole.len() - 1 };
         for cut in (0..end).step_by(97).chain([end]) {
-            assert!(Archive::unpack(&whole[..cut]).is_err(), "{arguments:?} cut off at {cut}");
+            let error = Archive::unpack(&whole[..cut]).expect_err("a refusal").to_string();
+            // Of what is shorter nobody knows what it is.
+            let told = cut < 257 + 5 || error.starts_with("ends too early");
+            assert!(told, "{arguments:?} cut off at {cut}: {error}");
         }
     }
 }
 
 #[test]
 fn what_is_no_tar_is_said_to_be_none() {
-    refused(b"", expect!["is no tar, plain or packed by gzip, xz or zstd"]);
+    refused(b"", expect!["is empty"]);
+    refused(&[0; 10240], expect!["is empty"]);
     refused(&[b'x'; 2000], expect!["is no tar, plain or packed by gzip, xz or zstd"]);
     let file = tempfile::NamedTempFile::new().expect("a file");
     let error = Root::open(file.path()).expect_err("no dump").to_string();

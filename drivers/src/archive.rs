@@ -263,13 +263,17 @@ impl Archive {
         found
     }
 
-    /// Puts in what `other` has and this one doesn't.
+    /// Puts in what `other` has and this one doesn't: a file without content is
+    /// one that is only known to be there.
     pub fn absorb(&mut self, other: &Self) -> io::Result<()> {
         for (path, node) in other.walk() {
-            match node {
-                _ if self.get(&path).is_ok() => {}
-                Node::Dir(_) => self.put_dir(&path)?,
-                node => self.put(&path, node.clone())?,
+            match (self.get(&path), node) {
+                (Ok(Node::File(known)), Node::File(_)) if known.is_empty() => {
+                    self.put(&path, node.clone())?;
+                }
+                (Ok(_), _) => {}
+                (Err(_), Node::Dir(_)) => self.put_dir(&path)?,
+                (Err(_), node) => self.put(&path, node.clone())?,
             }
         }
         Ok(())

@@ -175,6 +175,20 @@ fn a_tree_without_end_is_refused() {
         .assert_eq(&ended.expect("a limit").to_string());
 }
 
+/// One part lists a directory, and another reads the files in it.
+#[test]
+fn what_one_has_read_fills_what_another_has_only_seen() {
+    let mut seen = Archive::default();
+    seen.put_file("/sys/online", Vec::new()).expect("a file");
+    seen.put_file("/sys/possible", b"0-7".to_vec()).expect("a file");
+    let mut read = Archive::default();
+    read.put_file("/sys/online", b"0-3".to_vec()).expect("a file");
+    read.put_file("/sys/possible", Vec::new()).expect("a file");
+    seen.absorb(&read).expect("room");
+    assert_eq!(seen.get("/sys/online").expect("a file"), &Node::File(b"0-3".to_vec()));
+    assert_eq!(seen.get("/sys/possible").expect("a file"), &Node::File(b"0-7".to_vec()));
+}
+
 #[test]
 fn links_stay_inside_and_end() {
     let mut archive = Archive::default();

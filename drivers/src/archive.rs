@@ -92,25 +92,37 @@ impl Archive {
             }
             // Those that no tar wrote after 1988 lack the magic.
             _ if start.get(257..262) == Some(b"ustar") => Self::untar(whole),
+            // No bytes, or a tar of no files.
+            start if start.iter().all(|byte| *byte == 0) => Err(invalid("is empty")),
             _ => Err(invalid("is no tar, plain or packed by gzip, xz or zstd")),
         }
     }
 
     fn untar(unpacked: impl Read) -> io::Result<Self> {
         let mut archive = Self::default();
-        let mut kept = 0;
-        let mut tar = tar::Archive::new(Bounded { inner: unpacked, left: MAX_UNPACKED, zeros: 0 });
-        for entry in tar.entries()? {
-            archive.take_in(entry?, &mut kept)?;
-        }
+        let bounded = Bounded { inner: unpacked, left: MAX_UNPACKED, zeros: 0, ended: false };
+        let mut tar = tar::Archive::new(bounded);
+        let taken = archive.take_all(&mut tar);
         let mut rest = tar.into_inner();
         // What packed it checks its sums at the end.
-        io::copy(&mut rest, &mut io::sink())?;
-        if rest.zeros < BLOCK {
-            return Err(invalid("ends too early, as one that was not copied whole"));
+        let read = taken.and_then(|()| io::copy(&mut rest, &mut io::sink()));
+        match read {
+            Err(_) if rest.ended => Err(cut_off()),
+            Err(error) => Err(error),
+            Ok(_) if rest.zeros < BLOCK => Err(cut_off()),
+            Ok(_) => {
+                archive.find_root();
+                Ok(archive)
+            }
         }
-        archive.find_root();
-        Ok(archive)
+    }
+
+    fn take_all(&mut self, tar: &mut tar::Archive<impl Read>) -> io::Result<()> {
+        let mut kept = 0;
+        for entry in tar.entries()? {
+            self.take_in(entry?, &mut kept)?;
+        }
+        Ok(())
     }
 
     fn take_in(&mut self, entry: tar::Entry<'_, impl Read>, kept: &mut u64) -> io::Result<()> {
@@ -251,13 +263,17 @@ impl Archive {
         found
     }
 
-    /// Puts in what `other` has and this one doesn't.
+    /// Puts in what `other` has and this one doesn't: a file without content is
+    /// one that is only known to be there.
     pub fn absorb(&mut self, other: &Self) -> io::Result<()> {
         for (path, node) in other.walk() {
-            match node {
-                _ if self.get(&path).is_ok() => {}
-                Node::Dir(_) => self.put_dir(&path)?,
-                node => self.put(&path, node.clone())?,
+            match (self.get(&path), node) {
+                (Ok(Node::File(known)), Node::File(_)) if known.is_empty() => {
+                    self.put(&path, node.clone())?;
+                }
+                (Ok(_), _) => {}
+                (Err(_), Node::Dir(_)) => self.put_dir(&path)?,
+                (Err(_), node) => self.put(&path, node.clone())?,
             }
         }
         Ok(())
@@ -396,16 +412,24 @@ fn too_large() -> io::Error {
     invalid(&format!("holds more than the limit of {} MiB", MAX_UNPACKED >> 20))
 }
 
-/// Reads no more than is left, and counts the zeros at the end.
+fn cut_off() -> io::Error {
+    invalid("ends too early, as one that was not copied whole")
+}
+
+/// Reads no more than is left, counts the zeros at the end, and notes the end.
 struct Bounded<R> {
     inner: R,
     left: u64,
     zeros: usize,
+    ended: bool,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
+        let read = self.inner.read(buffer).inspect_err(|error| {
+            self.ended |= error.kind() == io::ErrorKind::UnexpectedEof;
+        })?;
+        self.ended |= read == 0 && !buffer.is_empty();
         self.left = self.left.checked_sub(read as u64).ok_or_else(too_large)?;
         let zeros = buffer[..read].iter().rev().take_while(|byte| **byte == 0).count();
         self.zeros = if zeros == read { self.zeros.saturating_add(zeros) } else { zeros };

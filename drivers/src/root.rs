@@ -110,8 +110,7 @@ impl fmt::Display for OpenError {
             }
             Self::Packed { path, error } => write!(
                 f,
-                "{}: {error}; give a directory, or a whole tar of one (plain or packed by gzip, \
-                 xz or zstd)",
+                "{}: {error}; give the directory of a machine's files, or a whole tar of it",
                 path.display()
             ),
             Self::NoConfinement { path, errno } => write!(

@@ -133,14 +133,18 @@ fn a_tar_that_is_cut_off_anywhere_is_refused() {
         // The last blocks of a plain one are padding.
         let end = if arguments[0] == "-c" { whole.len() / 2 } else { whole.len() - 1 };
         for cut in (0..end).step_by(97).chain([end]) {
-            assert!(Archive::unpack(&whole[..cut]).is_err(), "{arguments:?} cut off at {cut}");
+            let error = Archive::unpack(&whole[..cut]).expect_err("a refusal").to_string();
+            // Of what is shorter nobody knows what it is.
+            let told = cut < 257 + 5 || error.starts_with("ends too early");
+            assert!(told, "{arguments:?} cut off at {cut}: {error}");
         }
     }
 }
 
 #[test]
 fn what_is_no_tar_is_said_to_be_none() {
-    refused(b"", expect!["is no tar, plain or packed by gzip, xz or zstd"]);
+    refused(b"", expect!["is empty"]);
+    refused(&[0; 10240], expect!["is empty"]);
     refused(&[b'x'; 2000], expect!["is no tar, plain or packed by gzip, xz or zstd"]);
     let file = tempfile::NamedTempFile::new().expect("a file");
     let error = Root::open(file.path()).expect_err("no dump").to_string();
@@ -169,6 +173,20 @@ fn a_tree_without_end_is_refused() {
     let ended = (0..1000).find_map(|i| archive.put_dir(&format!("{i}/{deep}")).err());
     expect!["has more than the limit of 524288 files"]
         .assert_eq(&ended.expect("a limit").to_string());
+}
+
+/// One part lists a directory, and another reads the files in it.
+#[test]
+fn what_one_has_read_fills_what_another_has_only_seen() {
+    let mut seen = Archive::default();
+    seen.put_file("/sys/online", Vec::new()).expect("a file");
+    seen.put_file("/sys/possible", b"0-7".to_vec()).expect("a file");
+    let mut read = Archive::default();
+    read.put_file("/sys/online", b"0-3".to_vec()).expect("a file");
+    read.put_file("/sys/possible", Vec::new()).expect("a file");
+    seen.absorb(&read).expect("room");
+    assert_eq!(seen.get("/sys/online").expect("a file"), &Node::File(b"0-3".to_vec()));
+    assert_eq!(seen.get("/sys/possible").expect("a file"), &Node::File(b"0-7".to_vec()));
 }
 
 #[test]

@@ -30,8 +30,8 @@ mod dumps;
 const CPUS: &str = "/sys/devices/system/cpu";
 const NODES: &str = "/sys/devices/system/node";
 
-/// Variants of each dump, so that all take under a minute on two cores.
-const ROUNDS: u64 = 5;
+/// Variants of each dump, so that all take well under a minute on two cores.
+const ROUNDS: u64 = 3;
 
 /// The longest that one variant may take to read: a thousand times what a whole
 /// dump takes, in an unoptimised build.

@@ -82,7 +82,7 @@ async fn against_accepted(global: &Global) -> Result<HardwareDiff, Failure> {
 async fn inventory(path: &Path) -> Result<Inventory, Failure> {
     match json(path)? {
         Some(inventory) => Ok(inventory),
-        None => Ok(helper::inventory(Some(path)).await),
+        None => super::read(Some(path)).await,
     }
 }
 

@@ -26,11 +26,18 @@ const INVENTORY: &str = "/purlin/inventory.json";
 /// The longest part of a host's name that goes into a file's, in bytes (RFC 1123: 63).
 const MAX_HOST: usize = 63;
 
+/// What to do about a place that can't be written to.
+const ELSEWHERE: &str = "name a file in a directory that you may write to, or `-` for a pipe";
+
 /// `purlin hw gather`
 pub fn run(root: Option<&Path>, file: Option<&Path>, force: bool) -> Ended {
     if root.is_some_and(|root| root != Path::new("/")) {
         let what = "gather reads this machine; what --root names is a dump already";
         return Err(Failure::Usage(what.into()));
+    }
+    if let Some(file) = file.filter(|file| file.is_dir()) {
+        let what = format!("{}: is a directory; name a file in it", file.display());
+        return Err(Failure::Usage(what));
     }
     let taken = |file: &&Path| !force && *file != Path::new("-") && file.exists();
     if let Some(file) = file.filter(taken) {
@@ -48,7 +55,7 @@ pub fn run(root: Option<&Path>, file: Option<&Path>, force: bool) -> Ended {
             let file = file.map_or_else(|| PathBuf::from(format!("{name}.tar.gz")), Path::to_owned);
             write(&file, &packed, force)?;
             let bytes = units::size(packed.len() as u64);
-            note(&format!("{}: {bytes}", file.display()));
+            note(&format!("{0}: {bytes}; to read it: purlin hw list --root {0}", file.display()));
         }
     }
     note(
@@ -67,7 +74,7 @@ fn write(file: &Path, packed: &[u8], force: bool) -> Result<(), Failure> {
     let written = options.open(file).and_then(|mut file| file.write_all(packed));
     written.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => there(file),
-        _ => failed(&file.display().to_string(), error),
+        _ => failed(&file.display().to_string(), format!("{error}; {ELSEWHERE}")),
     })
 }
 

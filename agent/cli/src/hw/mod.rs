@@ -45,10 +45,41 @@ pub async fn run(args: &HwArgs, global: &Global, output: &Output) -> Ended {
         HwCommand::Accept => return diff::accept(global, output).await,
         _ => {}
     }
-    let inventory = helper::inventory(args.root.as_deref()).await;
+    let inventory = read(args.root.as_deref()).await?;
     show(&args.command, &inventory, output)?;
-    say(&args.command, &inventory.problems);
+    match &args.root {
+        Some(root) if is_no_machine(&inventory) => note(&plain(&format!(
+            "{}: has no proc and no sys of a machine in it; give the directory that has them, \
+             or a tar of it",
+            root.display()
+        ))),
+        _ => say(&args.command, &inventory.problems),
+    }
     Ok(Exit::Ok)
+}
+
+/// Reads this machine or a dump, which must be one that can be read.
+async fn read(root: Option<&Path>) -> Result<Inventory, Failure> {
+    let inventory = helper::inventory(root).await;
+    match unusable(&inventory.problems) {
+        Some(why) => Err(Failure::Failed(plain(why))),
+        None => Ok(inventory),
+    }
+}
+
+/// Why no part could be read at all, where that is one and the same: the root.
+fn unusable(problems: &[Problem]) -> Option<&str> {
+    let why = &problems.first()?.what;
+    let all = |part: Part| {
+        problems.iter().any(|it| it.part == part && it.at == part.name() && it.what == *why)
+    };
+    Part::ALL.into_iter().all(all).then_some(why)
+}
+
+/// True of a root that has neither `proc` nor `sys`.
+fn is_no_machine(inventory: &Inventory) -> bool {
+    let Inventory { platform, cpu, memory, pci, .. } = inventory;
+    platform.is_none() && cpu.is_none() && memory.is_none() && pci.is_none()
 }
 
 fn show(command: &HwCommand, inventory: &Inventory, output: &Output) -> Result<(), Failure> {

@@ -63,8 +63,8 @@ const FIRST_SEEN: &str = "first seen";
 
 /// What can't be done without a source, as `purlin status` lists it.
 const HEAR_EVENTS: &str = "see hardware come and go at once";
-const HEAR_NEIGHBOURS: &str = "hear who is at the other end of each cable (LLDP)";
-const TELL_RUNTIMES: &str = "tell container runtimes what devices there are (CDI)";
+const HEAR_NEIGHBOURS: &str = "hear LLDP neighbours";
+const TELL_RUNTIMES: &str = "tell container runtimes of devices (CDI)";
 
 /// Something asked of the owner.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 
 use std::{
     env, fs,
-    os::unix::fs::chown,
+    os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Output},
 };
@@ -90,7 +90,7 @@ fn package(lab: &Lab) -> Result {
     ensure!(status.state_dir == "/var/lib/purlin", "{}", status.state_dir);
     ensure!(status.faults.is_empty(), "faults: {:?}", status.faults);
     let owner = fs::metadata(format!("/proc/{}", node.pid()?))?;
-    ensure!(std::os::unix::fs::MetadataExt::uid(&owner) == user.as_raw(), "not its own user");
+    ensure!(owner.uid() == user.as_raw(), "not its own user");
     println!("clean root: ready after {} ms", status.ready_after_ms);
     node.stop()?;
 
@@ -111,7 +111,8 @@ fn installed(lab: &Lab) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// The directories of `StateDirectory=` and `RuntimeDirectory=`; their owner.
+/// The directories of `StateDirectory=`, `RuntimeDirectory=` and tmpfiles.d; the owner
+/// of the unit's own.
 fn as_the_unit_would(root: &Path) -> Result<Uid> {
     let passwd = fs::read_to_string(root.join("etc/passwd"))?;
     let line = passwd.lines().find(|line| line.starts_with("purlin:")).ok_or("no user purlin")?;
@@ -121,6 +122,11 @@ fn as_the_unit_would(root: &Path) -> Result<Uid> {
         fs::create_dir_all(root.join(folder))?;
         chown(root.join(folder), Some(uid), Some(Gid::from_raw(gid).as_raw()))?;
     }
+    let tmpfiles = format!("--root={}", root.display());
+    run(Command::new("systemd-tmpfiles").args([&tmpfiles, "--create", "purlin.conf"]))?;
+    let cdi = fs::metadata(root.join("run/cdi"))?;
+    let mode = cdi.mode() & 0o7777;
+    ensure!(mode == 0o1775 && cdi.gid() == gid, "run/cdi: mode {mode:o}, group {}", cdi.gid());
     Ok(Uid::from_raw(uid))
 }
 

@@ -1,6 +1,9 @@
 //! `purlin hw` without an agent: this machine, a dump, an empty directory and nonsense.
+//! With one: hot-plug and drift, in `drift`.
 
 #![forbid(unsafe_code)]
+
+mod drift;
 
 use std::{
     fs,
@@ -13,7 +16,7 @@ use purlin_tests::{Lab, Need, Node, Result, ensure, node::Answer, test};
 use serde_json::Value;
 
 fn main() -> ExitCode {
-    purlin_tests::run([
+    let tests = [
         test("this_machine_is_read_without_an_agent", 60, this_machine),
         test("an_empty_root_gives_problems_and_no_panic", 60, empty_root),
         test("a_root_full_of_nonsense_gives_problems_and_no_panic", 60, nonsense),
@@ -25,7 +28,8 @@ fn main() -> ExitCode {
         // hwloc-nox of Debian.
         test("lstopo_opens_our_xml_and_counts_the_same", 300, lstopo_counts)
             .needs(&[Need::Program(LSTOPO)]),
-    ])
+    ];
+    purlin_tests::run(tests.into_iter().chain(drift::tests()))
 }
 
 fn this_machine(lab: &Lab) -> Result {

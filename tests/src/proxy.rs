@@ -19,7 +19,7 @@ use std::{
 };
 
 use prost::Message;
-use purlin_proto::v1::{Batch, Class, Record};
+use purlin_proto::v1::{Batch, Class, Event, Record, record::Body};
 
 use crate::{
     Result,
@@ -58,6 +58,8 @@ struct Seen {
 #[derive(Debug, Default)]
 pub struct Observed {
     records: HashMap<Log, BTreeMap<u64, Seen>>,
+    /// Events, as they first came.
+    pub events: Vec<Event>,
     /// Batches seen.
     pub batches: u64,
     /// Records seen again.
@@ -86,9 +88,7 @@ impl Observed {
         self.batches += 1;
         let log = (batch.incarnation, batch.class());
         for (seq, bytes) in (batch.first_seq..).zip(&batch.records) {
-            if let Err(e) = Record::decode(bytes.as_ref()) {
-                self.unreadable.push(format!("record {log:?} {seq}: {e}"));
-            }
+            let record = Record::decode(bytes.as_ref());
             let bytes = hash(bytes);
             match self.records.entry(log).or_default().get(&seq) {
                 None => {
@@ -96,6 +96,13 @@ impl Observed {
                         .entry(log)
                         .or_default()
                         .insert(seq, Seen { bytes, confirmed: false });
+                    match record {
+                        Ok(Record { body: Some(Body::Event(event)), .. }) => {
+                            self.events.push(event)
+                        }
+                        Ok(_) => {}
+                        Err(e) => self.unreadable.push(format!("record {log:?} {seq}: {e}")),
+                    }
                 }
                 Some(seen) => {
                     self.duplicates += 1;

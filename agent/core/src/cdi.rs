@@ -98,11 +98,9 @@ pub struct NetDevice {
     pub name: String,
 }
 
-impl Spec {
-    /// Name of its file, as the specification advises: vendor and class.
-    pub fn file_name(&self) -> String {
-        format!("{}.json", self.kind.replace('/', "-"))
-    }
+/// Name of the file of a kind, as the specification advises: vendor and class.
+pub fn file_name(kind: &str) -> String {
+    format!("{}.json", kind.replace('/', "-"))
 }
 
 /// The specifications of a machine, one a kind that it has any device of.
@@ -258,7 +256,7 @@ mod tests {
         let mut text = String::new();
         for spec in specs(inventory) {
             is_valid(&spec);
-            text += &format!("{} {} {}\n", spec.file_name(), spec.kind, spec.cdi_version);
+            text += &format!("{} {} {}\n", file_name(spec.kind), spec.kind, spec.cdi_version);
             for Device { name, container_edits: edits } in &spec.devices {
                 let nodes: Vec<&str> = edits.device_nodes.iter().map(|it| &*it.path).collect();
                 let nets: Vec<&str> =

@@ -21,7 +21,7 @@ use crate::inventory::{Inventory, Part};
 mod facts;
 mod watcher;
 
-pub use watcher::{Event, Watcher};
+pub use watcher::{Event, Removed, Watcher};
 
 /// Kinds of things, each of one part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -166,8 +166,10 @@ impl Thing {
         }
     }
 
-    /// Takes over what it did not know: that is no change.
+    /// Takes over what it did not know, which is no change, and its present name,
+    /// which is how the kernel tells that it is removed.
     fn learn(&mut self, now: &Thing) {
+        self.name.clone_from(&now.name);
         self.serial = self.serial.take().or_else(|| now.serial.clone());
         self.address = self.address.take().or_else(|| now.address.clone());
         for (name, value) in &now.facts {
@@ -314,7 +316,7 @@ pub fn diff(before: &Inventory, after: &Inventory) -> Drift {
     for class in Class::ALL {
         match (before.get(&class), after.get(&class)) {
             (Some(before), Some(after)) => {
-                drift.changes.extend(compare(class, before, after, false).into_changes());
+                drift.changes.extend(compare(class, before, after, &Removed::new()).into_changes());
             }
             (None, None) => {}
             _ => drift.unread.push(class),
@@ -345,8 +347,9 @@ impl Compared {
     }
 }
 
-/// `confirmed`: the kernel itself told that things of this part were removed.
-fn compare(class: Class, before: &[Thing], after: &[Thing], confirmed: bool) -> Compared {
+/// Half a class missing is a reader's fault; what the kernel told that it `removed`
+/// does not count.
+fn compare(class: Class, before: &[Thing], after: &[Thing], removed: &Removed) -> Compared {
     let pairs = pair(before, after);
     let mut changes = Vec::new();
     for &(b, a) in &pairs {
@@ -354,27 +357,38 @@ fn compare(class: Class, before: &[Thing], after: &[Thing], confirmed: bool) -> 
         changes.extend(differences(class, &before[b], &after[a]).map(|change| (change, side)));
     }
     let (left, right): (BTreeSet<_>, BTreeSet<_>) = pairs.iter().copied().unzip();
-    let missing: Vec<_> = (0..before.len()).filter(|b| !left.contains(b)).collect();
+    let missing = (0..before.len()).filter(|b| !left.contains(b));
+    let (mut gone, unexplained): (Vec<_>, Vec<_>) =
+        missing.partition(|&b| is_removed(class, &before[b], removed));
+    let of = before.len() - gone.len();
     let mut fault = None;
-    if !confirmed && missing.len() >= 2 && missing.len() * 2 >= before.len() {
-        let titles = missing.iter().map(|&b| before[b].title(class)).collect();
+    if unexplained.len() >= 2 && unexplained.len() * 2 >= of {
+        let missing = unexplained.iter().map(|&b| before[b].title(class)).collect();
         fault = Some(Change {
             class,
             identity: class.name().to_string(),
             title: class.name().to_string(),
-            what: What::ReaderFault { missing: titles, of: before.len() },
+            what: What::ReaderFault { missing, of },
         });
     } else {
-        changes.extend(missing.iter().map(|&b| {
-            let side = Side { before: Some(b), after: None };
-            (change(class, &before[b], What::Vanished), side)
-        }));
+        gone.extend(unexplained);
     }
+    changes.extend(gone.into_iter().map(|b| {
+        let side = Side { before: Some(b), after: None };
+        (change(class, &before[b], What::Vanished), side)
+    }));
     changes.extend((0..after.len()).filter(|a| !right.contains(a)).map(|a| {
         let side = Side { before: None, after: Some(a) };
         (change(class, &after[a], What::Appeared), side)
     }));
     Compared { changes, pairs, fault }
+}
+
+/// Whether the kernel told that just this thing is removed: by its own name, or by
+/// the address of the function that it is or sits on.
+fn is_removed(class: Class, thing: &Thing, removed: &Removed) -> bool {
+    let names = thing.address.iter().chain([&thing.name]);
+    names.into_iter().any(|name| removed.contains(&(class.part(), name.clone())))
 }
 
 fn change(class: Class, thing: &Thing, what: What) -> Change {

@@ -6,7 +6,7 @@
 //! | `config` | documents ([`door`](crate::door)) | `Settings`, `Reported` |
 //! | `apply` | `Settings` | sets the log level and the spool's limits |
 //! | `helper` | requests | answers, `Helper` |
-//! | `inventory` | uevents, the helper | `Inventory`, `Hardware` |
+//! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, CDI files |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
@@ -25,6 +25,7 @@ use std::{
 };
 
 use purlin_core::{
+    cdi,
     drift::Watcher,
     identity::Class,
     inventory::{Inventory, Nic},
@@ -197,6 +198,9 @@ impl Opened {
             helper: client.clone(),
             spool: spool.clone(),
             state_dir: boot.state_dir.clone(),
+            // Nobody is told of a machine that is only played.
+            cdi_dir: (boot.mode == Mode::System && boot.test.root.is_none())
+                .then(|| cdi::DIRECTORY.into()),
             inventory,
             hardware,
             inbox: hardware_inbox,

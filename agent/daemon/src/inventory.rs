@@ -2,8 +2,9 @@
 //! and how it differs from what was accepted.
 //!
 //! It reads everything when it starts and then seldom; what a uevent names is read
-//! again at once, and nothing else wakes it. All reading is the helper's. Only this
-//! task writes the inventory, its history and the baseline.
+//! again at once. Beside that it asks for what NVIDIA's GPUs and LLDP neighbours say.
+//! All reading is the helper's. Only this task writes the inventory, its history, the
+//! baseline and what container runtimes are told.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -14,7 +15,7 @@ use std::{
 };
 
 use purlin_core::{
-    drift::{self, Change, Class as Kind, Drift, Event, Watcher, What},
+    drift::{self, Change, Class as Kind, Drift, Event, Removed, Watcher, What},
     identity::Class,
     inventory::{Gpu, GpuEvent, GpuEventKind, GpuVendor, Inventory, Neighbour, Part},
 };
@@ -27,7 +28,7 @@ use tokio::{
 
 use crate::{
     baseline::Baseline,
-    clock,
+    cdi, clock,
     helper::{self, Client},
     sample,
     spool::Spool,
@@ -37,6 +38,8 @@ use crate::{
 /// How often everything is read again: not everything sends uevents (error counts,
 /// a firmware update, a GPU that stops to answer).
 const EVERYTHING: Duration = Duration::from_secs(600);
+/// The same while a reader seems to fail, so that its end is soon told.
+const EVERYTHING_FAULTY: Duration = Duration::from_secs(60);
 /// After a uevent: a device comes with a dozen of them.
 const COALESCE: Duration = Duration::from_millis(250);
 /// In a storm of them, at the latest.
@@ -50,10 +53,18 @@ const GPU_EVENTS: Duration = Duration::from_secs(5);
 /// LLDP is sent every 30 s and holds for 120 s (IEEE 802.1AB); asked for where
 /// there is a physical NIC.
 const NEIGHBOURS: Duration = Duration::from_secs(30);
+/// Names kept of what was removed between two reads: a node that ends a thousand
+/// containers at once. What is beyond is missed three times before it is told.
+const MAX_REMOVED: usize = 4096;
 /// Changes kept for the local API.
 pub const KEPT_CHANGES: usize = 256;
 /// Who accepted the first inventory of a node.
 const FIRST_SEEN: &str = "first seen";
+
+/// What can't be done without a source, as `purlin status` lists it.
+const HEAR_EVENTS: &str = "see hardware come and go at once";
+const HEAR_NEIGHBOURS: &str = "hear LLDP neighbours";
+const TELL_RUNTIMES: &str = "tell container runtimes of devices (CDI)";
 
 /// Something asked of the owner.
 #[derive(Debug)]
@@ -73,8 +84,8 @@ pub struct Hardware {
     pub reader_faults: Vec<&'static str>,
     /// Why there is no accepted hardware.
     pub damage: Option<String>,
-    /// Why the kernel's events can't be had.
-    pub deaf: Option<String>,
+    /// What can't be done, and why.
+    pub limits: BTreeMap<&'static str, String>,
 }
 
 /// Owns the inventory.
@@ -86,6 +97,8 @@ pub struct Owner {
     pub spool: Spool,
     /// Where the baseline is.
     pub state_dir: PathBuf,
+    /// Where container runtimes look; `None`: they are told nothing.
+    pub cdi_dir: Option<PathBuf>,
     /// What it publishes: the machine …
     pub inventory: watch::Sender<Arc<Inventory>>,
     /// … and the rest.
@@ -114,7 +127,7 @@ impl Owner {
             // Dropped while they wait, none of them loses anything.
             tokio::select! {
                 hint = next(&mut uevents) => match hint {
-                    Ok(hint) => self.due.hint(&hint, Instant::now()),
+                    Ok(hint) => self.due.hint(hint, Instant::now()),
                     Err(error) => {
                         self.deaf(&error);
                         uevents = None;
@@ -137,7 +150,17 @@ impl Owner {
     fn deaf(&self, error: &std::io::Error) {
         let why = format!("the kernel's events can't be had: {error}");
         tracing::warn!(why, every = ?EVERYTHING, "hardware is only read again now and then");
-        self.publish(|hardware| hardware.deaf = Some(why));
+        self.limit(HEAR_EVENTS, Some(why));
+    }
+
+    /// Publishes why something can't be done, or that it can.
+    fn limit(&self, what: &'static str, why: Option<String>) {
+        if self.hardware.borrow().limits.get(what) != why.as_ref() {
+            self.publish(|hardware| match why {
+                Some(why) => _ = hardware.limits.insert(what, why),
+                None => _ = hardware.limits.remove(what),
+            });
+        }
     }
 
     fn load(&mut self) {
@@ -164,7 +187,7 @@ impl Owner {
                 read.insert(part);
             }
         }
-        self.join_neighbours(&mut inventory);
+        join_neighbours(&mut inventory, &[], &self.neighbours);
         let now = clock::boot_ms();
         let events = self.watcher.observe(&inventory, &read, &self.due.removed, now);
         let changed = *self.inventory.borrow().as_ref() != inventory;
@@ -175,10 +198,12 @@ impl Owner {
             self.tell(event);
         }
         let unsure = self.watcher.is_unsure();
-        self.due.done(unsure, Instant::now());
+        let faulty = self.watcher.faults().next().is_some();
+        self.due.done(unsure, faulty, Instant::now());
         if !unsure {
             self.first_seen().await;
             self.compare();
+            self.tell_runtimes().await;
         }
     }
 
@@ -197,25 +222,41 @@ impl Owner {
             self.tell_change(gpu_told(event));
         }
         if !answer.gpu_events.is_empty() {
-            self.due.hint(&Hint { parts: &[Part::Gpu], removed: false }, Instant::now());
+            self.due.hint(Hint { parts: &[Part::Gpu], removed: None }, Instant::now());
         }
     }
 
     async fn neighbours(&mut self) {
-        let heard = self.helper.ask(helper::What::Neighbours).await.neighbours;
-        self.neighbours = heard;
-        let mut inventory = Inventory::clone(&self.inventory.borrow());
-        self.join_neighbours(&mut inventory);
-        if *self.inventory.borrow().as_ref() != inventory {
-            self.inventory.send_replace(Arc::new(inventory));
+        let answer = self.helper.ask(helper::What::Neighbours).await;
+        self.limit(HEAR_NEIGHBOURS, answer.problems.into_iter().next().map(|it| it.what));
+        if answer.neighbours == self.neighbours {
+            return;
         }
+        let before = std::mem::replace(&mut self.neighbours, answer.neighbours);
+        let mut inventory = Inventory::clone(&self.inventory.borrow());
+        join_neighbours(&mut inventory, &before, &self.neighbours);
+        self.inventory.send_replace(Arc::new(inventory));
     }
 
-    fn join_neighbours(&self, inventory: &mut Inventory) {
-        for nic in inventory.nics.iter_mut().flatten() {
-            let of = self.neighbours.iter().filter(|(name, _)| *name == nic.name);
-            nic.neighbours = of.map(|(_, neighbour)| neighbour.clone()).collect();
+    /// Container runtimes are told what is sure: while a reader seems to fail, what
+    /// they were told before stands.
+    async fn tell_runtimes(&self) {
+        let matters = |part| matches!(part, Part::Gpu | Part::Nic | Part::Pci);
+        let Some(dir) = self.cdi_dir.clone() else { return };
+        if self.watcher.faults().any(|kind| matters(kind.part())) {
+            return;
         }
+        let inventory = self.inventory.borrow().clone();
+        let told = task::spawn_blocking(move || cdi::write(&dir, &inventory)).await;
+        let told = told.unwrap_or_else(|error| Err(error.to_string()));
+        match &told {
+            Ok(changed) if !changed.is_empty() => {
+                tracing::info!(?changed, "container runtimes are told what devices there are");
+            }
+            Ok(_) => {}
+            Err(why) => tracing::debug!(why, "container runtimes are not told"),
+        }
+        self.limit(TELL_RUNTIMES, told.err());
     }
 
     /// What a node is made of when it is first seen is taken for right.
@@ -298,6 +339,22 @@ fn ticks(every: Duration) -> time::Interval {
     ticks
 }
 
+/// Puts who was heard beside whom others know of (systemd-networkd), in place of who
+/// was heard before.
+fn join_neighbours(
+    inventory: &mut Inventory,
+    before: &[(String, Neighbour)],
+    heard: &[(String, Neighbour)],
+) {
+    let same = |a: &Neighbour, b: &Neighbour| (&a.chassis, &a.port) == (&b.chassis, &b.port);
+    for nic in inventory.nics.iter_mut().flatten() {
+        let mine = |(name, _): &&(String, Neighbour)| *name == nic.name;
+        let replaced: Vec<_> = before.iter().chain(heard).filter(mine).collect();
+        nic.neighbours.retain(|it| !replaced.iter().any(|(_, other)| same(it, other)));
+        nic.neighbours.extend(heard.iter().filter(mine).map(|(_, neighbour)| neighbour.clone()));
+    }
+}
+
 fn gpu_told(event: &GpuEvent) -> api::HardwareChange {
     let (name, what) = match &event.kind {
         GpuEventKind::Xid { code, text } => ("gpu.xid", format!("Xid {code}: {text}")),
@@ -322,7 +379,7 @@ fn gpu_told(event: &GpuEvent) -> api::HardwareChange {
 #[derive(Debug)]
 pub struct Due {
     parts: BTreeSet<Part>,
-    removed: BTreeSet<Part>,
+    removed: Removed,
     at: Instant,
     everything_at: Instant,
     /// When the first uevent came that this is about.
@@ -332,19 +389,19 @@ pub struct Due {
 impl Due {
     /// Everything, now.
     pub fn everything(now: Instant) -> Self {
-        let (parts, removed) = (BTreeSet::from(Part::ALL), BTreeSet::new());
+        let (parts, removed) = (BTreeSet::from(Part::ALL), Removed::new());
         Self { parts, removed, at: now, everything_at: now, heard: None }
     }
 
-    fn hint(&mut self, hint: &Hint, now: Instant) {
+    fn hint(&mut self, hint: Hint, now: Instant) {
         let idle = self.heard.is_none() && self.at == self.everything_at;
         if idle && self.at > now {
             self.parts.clear();
         }
         let heard = *self.heard.get_or_insert(now);
         self.parts.extend(hint.parts);
-        if hint.removed {
-            self.removed.extend(hint.parts);
+        if let Some(name) = hint.removed.filter(|_| self.removed.len() < MAX_REMOVED) {
+            self.removed.extend(hint.parts.iter().map(|part| (*part, name.clone())));
         }
         let latest = (heard + COALESCE_MOST).max(now);
         self.at = self.at.min(latest).min(now + COALESCE);
@@ -355,9 +412,12 @@ impl Due {
     }
 
     /// After a read: once more soon if it is unsure, else everything when it is time.
-    fn done(&mut self, unsure: bool, now: Instant) {
+    fn done(&mut self, unsure: bool, faulty: bool, now: Instant) {
         if self.parts.len() == Part::ALL.len() {
             self.everything_at = now + EVERYTHING;
+        }
+        if faulty {
+            self.everything_at = self.everything_at.min(now + EVERYTHING_FAULTY);
         }
         if unsure {
             self.at = now + if self.heard.is_some() { SETTLE } else { SETTLE_UNTOLD };
@@ -441,26 +501,28 @@ fn attributes(it: &api::HardwareChange) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use purlin_core::inventory::Nic;
+
     use super::*;
 
     fn hint(parts: &'static [Part]) -> Hint {
-        Hint { parts, removed: false }
+        Hint { parts, removed: None }
     }
 
     #[test]
     fn events_that_come_together_are_one_read_of_what_they_name() {
         let start = Instant::now();
         let mut due = Due::everything(start);
-        due.done(false, start);
+        due.done(false, false, start);
         assert_eq!(due.at, start + EVERYTHING);
         let heard = start + Duration::from_secs(5);
-        due.hint(&hint(&[Part::Nic]), heard);
-        due.hint(&hint(&[Part::Pci]), heard + Duration::from_millis(100));
+        due.hint(hint(&[Part::Nic]), heard);
+        due.hint(hint(&[Part::Pci]), heard + Duration::from_millis(100));
         assert_eq!(due.parts, BTreeSet::from([Part::Nic, Part::Pci]));
         assert_eq!(due.at, heard + Duration::from_millis(100) + COALESCE);
-        due.done(true, heard);
+        due.done(true, false, heard);
         assert_eq!((due.at, due.parts.len()), (heard + SETTLE, 2));
-        due.done(false, heard);
+        due.done(false, false, heard);
         assert_eq!((due.at, due.parts.len()), (start + EVERYTHING, Part::ALL.len()));
     }
 
@@ -468,10 +530,10 @@ mod tests {
     fn a_storm_of_events_is_read_every_two_seconds() {
         let start = Instant::now();
         let mut due = Due::everything(start);
-        due.done(false, start);
+        due.done(false, false, start);
         for ms in 0..1999 {
             let now = start + Duration::from_millis(ms);
-            due.hint(&hint(&[Part::Nic]), now);
+            due.hint(hint(&[Part::Nic]), now);
             assert!(due.at > now && due.at <= start + COALESCE_MOST);
         }
     }
@@ -480,7 +542,61 @@ mod tests {
     fn before_the_first_read_an_event_takes_nothing_away() {
         let start = Instant::now();
         let mut due = Due::everything(start);
-        due.hint(&hint(&[Part::Nic]), start);
+        due.hint(hint(&[Part::Nic]), start);
         assert_eq!(due.parts.len(), Part::ALL.len());
+    }
+
+    #[test]
+    fn while_a_reader_fails_everything_is_read_every_minute() {
+        let start = Instant::now();
+        let mut due = Due::everything(start);
+        due.done(false, true, start);
+        assert_eq!((due.at, due.parts.len()), (start + EVERYTHING_FAULTY, Part::ALL.len()));
+        due.done(false, false, start + EVERYTHING_FAULTY);
+        assert_eq!(due.at, start + EVERYTHING_FAULTY + EVERYTHING);
+    }
+
+    #[test]
+    fn what_was_removed_is_kept_until_it_is_sure_and_bounded() {
+        let start = Instant::now();
+        let mut due = Due::everything(start);
+        due.done(false, false, start);
+        for n in 0..2 * MAX_REMOVED {
+            due.hint(Hint { parts: &[Part::Nic], removed: Some(format!("veth{n}")) }, start);
+        }
+        assert_eq!(due.removed.len(), MAX_REMOVED);
+        due.done(true, false, start);
+        assert!(due.removed.contains(&(Part::Nic, "veth7".into())));
+        due.done(false, false, start);
+        assert!(due.removed.is_empty());
+    }
+
+    #[test]
+    fn who_is_heard_stands_beside_whom_others_know_of() {
+        let neighbour = |chassis: &str, ttl_s| Neighbour {
+            chassis: chassis.into(),
+            port: "1".into(),
+            ttl_s,
+            ..Neighbour::default()
+        };
+        let nic = Nic {
+            name: "eth0".into(),
+            neighbours: vec![neighbour("networkd's", 1), neighbour("both", 1)],
+            ..Nic::default()
+        };
+        let mut inventory = Inventory { nics: Some(vec![nic]), ..Inventory::default() };
+        let heard = |it: &[Neighbour]| -> Vec<_> {
+            it.iter().map(|it| ("eth0".to_owned(), it.clone())).collect()
+        };
+        let chassis = |inventory: &Inventory| -> Vec<_> {
+            let nics = inventory.nics.iter().flatten();
+            nics.flat_map(|nic| &nic.neighbours).map(|it| (it.chassis.clone(), it.ttl_s)).collect()
+        };
+        let first = heard(&[neighbour("both", 2), neighbour("ours", 2)]);
+        join_neighbours(&mut inventory, &[], &first);
+        let all = [("networkd's", 1), ("both", 2), ("ours", 2)].map(|(it, ttl)| (it.into(), ttl));
+        assert_eq!(chassis(&inventory), all);
+        join_neighbours(&mut inventory, &first, &[]);
+        assert_eq!(chassis(&inventory), [("networkd's".to_owned(), 1)]);
     }
 }

@@ -74,10 +74,10 @@ impl Sources {
         };
         status.bounds = bounds(&status);
         let hardware = self.hardware.borrow();
-        status.limits.extend(hardware.deaf.as_ref().map(|why| api::Limitation {
-            what: "see hardware come and go at once".into(),
-            why: why.clone(),
-        }));
+        let limits = hardware.limits.iter();
+        status.limits.extend(
+            limits.map(|(what, why)| api::Limitation { what: (*what).into(), why: why.clone() }),
+        );
         status.faults = faults(&status, &self.damage);
         status.faults.extend(hardware_faults(&hardware));
         status

@@ -1,5 +1,5 @@
 //! What the kernel says of its own accord: uevents, and which parts each of them
-//! makes worth reading again. Nothing here reads hardware.
+//! makes worth reading again, and what it says is gone. Nothing here reads hardware.
 //!
 //! Source: `NETLINK_KOBJECT_UEVENT`, group 1, which needs no privilege. A network
 //! interface is told in its own network namespace alone.
@@ -28,8 +28,8 @@ pub struct Uevents {
 pub struct Hint {
     /// Parts.
     pub parts: &'static [Part],
-    /// Something was removed.
-    pub removed: bool,
+    /// What was removed, by its kernel name (`eth0`, `0000:01:00.0`).
+    pub removed: Option<String>,
 }
 
 impl Uevents {
@@ -54,7 +54,7 @@ impl Uevents {
                 // More came than the socket holds: some of it is lost for ever.
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
                     tracing::info!("the kernel told more than was taken: everything is read again");
-                    return Ok(Hint { parts: &Part::ALL, removed: false });
+                    return Ok(Hint { parts: &Part::ALL, removed: None });
                 }
                 Err(error) => return Err(error),
             }
@@ -69,8 +69,10 @@ impl std::fmt::Debug for Uevents {
 }
 
 fn hint(event: UEvent) -> Option<Hint> {
-    let removed = matches!(event.action, ActionType::Remove | ActionType::Offline);
-    Some(Hint { parts: parts(&event.subsystem)?, removed })
+    let parts = parts(&event.subsystem)?;
+    let name = || Some(event.devpath.file_name()?.to_string_lossy().into_owned());
+    let removed = if event.action == ActionType::Remove { name() } else { None };
+    Some(Hint { parts, removed })
 }
 
 /// The parts that a subsystem's devices show in; `None` for those that show in none.
@@ -96,8 +98,9 @@ mod tests {
     use super::*;
 
     fn told(action: &str, subsystem: &str) -> Option<Hint> {
+        let path = "/devices/pci0000:00/0000:00:03.0/net/eth0";
         let packet = format!(
-            "{action}@/devices/x\0ACTION={action}\0DEVPATH=/devices/x\0SUBSYSTEM={subsystem}\0SEQNUM=7\0"
+            "{action}@{path}\0ACTION={action}\0DEVPATH={path}\0SUBSYSTEM={subsystem}\0SEQNUM=7\0"
         );
         UEvent::from_netlink_packet(packet.as_bytes()).ok().and_then(hint)
     }
@@ -105,9 +108,10 @@ mod tests {
     #[test]
     fn an_event_names_the_parts_to_read_again() {
         let cpu: &[Part] = &[Part::Cpu, Part::Numa];
-        assert_eq!(told("offline", "cpu"), Some(Hint { parts: cpu, removed: true }));
-        assert_eq!(told("add", "cpu"), Some(Hint { parts: cpu, removed: false }));
-        assert_eq!(told("remove", "net"), Some(Hint { parts: &[Part::Nic], removed: true }));
+        assert_eq!(told("offline", "cpu"), Some(Hint { parts: cpu, removed: None }));
+        assert_eq!(told("add", "cpu"), Some(Hint { parts: cpu, removed: None }));
+        let eth0 = Some("eth0".into());
+        assert_eq!(told("remove", "net"), Some(Hint { parts: &[Part::Nic], removed: eth0 }));
         // A container's queues come by the hundred.
         assert_eq!(told("add", "queues"), None);
     }

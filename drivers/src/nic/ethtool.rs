@@ -95,7 +95,11 @@ impl Ethtool {
             nic.timestamping = attributes(&reply).get(&2).map(|set| names(set)).unwrap_or_default();
         }
         nic.fec = get(FEC_GET).and_then(|reply| fec(&attributes(&reply)));
-        nic.transceiver = self.transceiver(index);
+        match self.transceiver(index) {
+            Ok(module) => nic.transceiver = module,
+            // So answers a port that is not there, too; this one just answered.
+            Err(error) => nic.cage_empty = is_absent(&error) && nic.link_modes.is_some(),
+        }
     }
 
     /// The attributes of the reply to a plain question.
@@ -132,19 +136,20 @@ impl Ethtool {
     }
 
     /// The module in the cage. An empty cage, a NIC without one and a user who
-    /// may not look answer in many ways; all of them mean "none told".
-    fn transceiver(&mut self, index: u32) -> Option<Transceiver> {
+    /// may not look answer in many ways; only [`is_absent`] is sure.
+    fn transceiver(&mut self, index: u32) -> io::Result<Option<Transceiver>> {
         let mut pages = Pages::default();
-        pages.put(Page::LOWER, &self.page(index, Page::LOWER)?);
+        let Some(lower) = self.page(index, Page::LOWER)? else { return Ok(None) };
+        pages.put(Page::LOWER, &lower);
         for page in transceiver::wanted(&pages) {
-            if let Some(bytes) = self.page(index, page) {
+            if let Ok(Some(bytes)) = self.page(index, page) {
                 pages.put(page, &bytes);
             }
         }
-        transceiver::decode(&pages)
+        Ok(transceiver::decode(&pages))
     }
 
-    fn page(&mut self, index: u32, page: Page) -> Option<Vec<u8>> {
+    fn page(&mut self, index: u32, page: Page) -> io::Result<Option<Vec<u8>>> {
         const LENGTH: u32 = 128;
         let request = [
             attribute(2, &page.offset().to_ne_bytes()),
@@ -153,8 +158,8 @@ impl Ethtool {
             attribute(5, &[0]),
             attribute(6, &[page.device]),
         ];
-        let reply = self.ask(MODULE_EEPROM_GET, index, &request.concat()).ok()??;
-        Some(attributes(&reply).get(&7)?.to_vec())
+        let reply = self.ask(MODULE_EEPROM_GET, index, &request.concat())?;
+        Ok(reply.and_then(|reply| Some(attributes(&reply).get(&7)?.to_vec())))
     }
 }
 
@@ -164,6 +169,11 @@ fn family(netlink: &mut Netlink) -> Option<u16> {
     let answers = netlink.ask(GENL_ID_CTRL, 0, &payload).ok()?;
     let found = attributes(answers.first()?.get(GENL_HEADER..)?);
     u16_at(found.get(&CTRL_ATTR_FAMILY_ID)?, 0)
+}
+
+/// What the kernel's SFP driver answers for an empty cage.
+fn is_absent(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ENODEV as i32)
 }
 
 /// What a NIC or kernel that doesn't know the question answers, one that was

@@ -201,13 +201,14 @@ fn link(it: PciLink) -> String {
 
 /// Not compared: link state, speed and neighbours; the address in use and the MTU,
 /// which are the network's configuration. A module that is not told may be one
-/// that could not be read.
+/// that could not be read; that there is none, the kernel must say.
 fn nic(it: &Nic) -> Thing {
     let module = it.transceiver.as_ref();
     let module = module.map(|it| {
         let words = [&it.vendor, &it.part, &it.serial].into_iter().flatten();
         words.map(String::as_str).collect::<Vec<_>>().join(" ")
     });
+    let module = module.or_else(|| it.cage_empty.then(|| "none".into()));
     Thing::new(&it.name)
         .serial(&it.permanent_mac)
         .at(&it.pci)

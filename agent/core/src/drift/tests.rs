@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 use super::*;
-use crate::inventory::{Disk, Gpu, Memory, Nic, Storage};
+use crate::inventory::{Disk, Gpu, Memory, Nic, Storage, Transceiver};
 
 const SECOND: u64 = 1000;
 
@@ -133,10 +133,24 @@ fn memory_that_the_kernel_kept_for_itself_is_no_drift() {
     );
 }
 
-fn observe(watcher: &mut Watcher, inventory: &Inventory, removed: bool, now: u64) -> Vec<String> {
-    let all = BTreeSet::from(Part::ALL);
-    let removed = if removed { all.clone() } else { BTreeSet::new() };
-    let events = watcher.observe(inventory, &all, &removed, now);
+/// Everything that a test here takes away, as the kernel names it.
+fn removed() -> Removed {
+    let nics = (0..4).map(|n| (Part::Nic, format!("eth{n}")));
+    nics.chain([(Part::Gpu, "0000:01:00.0".into())]).collect()
+}
+
+fn observe(watcher: &mut Watcher, inventory: &Inventory, spoke: bool, now: u64) -> Vec<String> {
+    let removed = if spoke { removed() } else { Removed::new() };
+    observe_removed(watcher, inventory, &removed, now)
+}
+
+fn observe_removed(
+    watcher: &mut Watcher,
+    inventory: &Inventory,
+    removed: &Removed,
+    now: u64,
+) -> Vec<String> {
+    let events = watcher.observe(inventory, &BTreeSet::from(Part::ALL), removed, now);
     let told = |event| match event {
         Event::Change(change) => change.to_string(),
         Event::ReaderBack(class) => format!("{} back", class.name()),
@@ -171,10 +185,59 @@ fn the_kernels_word_makes_half_a_class_credible() {
 }
 
 #[test]
+fn the_kernels_word_is_about_what_it_names_and_nothing_else() {
+    let one = Removed::from([(Part::Nic, "eth3".into())]);
+    // The others of its part miss from a reader that fails at the same time.
+    let mut watcher = watching(&nics(four()));
+    let gone = ["NIC eth3 at 0000:03:00.0 vanished"];
+    assert_eq!(observe_removed(&mut watcher, &nics([]), &one, 1), gone);
+    let told = observe_removed(&mut watcher, &nics([]), &one, 2);
+    assert!(told.len() == 1 && told[0].starts_with("3 of 3 of kind NIC can't be seen"), "{told:?}");
+    let three = nics(four().into_iter().take(3));
+    assert_eq!(observe(&mut watcher, &three, false, 3), ["NIC back"]);
+    // The function that a NIC sits on is as good as its own name, in its own part.
+    let function = |part| Removed::from([(part, "0000:02:00.0".into())]);
+    let two = nics(four().into_iter().take(2));
+    assert!(observe_removed(&mut watcher, &two, &function(Part::Gpu), 4).is_empty());
+    let gone = ["NIC eth2 at 0000:02:00.0 vanished"];
+    assert_eq!(observe_removed(&mut watcher, &two, &function(Part::Nic), 5), gone);
+}
+
+#[test]
+fn a_thing_is_removed_by_the_name_it_has_now() {
+    let mut watcher = watching(&nics([nic("eth0", Some("02::1"), "0000:01:00.0")]));
+    let renamed = nics([nic("lan0", Some("02::1"), "0000:01:00.0")]);
+    observe(&mut watcher, &renamed, false, 1);
+    let told = observe(&mut watcher, &renamed, false, 2);
+    assert_eq!(told, ["NIC lan0 at 0000:01:00.0: name was eth0, is lan0"]);
+    let lan0 = Removed::from([(Part::Nic, "lan0".into())]);
+    let told = observe_removed(&mut watcher, &nics([]), &lan0, 3);
+    assert_eq!(told, ["NIC lan0 at 0000:01:00.0 vanished"]);
+}
+
+#[test]
+fn a_module_is_gone_only_when_the_kernel_says_so() {
+    let module = Transceiver { part: Some("EX-25G-SR".into()), ..Transceiver::default() };
+    let there = Nic { transceiver: Some(module), ..nic("eth0", None, "0000:01:00.0") };
+    let unread = Nic { transceiver: None, ..there.clone() };
+    let empty = Nic { cage_empty: true, ..unread.clone() };
+    check(&nics([there.clone()]), &nics([unread]), expect![""]);
+    check(
+        &nics([there]),
+        &nics([empty]),
+        expect![[r#"
+            NIC eth0 at 0000:01:00.0: module was EX-25G-SR, is none
+        "#]],
+    );
+}
+
+#[test]
 fn a_failing_reader_is_raised_once_and_cleared() {
     let mut watcher = watching(&nics(four()));
     assert!(observe(&mut watcher, &nics([]), false, 1).is_empty());
+    assert!(watcher.is_unsure(), "seen once: it must be read again soon");
     assert_eq!(observe(&mut watcher, &nics([]), false, 2).len(), 1);
+    assert!(!watcher.is_unsure());
     for now in 3..100 {
         assert!(observe(&mut watcher, &nics([]), false, now).is_empty());
     }
@@ -202,7 +265,7 @@ fn a_part_that_was_not_read_misses_nothing() {
     let mut watcher = watching(&nics(four()));
     let only = BTreeSet::from([Part::Cpu]);
     for now in 1..10 {
-        let told = watcher.observe(&nics([]), &only, &BTreeSet::new(), now);
+        let told = watcher.observe(&nics([]), &only, &Removed::new(), now);
         assert!(told.is_empty() && !watcher.is_unsure());
     }
 }
@@ -244,7 +307,7 @@ proptest! {
                 now.nics = None;
             }
             let all = BTreeSet::from(Part::ALL);
-            let removed = if *spoke { all.clone() } else { BTreeSet::new() };
+            let removed = if *spoke { removed() } else { Removed::new() };
             for event in watcher.observe(&now, &all, &removed, n as u64 * SECOND) {
                 let identity = match event {
                     Event::Change(it) | Event::Flapping(it) => it.identity,

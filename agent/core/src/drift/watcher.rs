@@ -1,7 +1,8 @@
 //! Which differences between one read and the next are to be believed, and told.
 //!
 //! What appears is told at once; what changes or moves, after two equal reads; what
-//! is missing, after three reads or when the kernel itself said that it was removed.
+//! is missing, after three reads or when the kernel itself said that just this was
+//! removed.
 //! A thing that won't stay as it is is told as flapping, once an hour, and no more.
 
 use alloc::{
@@ -12,7 +13,7 @@ use alloc::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Class, Side, Thing, Things, What, compare, things};
+use super::{Change, Class, Side, Thing, Things, What, compare, is_removed, things};
 use crate::inventory::{Inventory, Part};
 
 /// Reads that must miss a thing, when the kernel said nothing.
@@ -22,6 +23,10 @@ const EQUAL_READS: u32 = 2;
 /// Events of one thing an hour; the next is that it flaps.
 const EVENTS_AN_HOUR: u32 = 6;
 const HOUR_MS: u64 = 3_600_000;
+
+/// What the kernel told that it removed: kernel names (`eth0`, `0000:01:00.0`), each
+/// with a part that it shows in.
+pub type Removed = BTreeSet<(Part, String)>;
 
 /// What there is to tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +64,7 @@ impl Watcher {
 
     /// True while something was seen that is not believed yet: read again soon.
     pub fn is_unsure(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || self.faults.values().any(|reads| *reads < EQUAL_READS)
     }
 
     /// Classes that a reader seems to fail on.
@@ -73,20 +78,19 @@ impl Watcher {
         self.told.get(&class).into_iter().flatten().map(|thing| alloc::format!("{thing:?}"))
     }
 
-    /// Takes one read of some parts. `removed` are parts of which the kernel told
-    /// that something was removed. `now_ms` only ever grows.
+    /// Takes one read of some parts. `now_ms` only ever grows.
     pub fn observe(
         &mut self,
         inventory: &Inventory,
         read: &BTreeSet<Part>,
-        removed: &BTreeSet<Part>,
+        removed: &Removed,
         now_ms: u64,
     ) -> Vec<Event> {
         self.budget.retain(|_, (since, _)| now_ms.saturating_sub(*since) < HOUR_MS);
         let mut events = Vec::new();
         for (class, now) in things(inventory) {
             if read.contains(&class.part()) {
-                self.observe_class(class, now, removed.contains(&class.part()), &mut events);
+                self.observe_class(class, now, removed, &mut events);
             }
         }
         events.into_iter().filter_map(|event| self.within_budget(event, now_ms)).collect()
@@ -96,7 +100,7 @@ impl Watcher {
         &mut self,
         class: Class,
         now: Vec<Thing>,
-        confirmed: bool,
+        removed: &Removed,
         events: &mut Vec<Event>,
     ) {
         // What is read for the first time is known from then on.
@@ -104,7 +108,7 @@ impl Watcher {
             self.told.insert(class, now);
             return;
         };
-        let compared = compare(class, before, &now, confirmed);
+        let compared = compare(class, before, &now, removed);
         let mut told = before.clone();
         for &(b, a) in &compared.pairs {
             told[b].learn(&now[a]);
@@ -118,6 +122,7 @@ impl Watcher {
                 Some((seen, what)) if *what == change.what => seen + 1,
                 _ => 1,
             };
+            let confirmed = side.before.is_some_and(|b| is_removed(class, &told[b], removed));
             if seen < needed(&change.what, confirmed) {
                 still.insert(key, (seen, change.what));
                 continue;

@@ -78,6 +78,9 @@ pub struct Nic {
     pub timestamping: Vec<String>,
     /// The module in its cage; `None` if there is none or it can't be read.
     pub transceiver: Option<Transceiver>,
+    /// True if the kernel says that there is none (`ENODEV` to
+    /// `ETHTOOL_MSG_MODULE_EEPROM_GET`); false: that is not known.
+    pub cage_empty: bool,
     /// Who speaks LLDP at the other end.
     pub neighbours: Vec<Neighbour>,
     /// How often the link went down since it was made.

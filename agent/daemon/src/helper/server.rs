@@ -45,7 +45,7 @@ fn serve() -> io::Result<()> {
         let request: Request = serde_json::from_slice(&body)?;
         let answer = match request.what {
             What::GpuEvents | What::Neighbours => heard.answer(&request.root, &request.what),
-            what => answer(&request.root, &what),
+            what => heard.joining(answer(&request.root, &what)),
         };
         let answer = Answer { id: request.id, ..answer };
         socket.write_all(&encode(&answer)?)?;
@@ -57,6 +57,8 @@ fn serve() -> io::Result<()> {
 struct Heard {
     gpus: Option<gpu::Events>,
     lldp: Option<Result<lldp::Listener, String>>,
+    /// Interfaces that it can't listen on, and why.
+    refused: Vec<String>,
 }
 
 impl Heard {
@@ -76,20 +78,29 @@ impl Heard {
         Answer { gpu_events, ..Answer::default() }
     }
 
-    /// Who is heard on the interfaces that are there now.
-    fn neighbours(&mut self, root: &Root) -> Answer {
-        let problem = |what| Problem { part: Part::Nic, at: "LLDP".into(), what };
-        let listener = match self.lldp.get_or_insert_with(lldp::Listener::new) {
-            Ok(listener) => listener,
-            Err(why) => {
-                return Answer { problems: vec![problem(why.clone())], ..Answer::default() };
-            }
-        };
-        let mut problems = Vec::new();
-        if let (Some(PartData::Nic(nics)), _) = purlin_drivers::read(Part::Nic, root) {
-            problems.extend(listener.join(&nics).into_iter().map(problem));
+    /// Passes on what was read; where interfaces were, it is listened from then on.
+    fn joining(&mut self, answer: Answer) -> Answer {
+        if let (Some(Ok(listener)), Some(PartData::Nic(nics))) = (&mut self.lldp, &answer.data) {
+            self.refused = listener.join(nics);
         }
-        let neighbours = listener.poll(Duration::from_millis(clock::boot_ms()));
+        answer
+    }
+
+    /// Who is heard on the interfaces as they were last read: by this helper, or now.
+    fn neighbours(&mut self, root: &Root) -> Answer {
+        if self.lldp.is_none() {
+            self.lldp = Some(lldp::Listener::new());
+            self.joining(answer_from(root, What::Part(Part::Nic)));
+        }
+        let (neighbours, refused) = match &mut self.lldp {
+            Some(Ok(listener)) => {
+                (listener.poll(Duration::from_millis(clock::boot_ms())), self.refused.clone())
+            }
+            Some(Err(why)) => (Vec::new(), vec![why.clone()]),
+            None => Default::default(),
+        };
+        let problem = |what| Problem { part: Part::Nic, at: "LLDP".into(), what };
+        let problems = refused.into_iter().map(problem).collect();
         Answer { neighbours, problems, ..Answer::default() }
     }
 }

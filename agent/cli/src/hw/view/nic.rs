@@ -106,6 +106,7 @@ fn physical(nic: &Nic, facts: &mut Facts) {
     if let Some(it) = &nic.transceiver {
         transceiver(it, facts);
     }
+    facts.maybe("module", nic.cage_empty.then_some("none"));
     for it in &nic.neighbours {
         facts.add("neighbour", neighbour_in_full(it));
     }

@@ -18,7 +18,7 @@ use crate::{
 
 const MEMINFO: &str = "/proc/meminfo";
 
-/// Reads the memory; `None` if the total is not told.
+/// Reads the memory; `None` if nothing about it is told.
 pub fn read(root: &Root) -> (Option<Memory>, Vec<Problem>) {
     let mut probe = Probe::new(Part::Memory, root);
     let memory = read_memory(&mut probe);
@@ -26,21 +26,22 @@ pub fn read(root: &Root) -> (Option<Memory>, Vec<Problem>) {
 }
 
 fn read_memory(probe: &mut Probe<'_>) -> Option<Memory> {
-    let text = probe.need(MEMINFO)?;
-    let Some(total) = bytes_of(&text, "MemTotal:") else {
+    let text = probe.need(MEMINFO);
+    let bytes = |key| bytes_of(text.as_deref()?, key);
+    let total = bytes("MemTotal:");
+    if text.is_some() && total.is_none() {
         probe.problem(MEMINFO, "has no MemTotal that makes sense");
-        return None;
-    };
+    }
     let mut memory = Memory {
         total,
-        available: bytes_of(&text, "MemAvailable:"),
-        swap: bytes_of(&text, "SwapTotal:"),
+        available: bytes("MemAvailable:"),
+        swap: bytes("SwapTotal:"),
         hugepages: hugepages(probe, "/sys/kernel/mm/hugepages"),
         ..Memory::default()
     };
     slots(probe, &mut memory);
     edac::read(probe, &mut memory);
-    Some(memory)
+    (memory != Memory::default()).then_some(memory)
 }
 
 fn slots(probe: &mut Probe<'_>, memory: &mut Memory) {

@@ -40,7 +40,7 @@ pub fn read(root: &Root) -> (Option<Vec<NumaNode>>, Vec<Problem>) {
 fn read_nodes(probe: &mut Probe<'_>) -> Option<Vec<NumaNode>> {
     let dir = probe.dir(NODES)?;
     let ids = numbered(&dir, "node");
-    let online = probe.set((&dir, "online"));
+    let online = online(probe, &dir, &ids);
     let gpus = of_gpus(probe);
     let mut nodes: Vec<NumaNode> = Vec::new();
     for id in ids.iter() {
@@ -57,6 +57,16 @@ fn read_nodes(probe: &mut Probe<'_>) -> Option<Vec<NumaNode>> {
     tiers(probe, &mut nodes);
     cxl(probe, &mut nodes);
     Some(nodes)
+}
+
+/// The kernel's memory is on some node, so an empty list is a damaged file.
+fn online(probe: &mut Probe<'_>, dir: &Dir<'_>, ids: &IdSet) -> Option<IdSet> {
+    let set = probe.set((dir, "online"))?;
+    if set.is_empty() && !ids.is_empty() {
+        probe.problem(&dir.path_of("online"), "is empty, though there are nodes");
+        return None;
+    }
+    Some(set)
 }
 
 fn node(probe: &mut Probe<'_>, dir: &Dir<'_>, id: u32, online: &IdSet) -> NumaNode {
@@ -196,10 +206,8 @@ fn cxl(probe: &mut Probe<'_>, nodes: &mut [NumaNode]) {
         let name = format!("mem{id}");
         let Some(dir) = probe.dir_in(&dir, &name) else { continue };
         let at = probe.told((&dir, "numa_node"));
-        let Some(node) = nodes.iter_mut().find(|node| Some(node.id) == at) else {
-            probe.problem(dir.path(), "is a CXL memory device on no NUMA node");
-            continue;
-        };
+        // A device that is not yet part of the kernel's memory has no node.
+        let Some(node) = nodes.iter_mut().find(|node| Some(node.id) == at) else { continue };
         node.cxl.push(CxlMemory {
             ram: capacity(probe, &dir, "ram"),
             persistent: capacity(probe, &dir, "pmem"),

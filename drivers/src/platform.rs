@@ -40,7 +40,8 @@ pub fn read(root: &Root) -> (Option<Platform>, Vec<Problem>) {
     let cpuinfo = probe.head("/proc/cpuinfo", CPUINFO).unwrap_or_default();
     let names = names(&mut probe, smbios.as_ref());
     let mut platform = Platform {
-        hostname: probe.label("/proc/sys/kernel/hostname"),
+        // The kernel's word for a name that nobody gave.
+        hostname: probe.label("/proc/sys/kernel/hostname").filter(|name| name != "(none)"),
         kernel: kernel(&mut probe),
         cmdline: cmdline(&mut probe),
         architecture: architecture(root),

@@ -15,6 +15,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read},
+    mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
@@ -24,7 +25,6 @@ use std::{
 };
 
 use nix::{
-    dir::{Dir as Entries, Type},
     errno::Errno,
     fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat},
     sys::{
@@ -32,6 +32,7 @@ use nix::{
         statvfs::{Statvfs, fstatvfs},
     },
 };
+use rustix::fs::{FileType, RawDir};
 
 use crate::{
     archive::{Archive, Node},
@@ -48,6 +49,10 @@ pub const MAX_ENTRIES: usize = 16_384;
 
 /// What a read starts with, in bytes: sysfs answers with at most one page.
 const PAGE: usize = 4096;
+
+/// What one call that lists a directory may bring, in bytes: about 200 names,
+/// so that nearly every directory takes one, on the stack.
+const LISTING: usize = 8192;
 
 /// How a file is opened. O_NONBLOCK: a pipe in a dump must not hold us.
 const PLAIN: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
@@ -379,7 +384,7 @@ pub struct Dir<'a> {
     entries: Vec<(String, Kind)>,
     /// Where the listing's own names are opened, without a path to resolve.
     /// A tar has no such place.
-    open: Option<Entries>,
+    open: Option<OwnedFd>,
 }
 
 /// What a listing says of an entry.
@@ -393,9 +398,10 @@ enum Kind {
 
 impl<'a> Dir<'a> {
     fn listed(root: &'a Root, path: String, fd: OwnedFd) -> io::Result<Self> {
-        let mut open = Entries::from_fd(fd)?;
         let mut entries = Vec::new();
-        for entry in open.iter() {
+        let mut listing = [MaybeUninit::uninit(); LISTING];
+        let mut listing = RawDir::new(&fd, &mut listing);
+        while let Some(entry) = listing.next() {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if name == "." || name == ".." {
@@ -405,14 +411,14 @@ impl<'a> Dir<'a> {
                 return Err(too_many());
             }
             let kind = match entry.file_type() {
-                Some(Type::File) => Kind::Plain,
-                Some(Type::Directory) => Kind::Directory,
+                FileType::RegularFile => Kind::Plain,
+                FileType::Directory => Kind::Directory,
                 _ => Kind::Other,
             };
             entries.push((name, kind));
         }
         entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let dir = Self { root, path, entries, open: Some(open) };
+        let dir = Self { root, path, entries, open: Some(fd) };
         dir.keep();
         Ok(dir)
     }

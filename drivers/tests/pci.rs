@@ -321,6 +321,15 @@ mod corpus {
     use expect_test::expect;
     use purlin_drivers::{Root, pci};
 
+    /// The most files read of a function: its 16 of identity, place, state and
+    /// link, three error counters, and two of what only ports or PFs have.
+    const READS: u64 = 21;
+    /// Opens of a function that read nothing: its directory, where it sits, and
+    /// its links to driver, group and physical function.
+    const LINKS: u64 = 5;
+    /// What is read once a machine, or once a node, slot or IOMMU group.
+    const ONCE: u64 = 64;
+
     #[test]
     fn real_machines_read_with_no_problem_that_is_not_in_the_dump() {
         let Some(corpus) = corpus() else {
@@ -342,8 +351,15 @@ mod corpus {
             let tar =
                 Command::new("tar").arg("xJf").arg(&archive).arg("-C").arg(dir.path()).status();
             assert!(tar.expect("tar runs").success(), "{} unpacks", archive.display());
-            let (devices, told) = pci::read(&Root::dump(dir.path()).expect("a dump's root"));
+            let root = Root::dump(dir.path()).expect("a dump's root");
+            let before = root.opens();
+            let (devices, told) = pci::read(&root);
+            let (opens, reads) = (root.opens() - before, root.reads());
             let devices = devices.expect("the functions");
+            let cost = format!("{id}: {opens} opens, {reads} reads of {} functions", devices.len());
+            assert!(reads <= READS * devices.len() as u64 + ONCE, "{cost}");
+            assert!(opens - reads <= LINKS * devices.len() as u64 + ONCE, "{cost}");
+            println!("{cost}");
             assert_eq!(devices.len().to_string(), row["sysfs_pci"], "{id}");
             // hwloc counts a bridge only where the dump has a `config`, which
             // we never read; where it has some, it has all, and we agree.

@@ -72,6 +72,12 @@ fn check(actual: impl std::fmt::Debug, expected: Expect) {
 }
 
 #[test]
+fn a_machine_that_nobody_named_has_no_name() {
+    let machine = Machine::new().file("proc/sys/kernel/hostname", "(none)\n");
+    assert_eq!(machine.file("proc/sys/kernel/osrelease", "6.1.0\n").clean().hostname, None);
+}
+
+#[test]
 fn names_come_from_the_kernels_copy_where_there_is_no_table() {
     let dmi = [
         ("sys_vendor", "Example Inc."),

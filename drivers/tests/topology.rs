@@ -185,6 +185,74 @@ fn cpu_0_and_node_0_may_be_offline() {
 }
 
 #[test]
+fn a_list_that_cannot_be_empty_is_unknown_and_said() {
+    let tree = Tree::new();
+    tree.pu(0, 0, 0, "0").node(0, "0", 1024, "10");
+    tree.files(CPUS, &[("online", ""), ("present", ""), ("possible", "")]);
+    tree.files(NODES, &[("online", "")]);
+    let inventory = tree.read();
+    let cpu = inventory.cpu.as_ref().expect("the CPUs");
+    assert_eq!((cpu.pus.len(), &cpu.present, &cpu.possible), (1, &None, &None));
+    let nodes = inventory.numa.as_ref().expect("the nodes");
+    assert!(nodes[0].flags.is_empty() && nodes[0].distances.len() == 1, "{nodes:?}");
+    let told = [Part::Cpu, Part::Numa].map(|part| problems_of(&inventory, part).join("\n"));
+    expect![[r#"
+        /sys/devices/system/cpu/online: is empty, though there are CPUs
+        /sys/devices/system/cpu/possible: is empty, though there are CPUs
+        /sys/devices/system/cpu/present: is empty, though there are CPUs
+        /sys/devices/system/node/online: is empty, though there are nodes"#]]
+    .assert_eq(&told.join("\n"));
+}
+
+#[test]
+fn power_threads_that_are_off_are_present_and_no_pus() {
+    let tree = Tree::new();
+    // Two cores of four threads: all of the first, one of the second.
+    for pu in [0, 1, 2, 3, 4] {
+        let (core, threads) = if pu < 4 { ("8", "0-3") } else { ("16", "4") };
+        let files = [
+            ("physical_package_id", "0"),
+            ("package_cpus_list", "0-4"),
+            ("core_id", core),
+            ("thread_siblings_list", threads),
+        ];
+        topology(&tree, pu, &files);
+    }
+    for pu in 5..8 {
+        tree.files(&format!("{CPUS}/cpu{pu}"), &[("online", "0")]);
+    }
+    tree.files(CPUS, &[("online", "0-4"), ("present", "0-7"), ("possible", "0-15")]);
+    tree.file("proc/cpuinfo", "processor\t: 0\ncpu\t\t: POWER9, altivec supported\n\n");
+    let inventory = tree.read();
+    let told = counts(&inventory);
+    assert_eq!((told.packages, told.cores, told.pus, told.pus_complete), (1, 2, 5, 8));
+    assert_eq!((told.kernel_present_cpus, told.kernel_online_cpus), (Some(8), Some(5)));
+    let cpu = inventory.cpu.as_ref().expect("the CPUs");
+    assert_eq!(cpu.model.as_deref(), Some("POWER9, altivec supported"));
+    assert_eq!(problems_of(&inventory, Part::Cpu), Vec::<String>::new());
+}
+
+#[test]
+fn memory_without_a_total_keeps_the_rest() {
+    let tree = Tree::new();
+    let pool = "sys/kernel/mm/hugepages/hugepages-2048kB";
+    tree.pu(0, 0, 0, "0").files(pool, &[("nr_hugepages", "4")]);
+    let inventory = tree.read();
+    let told = problems_of(&inventory, Part::Memory);
+    let memory = inventory.memory.expect("what else is known");
+    assert_eq!((memory.total, memory.hugepages.get(&(2 << 20))), (None, Some(&4)));
+    assert_eq!(told, ["/proc/meminfo: is not there"]);
+}
+
+#[test]
+fn cxl_memory_that_is_on_no_node_is_no_problem() {
+    let tree = Tree::new();
+    tree.pu(0, 0, 0, "0").node(0, "0", 1024, "10");
+    tree.files("sys/bus/cxl/devices/mem0", &[("numa_node", "-1")]);
+    assert_eq!(problems_of(&tree.read(), Part::Numa), Vec::<String>::new());
+}
+
+#[test]
 fn sparse_nodes_without_cpus_or_memory_are_all_there() {
     let tree = Tree::new();
     tree.pu(0, 0, 0, "0");

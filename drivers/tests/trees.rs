@@ -386,5 +386,5 @@ fn the_live_machine_has_cpus_memory_and_no_panic() {
     let root = Root::open(Path::new("/")).expect("the live root");
     let inventory = purlin_drivers::inventory(&root);
     assert!(inventory.cpu.is_some_and(|cpu| !cpu.pus.is_empty()));
-    assert!(inventory.memory.is_some_and(|memory| memory.total > 0));
+    assert!(inventory.memory.is_some_and(|memory| memory.total > Some(0)));
 }

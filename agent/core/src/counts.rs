@@ -166,7 +166,7 @@ fn caches(cpu: &Cpu, level: u32, kept: impl Fn(&IdSet) -> bool) -> usize {
 fn memory(inventory: &Inventory, counted: &[&NumaNode]) -> u64 {
     let bytes = match inventory.numa.as_deref() {
         Some([_, ..]) => counted.iter().filter_map(|node| node.memory).sum(),
-        _ => inventory.memory.as_ref().map_or(0, |memory| memory.total),
+        _ => inventory.memory.as_ref().and_then(|memory| memory.total).unwrap_or(0),
     };
     bytes >> 10
 }

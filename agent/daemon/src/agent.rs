@@ -427,8 +427,8 @@ fn found(inventory: &Inventory) -> String {
     let cpus = inventory.cpu.as_ref().and_then(|cpu| cpu.online.as_ref());
     part(cpus.map(|online| online.len()), "CPU", "CPUs");
     part(inventory.numa.as_ref().map(Vec::len), "NUMA node", "NUMA nodes");
-    let memory = inventory.memory.as_ref().map(|memory| (memory.total >> 20) as usize);
-    part(memory, "MiB of memory", "MiB of memory");
+    let memory = inventory.memory.as_ref().and_then(|memory| memory.total);
+    part(memory.map(|bytes| (bytes >> 20) as usize), "MiB of memory", "MiB of memory");
     part(inventory.pci.as_ref().map(Vec::len), "PCI function", "PCI functions");
     let physical = |nics: &Vec<Nic>| nics.iter().filter(|nic| nic.physical).count();
     part(inventory.nics.as_ref().map(physical), "NIC", "NICs");

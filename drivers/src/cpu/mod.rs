@@ -52,7 +52,7 @@ fn read_cpu(probe: &mut Probe<'_>) -> Option<Cpu> {
         return None;
     };
     let listed = numbered(&dir, "cpu");
-    let online = probe.set((&dir, "online")).filter(|set| !set.is_empty());
+    let online = set_of(probe, &dir, "online", &listed).filter(|set| !set.is_empty());
     let online = online.unwrap_or_else(|| not_switched_off(probe, &listed));
     let seen = online.intersection(&listed);
     if seen.is_empty() {
@@ -77,8 +77,8 @@ fn read_cpu(probe: &mut Probe<'_>) -> Option<Cpu> {
         flags: info.flags,
         microcode: info.microcode,
         vulnerabilities: vulnerabilities(probe, &dir),
-        possible: probe.set((&dir, "possible")),
-        present: probe.set((&dir, "present")),
+        possible: set_of(probe, &dir, "possible", &listed),
+        present: set_of(probe, &dir, "present", &listed),
         allowed,
         allowed_nodes,
         isolated: probe.set((&dir, "isolated")),
@@ -96,6 +96,17 @@ fn read_cpu(probe: &mut Probe<'_>) -> Option<Cpu> {
         listed,
         online: (!online.is_empty()).then_some(online),
     })
+}
+
+/// A set that has members wherever CPUs are listed: an empty one is a damaged
+/// file, and unknown.
+fn set_of(probe: &mut Probe<'_>, dir: &Dir<'_>, name: &str, listed: &IdSet) -> Option<IdSet> {
+    let set = probe.set((dir, name))?;
+    if set.is_empty() && !listed.is_empty() {
+        probe.problem(&dir.path_of(name), "is empty, though there are CPUs");
+        return None;
+    }
+    Some(set)
 }
 
 /// The online CPUs on kernels before 2.6.26, which have no `online` list: a

@@ -314,7 +314,8 @@ impl Artist<'_> {
             plural(self.cpu.pus.len(), "PU"),
         ];
         totals.extend(self.inventory.numa.as_ref().map(|nodes| plural(nodes.len(), "NUMA node")));
-        totals.extend(self.inventory.memory.as_ref().map(|it| size(it.total) + " of memory"));
+        let memory = self.inventory.memory.as_ref().and_then(|it| it.total);
+        totals.extend(memory.map(|bytes| size(bytes) + " of memory"));
         totals.extend(
             self.each_core.as_ref().map(|caches| format!("each core {}", caches.join(", "))),
         );

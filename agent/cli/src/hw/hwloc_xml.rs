@@ -85,7 +85,7 @@ impl<'a> Writer<'a> {
     fn memory_of_machine(&mut self) {
         match self.inventory.numa.as_deref() {
             None | Some([]) => {
-                let memory = self.inventory.memory.as_ref().map(|memory| memory.total);
+                let memory = self.inventory.memory.as_ref().and_then(|memory| memory.total);
                 self.node(0, &self.pus.clone(), memory);
             }
             Some(nodes) => {

@@ -254,7 +254,7 @@ mod tests {
     fn one_part_comes_with_its_own_problems_only() {
         let problem = |part| Problem { part, at: "/sys".into(), what: "is a fish".into() };
         let inventory = Inventory {
-            memory: Some(Memory { total: 1 << 30, ..Memory::default() }),
+            memory: Some(Memory { total: Some(1 << 30), ..Memory::default() }),
             problems: vec![problem(Part::Memory), problem(Part::Storage)],
             ..Inventory::default()
         };

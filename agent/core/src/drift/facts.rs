@@ -169,7 +169,7 @@ fn dimm(it: &Dimm) -> Thing {
 
 /// Not compared: available memory; swap and hugepages, which are the kernel's settings.
 fn memory(it: &Memory) -> Thing {
-    Thing::new("").bytes("total", Some(it.total))
+    Thing::new("").bytes("total", it.total)
 }
 
 /// Not compared: the link as trained now and the power state, which an idle device

@@ -120,7 +120,7 @@ fn half_of_a_class_at_once_is_one_fault_of_the_reader() {
 #[test]
 fn memory_that_the_kernel_kept_for_itself_is_no_drift() {
     let memory = |total| Inventory {
-        memory: Some(Memory { total, ..Memory::default() }),
+        memory: Some(Memory { total: Some(total), ..Memory::default() }),
         ..Inventory::default()
     };
     check(&memory(8 << 30), &memory((8 << 30) - (1 << 20)), expect![""]);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// `MemTotal`.
-    pub total: u64,
+    pub total: Option<u64>,
     /// `MemAvailable`, on kernels that have it.
     pub available: Option<u64>,
     /// `SwapTotal`.

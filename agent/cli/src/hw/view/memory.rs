@@ -30,7 +30,7 @@ fn dimms(memory: &Memory) -> &[Dimm] {
 }
 
 fn memory_row(memory: &Memory) -> Row {
-    let mut what = size(memory.total);
+    let mut what = memory.total.map_or_else(|| "total unknown".into(), size);
     if let Some(available) = memory.available {
         what += &format!(", {} available", size(available));
     }
@@ -111,7 +111,7 @@ fn memory_section(memory: &Memory) -> Section {
     section(
         "memory",
         [
-            ("total", size(memory.total)),
+            ("total", or_unknown(memory.total.map(size))),
             ("available", or_unknown(memory.available.map(size))),
             ("swap", or_unknown(memory.swap.map(size))),
             ("hugepages", hugepages(&memory.hugepages)),
@@ -206,7 +206,7 @@ mod tests {
             ..UnjoinedErrors::default()
         };
         let memory = Memory {
-            total: 32 << 30,
+            total: Some(32 << 30),
             dimms: Some(vec![empty, full]),
             unjoined: vec![unjoined],
             ..Memory::default()

@@ -275,7 +275,7 @@ mod tests {
             }),
             cpu: Some(cpu(2, 1, 4)),
             numa: Some(vec![node(0, "0-3,8-11"), node(1, "4-7,12-15"), node(2, "")]),
-            memory: Some(Memory { total: 192 << 30, swap: Some(0), ..Memory::default() }),
+            memory: Some(Memory { total: Some(192 << 30), swap: Some(0), ..Memory::default() }),
             pci: Some(vec![PciDevice::default(); 3]),
             nics: Some(vec![nic, Nic { name: "lo".into(), ..Nic::default() }]),
             storage: Some(Storage {

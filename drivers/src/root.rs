@@ -47,6 +47,9 @@ pub const MAX_FILE: u64 = 1 << 20;
 /// `NR_CPUS`, and far above the PCI functions of any machine.
 pub const MAX_ENTRIES: usize = 16_384;
 
+/// How often an open that met a rename is tried: each meets another one only by chance.
+const RETRIES: u32 = 32;
+
 /// What a read starts with, in bytes: sysfs answers with at most one page.
 const PAGE: usize = 4096;
 
@@ -347,7 +350,11 @@ impl Root {
             Place::Live(dir) => openat(dir.as_fd(), relative(path), flags, Mode::empty()),
             Place::Dump(dir) => {
                 let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-                openat2(dir.as_fd(), path, OpenHow::new().flags(flags).resolve(resolve))
+                let how = OpenHow::new().flags(flags).resolve(resolve);
+                // A rename anywhere on the system while it follows a `..` (openat2(2)).
+                let mut opened = (0..RETRIES).map(|_| openat2(dir.as_fd(), path, how));
+                let decided = opened.find(|opened| !matches!(opened, Err(Errno::EAGAIN)));
+                decided.unwrap_or(Err(Errno::EAGAIN))
             }
             Place::Packed(_) => Err(Errno::ENOTDIR),
         }

@@ -111,7 +111,7 @@ fn machine(nodes: u32) -> Machine {
         let root = format!("{node:02x}");
         Device {
             name: number.to_string(),
-            kind: if number % 2 == 0 { "gpu" } else { "nic" }.into(),
+            kind: if number.is_multiple_of(2) { "gpu" } else { "nic" }.into(),
             node: Some(node),
             path: vec![root.clone(), format!("{root}:{port:02x}"), number.to_string()],
         }

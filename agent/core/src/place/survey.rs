@@ -89,7 +89,7 @@ fn nodes(inventory: &Inventory, usable: &IdSet) -> Vec<NumaNode> {
     match &inventory.numa {
         Some(nodes) if !nodes.is_empty() => nodes.iter().filter(offers).cloned().collect(),
         _ => {
-            let memory = inventory.memory.as_ref().map(|memory| memory.total);
+            let memory = inventory.memory.as_ref().and_then(|memory| memory.total);
             Vec::from([NumaNode { memory, cpus: Some(usable.clone()), ..NumaNode::default() }])
         }
     }

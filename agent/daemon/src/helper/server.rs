@@ -90,7 +90,7 @@ impl Heard {
     fn neighbours(&mut self, root: &Root) -> Answer {
         if self.lldp.is_none() {
             self.lldp = Some(lldp::Listener::new());
-            self.joining(answer_from(root, What::Part(Part::Nic)));
+            self.joining(answer_from(root, &What::Part(Part::Nic)));
         }
         let (neighbours, refused) = match &mut self.lldp {
             Some(Ok(listener)) => {

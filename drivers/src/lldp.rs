@@ -175,7 +175,7 @@ impl Listener {
     /// Opens the socket; needs `CAP_NET_RAW`, and says why it can't be had.
     pub fn new() -> Result<Self, String> {
         let socket = sys::packet::open(ETHERTYPE)
-            .map_err(|error| format!("LLDP is not listened for: {}", reason(&error)))?;
+            .map_err(|error| format!("packet socket: {}", reason(&error)))?;
         Ok(Self { socket, joined: BTreeMap::new(), heard: BTreeMap::new() })
     }
 

@@ -274,7 +274,7 @@ Examples:
   purlin hw gather - | ssh desk 'cat > rack7.tar.gz'
   purlin hw list --root rack7.tar.gz     and read it anywhere")]
     Gather {
-        /// Where to; `-` is standard output [default: purlin-<host>-<date>.tar.gz]
+        /// Where to; `-` is standard output, without it `purlin-<host>-<date>.tar.gz` here
         file: Option<PathBuf>,
         /// Write over a file that is there
         #[arg(short, long)]

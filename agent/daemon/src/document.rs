@@ -174,6 +174,10 @@ fn build_value(kind: &Kind, tree: &Json, path: &str, refusals: &mut Vec<Refusal>
             Some(number) => Some(Value::U64(number)),
             None => wrong(path, tree, "a whole number from 0 on", refusals),
         },
+        Kind::Bool => match tree.as_bool() {
+            Some(yes) => Some(Value::Bool(yes)),
+            None => wrong(path, tree, "true or false", refusals),
+        },
         other => wrong(path, tree, &format!("a {other:?}, which only protobuf can hold"), refusals),
     }
 }

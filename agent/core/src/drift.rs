@@ -2,7 +2,7 @@
 //!
 //! [`diff`] compares two values; [`Watcher`] takes one read after another and tells
 //! what happened once it is sure. Both compare [`Thing`]s, made by the table in
-//! [`facts`](self::facts): identity and configuration only. Readings
+//! [`facts`]: identity and configuration only. Readings
 //! (temperatures, free memory, counters, link state and speed, power state) are
 //! never compared, and neither is what is not known on both sides: unknown is
 //! never "gone". Nothing here reads a machine or a clock.

@@ -11,6 +11,7 @@ const FILES: [&str; 6] = [
     "purlin/v1/reported.proto",
     "purlin/v1/telemetry.proto",
 ];
+const NRI: &str = "nri/v1alpha1.proto";
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=purlin");
@@ -19,5 +20,9 @@ fn main() -> io::Result<()> {
     compiler.open_files(FILES).map_err(io::Error::other)?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
-    prost_build::Config::new().bytes(["."]).compile_fds(compiler.file_descriptor_set())
+    prost_build::Config::new().bytes(["."]).compile_fds(compiler.file_descriptor_set())?;
+    // A container runtime's protocol: nothing of it is explained to a user.
+    println!("cargo::rerun-if-changed=nri");
+    let theirs = protox::compile([NRI], ["."]).map_err(io::Error::other)?;
+    prost_build::Config::new().bytes(["."]).compile_fds(theirs)
 }

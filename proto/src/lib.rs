@@ -17,6 +17,12 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/purlin.v1.rs"));
 }
 
+/// What a container runtime and its NRI plugins say to each other.
+#[allow(missing_docs, rustdoc::invalid_html_tags, reason = "generated from the .proto file")]
+pub mod nri {
+    include!(concat!(env!("OUT_DIR"), "/nri.v1alpha1.rs"));
+}
+
 /// The descriptors of every message, with the comments of their `.proto` files.
 pub static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin")).as_slice())

@@ -1,10 +1,11 @@
 //! What reads bytes that a machine, a cable or a file brings: each as a function of
 //! bytes that must not panic, whatever they are, and that must end.
 //!
-//! Used twice: replayed and mutated for seconds by `drivers/tests/fuzz.rs`, and driven
+//! Used twice: replayed and mutated for seconds by `agent/daemon/tests/fuzz.rs`, and driven
 //! by coverage for as long as one likes by this folder's own package.
 
 use purlin_core::idset::IdSet;
+use purlin_daemon::nri::codec;
 use purlin_drivers::{
     Archive, gpu_metrics, lldp,
     pci_ids::{self, Wanted},
@@ -17,7 +18,7 @@ use purlin_drivers::{
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -28,6 +29,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("archive", |bytes| drop(Archive::unpack(bytes))),
     ("nvme_smart", nvme_smart),
     ("ata_smart", ata_smart),
+    ("nri", nri),
 ];
 
 fn cpu_list(bytes: &[u8]) {
@@ -59,4 +61,17 @@ fn ata_smart(bytes: &[u8]) {
     let (data, thresholds) = bytes.split_at(bytes.len().min(512));
     drop(smart::ata(data, Some(thresholds), None));
     drop(smart::ata(data, None, Some(true)));
+}
+
+/// Read in two pieces; what was read is sent, and read again.
+fn nri(bytes: &[u8]) {
+    let (mut decoder, mut messages) = (codec::Decoder::default(), Vec::new());
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    _ = decoder.push(first, &mut messages).and_then(|()| decoder.push(rest, &mut messages));
+    let (mut decoder, mut again) = (codec::Decoder::default(), Vec::new());
+    for message in &messages {
+        let sent = codec::encode(message).expect("no longer than what was read");
+        decoder.push(&sent, &mut again).expect("what is sent can be read");
+    }
+    assert_eq!(messages, again);
 }

@@ -20,7 +20,7 @@ pub mod wait;
 
 pub use broker::Broker;
 pub use guest::Guest;
-pub use lab::{Lab, Need, run, test};
+pub use lab::{Lab, Need, Test, run, test};
 pub use node::Node;
 pub use proxy::{Behaviour, Proxy};
 

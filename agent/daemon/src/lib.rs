@@ -20,6 +20,7 @@ pub mod helper;
 pub mod inventory;
 mod ledger;
 mod logging;
+pub mod nri;
 pub mod offline;
 mod sample;
 mod spool;

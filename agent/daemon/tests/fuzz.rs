@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-#[path = "../../tests/fuzz/targets.rs"]
+#[path = "../../../tests/fuzz/targets.rs"]
 mod targets;
 
 /// For each target, so that all take a few seconds.
@@ -21,7 +21,7 @@ const MAX_MUTATIONS: u64 = 8;
 const MAX_GROWTH: u64 = 600;
 
 fn seeds(target: &str) -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(target);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus").join(target);
     let entries = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let mut seeds: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
     seeds.sort();

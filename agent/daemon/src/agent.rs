@@ -7,6 +7,7 @@
 //! | `apply` | `Settings` | sets the log level and the spool's limits |
 //! | `helper` | requests | answers, `Helper` |
 //! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, CDI files |
+//! | `placement` | containers, `Inventory`, `Settings` | `Targets`, the book on disk |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
@@ -30,6 +31,7 @@ use purlin_core::{
     identity::Class,
     inventory::{Inventory, Nic},
     metric::Sampler,
+    place::book::Book,
     settings::Settings,
 };
 use purlin_proto::api::Mode;
@@ -47,7 +49,9 @@ use crate::{
     door::{Door, Identity, VERSION},
     helper,
     inventory::{Due, Hardware, Owner},
-    logging, sample,
+    logging,
+    placement::{self, Store},
+    sample,
     spool::Spool,
     state::StateDir,
     status,
@@ -151,6 +155,7 @@ struct Opened {
     mqtt: Mqtt,
     spool: Spool,
     door: Door,
+    placements: (Store, Book),
     damage: Vec<String>,
 }
 
@@ -169,17 +174,32 @@ impl Opened {
         let (door, mut damage) =
             Door::open(&state, identity.clone(), boot.start.clone(), spool.clone());
         damage.extend(damaged);
+        let (store, saved, damaged) = Store::open(state.path());
+        damage.extend(damaged);
+        let placements = (store, Book::restore(saved));
         for damage in &damage {
             tracing::error!(damage, "the state directory is damaged");
         }
-        Ok(Self { boot, state, listener, level, keeper, identity, mqtt, spool, door, damage })
+        Ok(Self {
+            boot,
+            state,
+            listener,
+            level,
+            keeper,
+            identity,
+            mqtt,
+            spool,
+            door,
+            placements,
+            damage,
+        })
     }
 
     /// Gives everything to the tasks that own it from now on, but for the state
     /// directory and its lock.
     fn spawn(self, tasks: &mut Tasks, stop: &CancellationToken, started: Instant) -> StateDir {
-        let Self { boot, state, listener, level, keeper, identity, mqtt, spool, door, damage } =
-            self;
+        let Self { boot, state, listener, level, keeper, identity, mqtt, spool, door, .. } = self;
+        let (placements, damage) = (self.placements, self.damage);
         let (settings, reported, lines) = (door.settings(), door.reported(), keeper.lines());
         let (asks, inbox) = mpsc::channel(DOOR_INBOX);
         let (link, link_now) = watch::channel(uplink::Link::default());
@@ -210,6 +230,11 @@ impl Opened {
             neighbours: Vec::new(),
         };
         spawn_owner(tasks, "inventory", owner, |owner| Box::pin(owner.run()));
+        let sources =
+            placement::Sources { inventory: inventory_now.clone(), settings: settings.clone() };
+        let (places, places_inbox) = mpsc::channel(placement::INBOX);
+        let (owner, _targets) = placement::Owner::new(sources, places_inbox, placements);
+        spawn_owner(tasks, "placement", owner, |owner| Box::pin(owner.run()));
         let source = sample::Source {
             settings: settings.clone(),
             helper: client.clone(),
@@ -251,6 +276,7 @@ impl Opened {
             settings: settings.clone(),
             inventory: inventory_now.clone(),
             hardware: hardware_asks,
+            placement: placement::Client(places),
             lines,
             mqtt,
         };

@@ -48,10 +48,13 @@ use crate::{
     door::{Ask, Offer},
     inventory::Ask as HardwareAsk,
     logging::Lines,
+    placement::Client as PlacementClient,
     spool::Spool,
     status::Sources,
     uplink::mqtt::{self, Mqtt},
 };
+
+pub mod placement;
 
 /// Over the limit of a document, so that one too large is refused with a reason.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -79,6 +82,8 @@ pub struct Access {
     pub inventory: watch::Receiver<Arc<Inventory>>,
     /// The inventory's owner.
     pub hardware: mpsc::Sender<HardwareAsk>,
+    /// The placements' owner.
+    pub placement: PlacementClient,
     /// The log.
     pub lines: Lines,
     /// How to reach a broker, for the link test.
@@ -87,11 +92,11 @@ pub struct Access {
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
-struct Peer(Option<UCred>);
+pub struct Peer(Option<UCred>);
 
 impl Peer {
     /// Who it is, if they may change the configuration.
-    fn may_change(&self) -> Result<String, Failure> {
+    pub fn may_change(&self) -> Result<String, Failure> {
         match &self.0 {
             Some(peer) if peer.uid() == 0 || peer.uid() == Uid::effective().as_raw() => {
                 Ok(format!("uid {} (local)", peer.uid()))
@@ -191,6 +196,11 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(diff, diff_document))
         .routes(routes!(history))
         .routes(routes!(log))
+        .routes(routes!(placement::placements))
+        .routes(routes!(placement::create))
+        .routes(routes!(placement::remove))
+        .routes(routes!(placement::pause))
+        .routes(routes!(placement::resume))
 }
 
 /// The OpenAPI document.
@@ -401,6 +411,11 @@ mod tests {
                 "/v1/link",
                 "/v1/link/test",
                 "/v1/log",
+                "/v1/placement",
+                "/v1/placement/containers",
+                "/v1/placement/containers/{id}",
+                "/v1/placement/pause",
+                "/v1/placement/resume",
                 "/v1/queue",
                 "/v1/status",
             ]

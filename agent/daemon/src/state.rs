@@ -6,6 +6,7 @@
 //! node           node id, where the machine has no machine id to derive it from
 //! ledger.a .b    the configuration the node boots from
 //! baseline.json  the accepted hardware
+//! placement.a .b  who is placed where
 //! spool/         telemetry on its way to the core
 //! broker.password  standalone only, mode 0600
 //! ```

@@ -127,7 +127,7 @@ fn reasons(why: &Why, width: Width) -> String {
 }
 
 fn much(asked: &Asked, amount: u64) -> String {
-    match asked.unit {
+    match &*asked.unit {
         "By" => size(amount),
         "m{CPU}" => format!("{amount} m"),
         _ => amount.to_string(),

@@ -84,12 +84,10 @@ impl<'a> Taking<'a> {
 
     /// Takes each whole group that is still needed whole.
     fn take_whole(&mut self, group: Group, around: &[Group]) {
-        // Kubelet takes all packages as equal in size, and all cores.
-        let equal = (group != Group::Node).then(|| self.places.len() / count(self.places, group));
         for id in self.sorted(group, around) {
             let all = members(self.places, group, id);
             let free = all.intersection(&self.free).len();
-            if free == equal.unwrap_or(all.len()) && self.needed >= all.len() {
+            if free == all.len() && self.needed >= all.len() {
                 all.iter().for_each(|pu| self.take(pu));
             }
         }

@@ -9,7 +9,7 @@ use alloc::{
     vec::Vec,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     cpus::take_packed,
@@ -26,7 +26,7 @@ use crate::idset::IdSet;
 const MAX_REJECTED: usize = 12;
 
 /// Where a workload is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// Kernel ids of the nodes its memory and its CPUs are on.
     pub nodes: IdSet,
@@ -49,7 +49,7 @@ pub struct Decision {
 }
 
 /// Why a workload can't be placed.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
     /// In one sentence.
     pub reason: String,
@@ -58,7 +58,7 @@ pub struct Refusal {
 }
 
 /// What a decision was made of.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Why {
     /// The policy asked for.
     pub policy: Policy,
@@ -74,14 +74,14 @@ pub struct Why {
 }
 
 /// One resource.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     /// `exclusive PUs`, `memory`, `gpu` …
     pub resource: String,
     /// How much, in the resource's unit.
     pub asked: u64,
     /// `{PU}`, `By`, `{device}`, `m{CPU}`.
-    pub unit: &'static str,
+    pub unit: String,
     /// What each node has left for it, by kernel id.
     pub left: BTreeMap<u32, u64>,
     /// The fewest nodes that could serve it on an empty machine; `None` if none could.
@@ -89,7 +89,7 @@ pub struct Asked {
 }
 
 /// A set of nodes that would not do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejected {
     /// Kernel ids.
     pub nodes: IdSet,
@@ -98,7 +98,7 @@ pub struct Rejected {
 }
 
 /// What the best placement is chosen by, the first that differs decides; less is better.
-#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Score {
     /// Nodes.
     pub nodes: u32,
@@ -116,10 +116,10 @@ pub struct Score {
 }
 
 /// How far from the best a choice may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// Which part of the score.
-    pub of: &'static str,
+    pub of: String,
     /// What was found.
     pub found: u32,
     /// What nothing can be better than.
@@ -135,6 +135,27 @@ pub struct Situation<'a> {
     pub placed: &'a Placed,
     /// PUs that nobody gets for itself alone.
     pub reserved: &'a IdSet,
+}
+
+impl Situation<'_> {
+    /// True if a placement that somebody has may stay: what it has is there, is nobody
+    /// else's, and is what is asked for. Its devices stay where they are in any case.
+    pub fn holds(&self, request: &Request, placement: &Placement) -> bool {
+        let left = Left::new(self);
+        let cpus = match (request.cpus, &placement.exclusive) {
+            (Cpus::Shared { .. }, None) => true,
+            (Cpus::Exclusive { count, smt }, Some(cpus)) => {
+                let free = if smt == Smt::FullCores { &left.whole } else { &left.exclusive };
+                cpus.len() == count && cpus.is_subset(free)
+            }
+            _ => false,
+        };
+        let nodes = self.machine.numbers(&placement.nodes);
+        let there = nodes.len() as usize == placement.nodes.len() && nodes.len() > 0;
+        let room = |resource: &Resource| resource.left.on(nodes) >= resource.wanted;
+        let mut memory = left.memories(request).into_iter();
+        cpus && there && memory.all(|it| room(&it))
+    }
 }
 
 /// Places one workload.
@@ -194,7 +215,7 @@ impl Resource {
         Asked {
             resource: self.name.clone(),
             asked: self.wanted,
-            unit: self.unit,
+            unit: self.unit.into(),
             left: (0..).zip(&machine.nodes).map(node).collect(),
             nodes_at_least: self.nodes_at_least(machine.all()),
         }
@@ -255,14 +276,7 @@ impl<'a> Left<'a> {
     /// Everything a request asks for.
     fn resources(&self, request: &Request) -> Vec<Resource> {
         let mut resources = Vec::from([self.cpus(request.cpus)]);
-        resources.push(self.memory("memory", |it| it.memory, |node| node.memory, request));
-        for size in request.hugepages.keys() {
-            let of = |pools: &BTreeMap<u64, u64>| pools.get(size).copied().unwrap_or(0);
-            let name = format!("hugepages of {} KiB", size >> 10);
-            let (asked, has) =
-                (|it: &Request| of(&it.hugepages), |node: &Node| of(&node.hugepages));
-            resources.push(self.memory(&name, asked, has, request));
-        }
+        resources.extend(self.memories(request));
         for (kind, count) in &request.devices {
             let of_kind = |devices: &[&Device]| self.on_nodes(devices, |it| it.kind == *kind);
             resources.push(Resource {
@@ -286,6 +300,20 @@ impl<'a> Left<'a> {
             });
         }
         resources.retain(|resource| resource.wanted > 0);
+        resources
+    }
+
+    /// Memory, and hugepages of each size.
+    fn memories(&self, request: &Request) -> Vec<Resource> {
+        let (asked, has) = (|it: &Request| it.memory, |node: &Node| node.memory);
+        let mut resources = Vec::from([self.memory("memory", asked, has, request)]);
+        for size in request.hugepages.keys() {
+            let of = |pools: &BTreeMap<u64, u64>| pools.get(size).copied().unwrap_or(0);
+            let name = format!("hugepages of {} KiB", size >> 10);
+            let (asked, has) =
+                (|it: &Request| of(&it.hugepages), |node: &Node| of(&node.hugepages));
+            resources.push(self.memory(&name, asked, has, request));
+        }
         resources
     }
 
@@ -374,10 +402,11 @@ impl<'a> Left<'a> {
         Room::new(&count, []).and_anywhere(anywhere)
     }
 
-    /// PUs of one core.
+    /// PUs of one core, of those that have the most.
     pub(super) fn threads(&self) -> usize {
-        let cores: BTreeSet<u32> = self.machine.pus.values().map(|place| place.core).collect();
-        (self.machine.pus.len() / cores.len().max(1)).max(1)
+        let mut cores: BTreeMap<u32, usize> = BTreeMap::new();
+        self.machine.pus.values().for_each(|it| *cores.entry(it.core).or_default() += 1);
+        cores.into_values().max().unwrap_or(1)
     }
 
     fn check_whole_cores(&self, cpus: Cpus) -> Result<(), String> {

@@ -2,10 +2,10 @@
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    cpus::Places,
+    cpus::{Place, Places},
     nodes::{Distances, Nodes},
 };
 use crate::idset::IdSet;
@@ -49,7 +49,7 @@ pub struct Device {
 }
 
 /// What a transfer between two devices has to cross, the least first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Crossing {
     /// A PCIe switch or a root port.
@@ -84,6 +84,28 @@ impl Machine {
     /// The set of nodes with these kernel ids; an id that is not there is left out.
     pub fn numbers(&self, ids: &IdSet) -> Nodes {
         (0..).zip(&self.nodes).filter(|(_, it)| ids.contains(it.id)).map(|(it, _)| it).collect()
+    }
+
+    /// The PUs of the first core of each node.
+    pub fn a_core_each(&self) -> IdSet {
+        let mut cores: BTreeMap<u32, u32> = BTreeMap::new();
+        for place in self.pus.values() {
+            cores.entry(place.node).or_insert(place.core);
+        }
+        let first = |place: &Place| cores.get(&place.node) == Some(&place.core);
+        self.pus.iter().filter(|(_, place)| first(place)).map(|(pu, _)| *pu).collect()
+    }
+
+    /// The PUs of the nodes with these kernel ids.
+    pub fn pus_of(&self, ids: &IdSet) -> IdSet {
+        let nodes = self.numbers(ids);
+        self.pus.iter().filter(|(_, place)| nodes.has(place.node)).map(|(pu, _)| *pu).collect()
+    }
+
+    /// Those of these nodes, by kernel id, that have memory.
+    pub fn with_memory(&self, ids: &IdSet) -> IdSet {
+        let has = |node: &&Node| node.memory > 0 && ids.contains(node.id);
+        self.nodes.iter().filter(has).map(|node| node.id).collect()
     }
 
     /// Kernel ids of a set of nodes.

@@ -1,5 +1,7 @@
 //! Where a workload goes: pure decisions over the inventory.
 
+pub mod book;
+pub mod container;
 pub mod cpus;
 pub mod decide;
 pub mod hint;
@@ -8,6 +10,9 @@ pub mod nodes;
 mod optimize;
 pub mod request;
 pub mod room;
+pub mod source;
 mod survey;
+pub mod targets;
 #[cfg(test)]
 mod tests;
+pub mod wishes;

@@ -145,7 +145,7 @@ impl<'a> Search<'a> {
 
     /// What might be better than what was found, if a search gave up.
     fn gap(&self, score: &Score) -> Option<Gap> {
-        let gap = |of, found| (found > 0).then_some(Gap { of, found, bound: 0 });
+        let gap = |of: &str, found| (found > 0).then(|| Gap { of: of.into(), found, bound: 0 });
         let devices = gap("crossings", score.crossings).filter(|_| self.devices.steps == 0);
         let caches = gap("shared_cores", score.shared_cores).filter(|_| self.cache_steps == 0);
         devices.or(caches)

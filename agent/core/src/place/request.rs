@@ -2,12 +2,12 @@
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::machine::Crossing;
 
 /// A workload's wishes. Nothing asked for means nothing is set aside for it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// How it wants its CPUs.
     pub cpus: Cpus,
@@ -28,6 +28,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// True if its memory has to be on its nodes, and not just should.
+    pub fn binds_memory(&self) -> bool {
+        self.memory > 0 || self.hugepages.values().any(|bytes| *bytes > 0)
+    }
+
     /// Thousandths of a CPU out of the shared ones.
     pub fn milli(&self) -> u64 {
         match self.cpus {
@@ -38,7 +43,7 @@ impl Request {
 }
 
 /// CPUs, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cpus {
     /// A part of what is shared by all, in thousandths of a CPU.
@@ -62,7 +67,7 @@ impl Default for Cpus {
 }
 
 /// Threads of one core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Smt {
     /// Whole cores as far as they go, then threads beside somebody else's.
@@ -74,7 +79,7 @@ pub enum Smt {
 
 /// How strictly what is asked for must be on the same NUMA nodes; the first four are
 /// kubelet's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Anywhere.

@@ -20,7 +20,7 @@ use super::{
 use crate::idset::IdSet;
 
 /// Nodes of caches of cores of two threads, numbered as Linux does.
-fn machine(nodes: u32, caches: u32, cores: u32, devices: Vec<Device>) -> Machine {
+pub(super) fn machine(nodes: u32, caches: u32, cores: u32, devices: Vec<Device>) -> Machine {
     let all = nodes * caches * cores;
     let place = |pu: u32| {
         let core = pu % all;

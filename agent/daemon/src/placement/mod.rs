@@ -1,0 +1,88 @@
+//! Placement's owner: it alone knows who is where and decides where others go.
+//!
+//! Whoever sees containers (the NRI plugin, the OCI runtime wrapper, the scan of cgroups)
+//! tells it through a [`Client`]; what every cpuset should be comes out of a `watch`
+//! channel. It writes no cgroup itself.
+
+use purlin_core::place::{
+    book::Grant,
+    container::{Container, Via},
+    decide::Refusal,
+    targets::Update,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::placement::Placements;
+
+mod owner;
+mod store;
+
+pub use owner::{Owner, Sources};
+pub use store::Store;
+
+/// Questions that may wait for the owner: each takes it about a millisecond.
+pub const INBOX: usize = 64;
+
+/// What the owner is asked.
+#[derive(Debug)]
+pub enum Ask {
+    /// A container is about to be created: where does it go?
+    Create(Container, oneshot::Sender<Result<Grant, Box<Refusal>>>),
+    /// A container's resources are about to be changed.
+    #[allow(dead_code, reason = "the NRI plugin's")]
+    Update(Container, oneshot::Sender<Result<Grant, Box<Refusal>>>),
+    /// A container is gone.
+    Remove(String, oneshot::Sender<Vec<Update>>),
+    /// These are all the containers that were seen in one way.
+    #[allow(dead_code, reason = "the NRI plugin's and the cgroup scan's")]
+    Adopt(Via, Vec<Container>, oneshot::Sender<Vec<Update>>),
+    /// Give every cpuset back, or take it again.
+    Pause(bool, oneshot::Sender<Vec<Update>>),
+    /// Who is where.
+    Placements(oneshot::Sender<Placements>),
+}
+
+/// Asks the owner; cheap to clone. Every answer is `None` if the owner is about to restart
+/// or to end.
+#[derive(Clone, Debug)]
+pub struct Client(pub mpsc::Sender<Ask>);
+
+impl Client {
+    /// A container is about to be created: what it gets, or why it can't be placed.
+    pub async fn create(&self, container: Container) -> Option<Result<Grant, Box<Refusal>>> {
+        self.ask(|reply| Ask::Create(container, reply)).await
+    }
+
+    /// A container's resources are about to be changed: what it gets then.
+    #[allow(dead_code, reason = "the NRI plugin's")]
+    pub async fn update(&self, container: Container) -> Option<Result<Grant, Box<Refusal>>> {
+        self.ask(|reply| Ask::Update(container, reply)).await
+    }
+
+    /// A container is gone: what others may have now.
+    pub async fn remove(&self, id: &str) -> Option<Vec<Update>> {
+        self.ask(|reply| Ask::Remove(id.to_owned(), reply)).await
+    }
+
+    /// These are all the containers there are, as seen in one way: what has to change.
+    #[allow(dead_code, reason = "the NRI plugin's and the cgroup scan's")]
+    pub async fn adopt(&self, via: Via, all: Vec<Container>) -> Option<Vec<Update>> {
+        self.ask(|reply| Ask::Adopt(via, all, reply)).await
+    }
+
+    /// Gives every cpuset back, or takes it again: what has to change.
+    pub async fn pause(&self, paused: bool) -> Option<Vec<Update>> {
+        self.ask(|reply| Ask::Pause(paused, reply)).await
+    }
+
+    /// Who is where.
+    pub async fn placements(&self) -> Option<Placements> {
+        self.ask(Ask::Placements).await
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(ask(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

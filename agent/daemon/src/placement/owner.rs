@@ -1,0 +1,221 @@
+//! The task `placement`.
+
+use std::{sync::Arc, time::Duration};
+
+use purlin_core::{
+    inventory::Inventory,
+    place::{
+        book::{Book, Rules},
+        machine::Machine,
+        targets::Targets,
+    },
+    settings::Settings,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task,
+    time::{self, Instant},
+};
+
+use super::{Ask, Store};
+use crate::{api::placement::Placements, clock};
+
+/// What was decided is on disk after this time: a pod's containers come together, and
+/// flash wears. What is lost with the power is found again from what runs.
+const STORE_AFTER: Duration = Duration::from_millis(200);
+/// After a failure to write.
+const STORE_AGAIN: Duration = Duration::from_secs(30);
+/// Nobody is answered before the machine is known, or for so long: a refusal in the
+/// seconds after a start would be about nothing but the start.
+const FIRST_INVENTORY: Duration = Duration::from_secs(10);
+
+/// What it goes by.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The machine.
+    pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// The settings.
+    pub settings: watch::Receiver<Arc<Settings>>,
+}
+
+/// Owns the book.
+#[derive(Debug)]
+pub struct Owner {
+    sources: Sources,
+    inbox: mpsc::Receiver<Ask>,
+    targets: watch::Sender<Arc<Targets>>,
+    book: Book,
+    store: Store,
+    /// When what was decided is to be on disk.
+    store_at: Option<Instant>,
+    /// What the plan was made for.
+    planned: Option<(Result<Machine, String>, Rules)>,
+}
+
+impl Owner {
+    /// Goes on with a book that was kept.
+    pub fn new(
+        sources: Sources,
+        inbox: mpsc::Receiver<Ask>,
+        (store, book): (Store, Book),
+    ) -> (Self, watch::Receiver<Arc<Targets>>) {
+        let (targets, published) = watch::channel(Arc::default());
+        let (store_at, planned) = (None, None);
+        (Self { sources, inbox, targets, book, store, store_at, planned }, published)
+    }
+
+    /// Serves for ever.
+    pub async fn run(&mut self) {
+        let known = |inventory: &Arc<Inventory>| inventory.cpu.is_some();
+        let mut first = self.sources.inventory.clone();
+        _ = time::timeout(FIRST_INVENTORY, first.wait_for(known)).await;
+        self.replan();
+        loop {
+            let store_at = self.store_at.unwrap_or_else(Instant::now);
+            // None of them loses anything when it is dropped while it waits.
+            tokio::select! {
+                Some(ask) = self.inbox.recv() => self.answer(ask),
+                Ok(()) = self.sources.inventory.changed() => self.replan(),
+                Ok(()) = self.sources.settings.changed() => self.replan(),
+                () = time::sleep_until(store_at), if self.store_at.is_some() => self.store().await,
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        let now = clock::unix_ms();
+        // A reply that nobody waits for any more is no failure.
+        match ask {
+            Ask::Create(container, reply) => _ = reply.send(self.book.admit(now, container)),
+            Ask::Update(container, reply) => _ = reply.send(self.book.update(now, container)),
+            Ask::Remove(id, reply) => _ = reply.send(self.book.remove(&id)),
+            Ask::Adopt(via, all, reply) => _ = reply.send(self.book.adopt(now, via, all)),
+            Ask::Pause(paused, reply) => _ = reply.send(self.book.pause(paused)),
+            Ask::Placements(reply) => {
+                _ = reply.send(Placements {
+                    paused: self.book.paused(),
+                    targets: self.book.targets().clone(),
+                    containers: self.book.entries().values().cloned().collect(),
+                });
+                return;
+            }
+        }
+        self.publish();
+    }
+
+    /// Plans anew if the machine, as far as it matters here, or the rules are others.
+    fn replan(&mut self) {
+        let machine = Machine::of(&self.sources.inventory.borrow_and_update());
+        let rules = rules(&self.sources.settings.borrow_and_update());
+        if self.planned.as_ref().is_some_and(|planned| planned == &(machine.clone(), rules.clone()))
+        {
+            return;
+        }
+        match &machine {
+            // Unknown is not gone: what was planned for the machine as it was holds.
+            Err(why) if self.book.knows_machine() => tracing::warn!(why, "no new plan"),
+            Err(why) => tracing::warn!(why, "nothing can be placed on this machine"),
+            Ok(found) => {
+                let updates = self.book.replan(Some(found.clone()), rules.clone());
+                tracing::info!(changed = updates.len(), "planned");
+            }
+        }
+        self.planned = Some((machine, rules));
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        self.store_at.get_or_insert(Instant::now() + STORE_AFTER);
+        self.targets.send_if_modified(|targets| {
+            let changed = targets.generation != self.book.targets().generation;
+            if changed {
+                *targets = Arc::new(self.book.targets().clone());
+            }
+            changed
+        });
+    }
+
+    /// Makes the book durable, beside the main loop: a worn flash may take seconds.
+    async fn store(&mut self) {
+        let (mut store, saved) = (self.store.clone(), self.book.save());
+        let stored = task::spawn_blocking(move || store.store(&saved).map(|()| store)).await;
+        self.store_at = match stored.map_err(std::io::Error::other).flatten() {
+            Ok(store) => {
+                self.store = store;
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, again = ?STORE_AGAIN, "placements can't be kept");
+                Some(Instant::now() + STORE_AGAIN)
+            }
+        };
+    }
+}
+
+fn rules(_settings: &Settings) -> Rules {
+    Rules::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use purlin_core::{
+        inventory::{Cpu, NumaNode, Pu},
+        place::container::{Container, Resources},
+        settings::Start,
+    };
+
+    use super::*;
+    use crate::placement::Client;
+
+    /// Four CPUs on one node.
+    fn inventory() -> Inventory {
+        let pu = |id: u32| Pu { id, logical: id, node: Some(0) };
+        let cpus = (0..4).collect();
+        Inventory {
+            cpu: Some(Cpu { pus: (0..4).map(pu).collect(), ..Cpu::default() }),
+            numa: Some(vec![NumaNode { cpus: Some(cpus), ..NumaNode::default() }]),
+            ..Inventory::default()
+        }
+    }
+
+    fn pod(id: &str) -> Container {
+        Container {
+            id: id.into(),
+            cgroup: Some(format!("/kubepods/pod/{id}")),
+            resources: Resources { cpu_shares: Some(2048), ..Resources::default() },
+            ..Container::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_decided_is_published_and_on_disk_soon_after() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (inventory_owner, inventory_now) = watch::channel(Arc::default());
+        let settings = Settings::resolve(&Start::default(), None);
+        let (_settings_owner, settings) = watch::channel(Arc::new(settings));
+        let sources = Sources { inventory: inventory_now, settings };
+        let (asks, inbox) = mpsc::channel(4);
+        let (store, saved, problems) = Store::open(dir.path());
+        assert!(problems.is_empty());
+        let (mut owner, targets) = Owner::new(sources, inbox, (store, Book::restore(saved)));
+        let running = tokio::spawn(async move { owner.run().await });
+        inventory_owner.send_replace(Arc::new(inventory()));
+
+        let client = Client(asks);
+        let grant = client.create(pod("db")).await.expect("an answer").expect("room");
+        assert_eq!(grant.target.expect("a cpuset").cpus.to_string(), "2-3");
+        assert_eq!(targets.borrow().shared.to_string(), "0-1");
+        let refused = client.create(pod("other")).await.expect("an answer");
+        assert!(refused.expect_err("one is left").reason.contains("1 of 2 exclusive PUs"));
+        time::sleep(STORE_AFTER * 5).await;
+        running.abort();
+        let (_, saved, _) = Store::open(dir.path());
+        assert_eq!(saved.containers.len(), 1);
+        // A file of nonsense is told, and nothing more.
+        for name in ["placement.a", "placement.b"] {
+            std::fs::write(dir.path().join(name), "nonsense").expect("a write");
+        }
+        let (_, saved, problems) = Store::open(dir.path());
+        assert_eq!((saved.containers.len(), problems.len()), (0, 2));
+    }
+}

@@ -9,6 +9,8 @@
 //! | --- | --- | --- |
 //! | [`platform`] | who made it, what it runs | `hw-docs/platform.md` |
 //! | [`cpu`] | packages, cores, PUs, caches | `hw-docs/cpu.md` |
+//! | [`cgroup`] | what each container may run on; writes too | `hw-docs/numa.md` |
+//! | [`irq`] | where interrupts arrive; writes too | `hw-docs/cpu.md` |
 //! | [`numa`] | NUMA nodes | `hw-docs/numa.md` |
 //! | [`memory`] | memory of the whole machine | `hw-docs/memory.md` |
 //! | [`pci`] | PCI functions | `hw-docs/pci.md` |
@@ -29,11 +31,13 @@
 //! it can afford to lose.
 
 mod archive;
+pub mod cgroup;
 pub mod cpu;
 mod edac;
 mod gather;
 pub mod gpu;
 pub mod gpu_metrics;
+pub mod irq;
 pub mod lldp;
 pub mod memory;
 pub mod nic;

@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write},
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -278,6 +278,21 @@ impl Root {
         Ok(target)
     }
 
+    /// Writes to a file of the live machine, in one call, as cgroups and `/proc` take it.
+    /// A dump is never written to, and no link is followed.
+    pub(crate) fn write(&self, path: &str, text: &str) -> io::Result<()> {
+        let Place::Live(dir) = &self.place else {
+            return Err(Errno::EROFS.into());
+        };
+        let how = OpenHow::new()
+            .flags(OFlag::O_WRONLY | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH);
+        self.opens.fetch_add(1, Ordering::Relaxed);
+        let mut file = File::from(openat2(dir, relative(path), how)?);
+        let written = file.write(text.as_bytes())?;
+        if written == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
     /// True if something is at `path`, readable or not.
     pub fn exists(&self, path: &str) -> bool {
         let exists = match &self.place {
@@ -466,6 +481,16 @@ impl<'a> Dir<'a> {
     /// The names in it, sorted, without `.` and `..`.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The names in it of directories, sorted.
+    pub fn dirs(&self) -> impl Iterator<Item = &str> {
+        let is_dir = |(name, kind): &&(String, Kind)| match kind {
+            Kind::Plain => false,
+            Kind::Directory => true,
+            Kind::Other => self.root.is_dir(&self.path_of(name)),
+        };
+        self.entries.iter().filter(is_dir).map(|(name, _)| name.as_str())
     }
 
     /// True if it has an entry of that name.

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     // Only the agent types this. A helper runs on every node for ever, and the command
     // line would be an eighth of its memory.
     if std::env::args_os().nth(1).is_some_and(|command| command == helper::COMMAND) {
-        return helper::main();
+        return helper::main(std::env::args_os().nth(2).as_deref());
     }
     match Cli::try_parse() {
         Ok(cli) => run(cli),

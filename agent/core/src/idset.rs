@@ -59,6 +59,17 @@ impl IdSet {
         Ok(ids)
     }
 
+    /// The kernel's mask form.
+    pub fn to_mask(&self) -> String {
+        let halves = self.0.iter().flat_map(|word| [*word as u32, (word >> 32) as u32]);
+        let mut words: Vec<u32> = halves.collect();
+        while words.len() > 1 && words.last() == Some(&0) {
+            words.pop();
+        }
+        let words: Vec<String> = words.iter().rev().map(|word| format!("{word:08x}")).collect();
+        if words.is_empty() { "0".into() } else { words.join(",") }
+    }
+
     /// The ids, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> + '_ {
         let bits = |(place, word): (usize, &u64)| {
@@ -222,7 +233,8 @@ mod tests {
         #[test]
         fn what_is_printed_is_read_back(ids in proptest::collection::btree_set(0..300u32, 0..80)) {
             let set: IdSet = ids.into_iter().collect();
-            proptest::prop_assert_eq!(IdSet::parse(&set.to_string()), Ok(set));
+            proptest::prop_assert_eq!(IdSet::parse(&set.to_string()), Ok(set.clone()));
+            proptest::prop_assert_eq!(IdSet::parse_mask(&set.to_mask()), Ok(set));
         }
     }
 }

@@ -11,12 +11,14 @@
 //! | [`drift`] | what differs between two inventories, and what of it is to be believed |
 //! | [`counts`](mod@counts) | a machine in numbers, as hwloc counts and as the kernel shows it |
 //! | [`idset`] | sets of CPU and node ids in the kernel's list form |
+//! | [`irq`] | where device interrupts may arrive |
 //! | [`metric`] | a measured point: name, unit, attributes, value |
 //! | [`identity`] | who a record is from: incarnation, class, sequence |
 //! | [`settings`] | which settings exist, their limits, and which source wins |
 //! | [`window`] | how far a cursor may move when acknowledgements come in any order |
 //! | [`retention`] | what a full store gives up first |
 //! | [`backoff`] | when to try again |
+//! | [`cpuset`] | what every container may run on, and what is to be written so that it is so |
 //! | [`cdi`] | what a container may be given, as its runtime reads it |
 
 #![no_std]
@@ -27,10 +29,12 @@ extern crate alloc;
 pub mod backoff;
 pub mod cdi;
 pub mod counts;
+pub mod cpuset;
 pub mod drift;
 pub mod identity;
 pub mod idset;
 pub mod inventory;
+pub mod irq;
 pub mod metric;
 pub mod place;
 pub mod retention;

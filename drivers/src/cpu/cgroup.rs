@@ -6,7 +6,7 @@
 
 use purlin_core::idset::IdSet;
 
-use crate::probe::Probe;
+use crate::{cgroup::find_mount, probe::Probe};
 
 const STATUS: &str = "/proc/self/status";
 
@@ -29,32 +29,15 @@ fn of_cgroup(probe: &mut Probe<'_>) -> (Option<IdSet>, Option<IdSet>) {
     else {
         return (None, None);
     };
-    let Some((mount, [cpus, mems])) = mounts.lines().find_map(cpuset_mount) else {
+    let Some(mount) = find_mount(&mounts) else {
         return (None, None);
     };
     let Some(group) = group(probe) else { return (None, None) };
-    let dir = format!("{mount}/{}", group.trim_matches('/'));
+    let dir = format!("{}/{}", mount.at, group.trim_matches('/'));
     // An empty one is its parent's, which is unknown.
     let mut read = |name| probe.set(&format!("{dir}/{name}")).filter(|set| !set.is_empty());
+    let [cpus, mems] = mount.granted;
     (read(cpus), read(mems))
-}
-
-/// Where cpusets are mounted, and the names of their files: cgroup v2, cgroup
-/// v1, where what is set is what is in effect unless it was mounted to behave
-/// like v2, and the cpuset file system before cgroups.
-fn cpuset_mount(line: &str) -> Option<(&str, [&'static str; 2])> {
-    let mut words = line.split_whitespace().skip(1);
-    let (at, kind, options) = (words.next()?, words.next()?, words.next()?);
-    let has = |option| options.split(',').any(|it| it == option);
-    match kind {
-        "cgroup2" => Some((at, ["cpuset.cpus.effective", "cpuset.mems.effective"])),
-        "cgroup" if has("cpuset") && has("cpuset_v2_mode") => {
-            Some((at, ["cpuset.effective_cpus", "cpuset.effective_mems"]))
-        }
-        "cgroup" if has("cpuset") => Some((at, ["cpuset.cpus", "cpuset.mems"])),
-        "cpuset" => Some((at, ["cpus", "mems"])),
-        _ => None,
-    }
 }
 
 /// The cgroup's name, from `/proc/self/cpuset`, else from the line of cgroup

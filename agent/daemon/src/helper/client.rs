@@ -7,7 +7,6 @@ use std::{
     process::Stdio,
     sync::mpsc as blocking,
     thread,
-    time::Duration,
 };
 
 use purlin_core::{
@@ -24,11 +23,10 @@ use tokio::{
     time,
 };
 
-use super::{Answer, COMMAND, Request, What, checked_length, encode, server};
+use super::{ANSWER_DEADLINE, Answer, COMMAND, Request, What, checked_length, encode, server};
 
-/// A read that takes longer is taken for stuck. A part takes milliseconds; only
-/// NVML, which brings the driver up at its first call, may take seconds.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// Where systemd listens for the agent, to start a helper that may write.
+const WRITER_SOCKET: &str = "/run/purlin-helper.sock";
 /// Devices that may be stuck while they are asked about their health before no
 /// other is asked: each costs a process and a deadline, and more than that hang
 /// together, on what they share.
@@ -95,9 +93,20 @@ fn put(inventory: &mut Inventory, part: Part, answer: Answer, again: bool) -> Ve
 /// A client, and the owner of the helpers that its task runs. `root` is what
 /// they read: the machine, or a dump.
 pub fn client(root: PathBuf) -> (Client, Helpers) {
+    lane(root, None)
+}
+
+/// The same for what changes something: by a helper that systemd starts, which has
+/// the privilege for it, or where there is none by a child.
+pub fn writer() -> (Client, Helpers) {
+    lane("/".into(), Some(WRITER_SOCKET.into()))
+}
+
+fn lane(root: PathBuf, socket: Option<PathBuf>) -> (Client, Helpers) {
     let (asks, inbox) = mpsc::channel(INBOX);
     let (publish, state) = watch::channel(api::Helper::default());
-    (Client { asks, state }, Helpers { root, inbox, publish, running: None, stuck: Vec::new() })
+    let helpers = Helpers { root, socket, inbox, publish, running: None, stuck: Vec::new() };
+    (Client { asks, state }, helpers)
 }
 
 /// Reads the whole machine through a helper of its own, each part under a
@@ -111,7 +120,7 @@ pub async fn inventory(root: Option<&Path>) -> Inventory {
     }
     let (client, mut helpers) = client(root.clone());
     let mut inventory = Inventory::default();
-    match helpers.start() {
+    match helpers.start().await {
         Ok(helper) => helpers.running = Some(helper),
         Err(_) => return inventory_in_threads(&root),
     }
@@ -200,16 +209,20 @@ pub fn gather(told: impl Fn(Part)) -> Dump {
 #[derive(Debug)]
 pub struct Helpers {
     root: PathBuf,
+    /// Where a helper is had from, if somebody listens there.
+    socket: Option<PathBuf>,
     inbox: mpsc::Receiver<(What, oneshot::Sender<Answer>)>,
     publish: watch::Sender<api::Helper>,
     running: Option<Running>,
     /// Abandoned helpers that the kernel has not let go of, and on what.
-    stuck: Vec<(Child, What)>,
+    stuck: Vec<(Running, What)>,
 }
 
 #[derive(Debug)]
 struct Running {
-    child: Child,
+    /// `None` for one that systemd started.
+    child: Option<Child>,
+    pid: Option<u32>,
     socket: UnixStream,
     requests: u64,
 }
@@ -226,9 +239,9 @@ impl Helpers {
     async fn ask(&mut self, what: What) -> Answer {
         tracing::debug!(what = what.describe(), "the helper is asked");
         self.forget_ended();
-        if let Some((child, _)) = self.stuck.iter().find(|(_, stuck_on)| *stuck_on == what) {
-            let pid = child.id().unwrap_or_default();
-            let why = format!("helper {pid} is still stuck in the kernel reading it");
+        if let Some((helper, _)) = self.stuck.iter().find(|(_, stuck_on)| *stuck_on == what) {
+            let pid = helper.pid.unwrap_or_default();
+            let why = format!("helper {pid} is still stuck in the kernel with it");
             return Answer::nothing(&what, why);
         }
         if matches!(what, What::Smart(_)) && self.stuck_devices() >= MAX_STUCK_DEVICES {
@@ -252,9 +265,9 @@ impl Helpers {
     async fn ask_running(&mut self, what: &What) -> io::Result<Answer> {
         let mut helper = match self.running.take() {
             Some(helper) => helper,
-            None => self.start()?,
+            None => self.start().await?,
         };
-        match time::timeout(ANSWER_DEADLINE, helper.ask(&self.root, what)).await {
+        match time::timeout(what.deadline(), helper.ask(&self.root, what)).await {
             Ok(Ok(answer)) => {
                 self.running = Some(helper);
                 Ok(answer)
@@ -265,18 +278,21 @@ impl Helpers {
                 Err(error)
             }
             Err(_) => {
-                self.abandon(helper.child, what.clone());
-                let why = format!("no answer within {ANSWER_DEADLINE:?}: its helper was abandoned");
+                self.abandon(helper, what.clone());
+                let why =
+                    format!("no answer within {:?}: its helper was abandoned", what.deadline());
                 Ok(Answer::nothing(what, why))
             }
         }
     }
 
-    fn abandon(&mut self, mut child: Child, what: What) {
-        tracing::error!(pid = child.id(), what = what.describe(), "a helper is stuck: abandoned");
+    fn abandon(&mut self, mut helper: Running, what: What) {
+        tracing::error!(pid = helper.pid, what = what.describe(), "a helper is stuck: abandoned");
         // It ends as soon as the kernel lets go of it, if ever.
-        _ = child.start_kill();
-        self.stuck.push((child, what));
+        if let Some(child) = &mut helper.child {
+            _ = child.start_kill();
+        }
+        self.stuck.push((helper, what));
         self.publish.send_modify(|state| {
             state.pid = None;
             state.abandoned += 1;
@@ -286,24 +302,27 @@ impl Helpers {
 
     fn forget_ended(&mut self) {
         let before = self.stuck.len();
-        self.stuck.retain_mut(|(child, _)| matches!(child.try_wait(), Ok(None)));
+        self.stuck.retain_mut(|(helper, _)| helper.is_there());
         if self.stuck.len() != before {
             self.publish_stuck();
         }
     }
 
     fn publish_stuck(&self) {
-        let pids = self.stuck.iter().filter_map(|(child, _)| child.id()).collect();
+        let pids = self.stuck.iter().filter_map(|(helper, _)| helper.pid).collect();
         self.publish.send_modify(|state| state.stuck_pids = pids);
     }
 
     /// Starts a helper. It inherits its end of the socket pair and nothing else:
     /// a stuck one must hold neither a lock nor a pipe that someone waits for.
-    fn start(&self) -> io::Result<Running> {
-        let started = spawn();
+    async fn start(&self) -> io::Result<Running> {
+        let started = match self.socket.as_deref().filter(|socket| socket.exists()) {
+            Some(socket) => connect(socket).await,
+            None => spawn(),
+        };
         self.publish.send_modify(|state| match &started {
             Ok(helper) => {
-                state.pid = helper.child.id();
+                state.pid = helper.pid;
                 state.started += 1;
                 state.error = None;
             }
@@ -325,10 +344,31 @@ fn spawn() -> io::Result<Running> {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()?;
-    Ok(Running { child, socket: UnixStream::from_std(ours)?, requests: 0 })
+    let socket = UnixStream::from_std(ours)?;
+    Ok(Running { pid: child.id(), child: Some(child), socket, requests: 0 })
+}
+
+/// A new one for each connection.
+async fn connect(socket: &Path) -> io::Result<Running> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "nobody takes the connection");
+    let socket =
+        time::timeout(ANSWER_DEADLINE, UnixStream::connect(socket)).await.map_err(late)??;
+    Ok(Running { child: None, pid: None, socket, requests: 0 })
 }
 
 impl Running {
+    /// False once it has ended. One that is no child of ours ends when it has
+    /// nobody to answer any more; whatever it answers late tells that it was let go.
+    fn is_there(&mut self) -> bool {
+        match &mut self.child {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => {
+                let late = self.socket.try_read(&mut [0]);
+                late.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            }
+        }
+    }
+
     async fn ask(&mut self, root: &Path, what: &What) -> io::Result<Answer> {
         self.requests += 1;
         let id = self.requests;

@@ -8,14 +8,20 @@
 //! most one stuck helper for each kind of request, and one for each disk that
 //! hangs while it is asked about its health.
 //!
+//! What changes something is asked of a helper of its own ([`writer`]), which alone
+//! needs a privilege, and is read back before it is answered. Where the agent has none it
+//! is a service of its own that systemd starts at a connection (`purlin-helper.socket`).
+//!
 //! The two talk over a socket pair, the helper's standard input: a frame is a
 //! `u32` length (little-endian) and so many bytes of JSON, one [`Request`] or
 //! one [`Answer`]. Both ends are the same executable, and the length is bounded.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use purlin_core::{
+    cpuset::{Change, Cpuset, To},
     inventory::{Asked, GpuEvent, Neighbour, Part, PartData, Problem, Smart},
+    irq::Affinity,
     metric::{Point, Sampler},
 };
 use serde::{Deserialize, Serialize};
@@ -23,7 +29,7 @@ use serde::{Deserialize, Serialize};
 mod client;
 mod server;
 
-pub use client::{Client, Dump, client, gather, inventory};
+pub use client::{Client, Dump, Helpers, client, gather, inventory, writer};
 pub use server::main;
 
 /// What the agent types to start one: `purlin helper`.
@@ -31,6 +37,13 @@ pub const COMMAND: &str = "helper";
 /// Largest frame: a hundred times the inventory of a machine with 256 PUs, which
 /// `purlin hw list -o json` prints in 81 kB.
 const MAX_FRAME_BYTES: usize = 8 << 20;
+
+/// A request that takes longer is taken for stuck. A part takes milliseconds; only
+/// NVML, which brings the driver up at its first call, may take seconds.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// The same for memory that is moved: the kernel answers when all of it is, at a
+/// gigabyte a second or so, and a budget says how much that may be.
+const MOVE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Everything a helper can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +59,10 @@ pub enum What {
     GpuEvents,
     /// Who is at the other end of each cable, as heard so far.
     Neighbours,
+    /// Change a cgroup's cpuset. Needs the right to write its files.
+    Cpuset(Change),
+    /// Change where an interrupt may arrive. Needs the right to write `/proc/irq`.
+    Affinity(Affinity),
 }
 
 impl What {
@@ -57,6 +74,9 @@ impl What {
             What::Sample(sampler) => format!("{} sample", sampler.name()),
             What::GpuEvents => "GPU events".into(),
             What::Neighbours => "neighbours".into(),
+            What::Cpuset(change) => change.to_string(),
+            What::Affinity(Affinity { irq: Some(irq), .. }) => format!("interrupt {irq}"),
+            What::Affinity(_) => "new interrupts".into(),
         }
     }
 
@@ -72,6 +92,15 @@ impl What {
             What::Sample(Sampler::Temperature) => Part::Sensor,
             What::GpuEvents => Part::Gpu,
             What::Neighbours => Part::Nic,
+            What::Cpuset(_) | What::Affinity(_) => Part::Cpu,
+        }
+    }
+
+    /// After which it is taken for stuck.
+    fn deadline(&self) -> Duration {
+        match self {
+            What::Cpuset(Change { to: To::Mems(_), .. }) => MOVE_DEADLINE,
+            _ => ANSWER_DEADLINE,
         }
     }
 }
@@ -98,8 +127,23 @@ pub struct Answer {
     pub gpu_events: Vec<GpuEvent>,
     /// Neighbours by interface name, if they were asked for.
     pub neighbours: Vec<(String, Neighbour)>,
+    /// What came of a change, if one was asked for.
+    pub changed: Option<Changed>,
     /// What could not be read.
     pub problems: Vec<Problem>,
+}
+
+/// What came of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Changed {
+    /// A cpuset is, as read back, this.
+    Cpuset(Cpuset),
+    /// An interrupt arrives where it should, as read back.
+    Affinity,
+    /// An interrupt's driver decides itself where it arrives.
+    Managed,
+    /// It was not done, and why.
+    Refused(String),
 }
 
 impl Answer {
@@ -107,6 +151,20 @@ impl Answer {
     fn nothing(what: &What, why: impl Into<String>) -> Self {
         let problem = Problem { part: what.part(), at: what.describe(), what: why.into() };
         Self { problems: vec![problem], ..Self::default() }
+    }
+
+    fn changing(changed: Changed) -> Self {
+        Self { changed: Some(changed), ..Self::default() }
+    }
+
+    /// What came of a change; without an answer nobody knows.
+    pub fn changed(self) -> Changed {
+        self.changed.unwrap_or_else(|| {
+            let problem = self.problems.into_iter().next();
+            Changed::Refused(
+                problem.map_or("no answer".into(), |it| format!("{}: {}", it.at, it.what)),
+            )
+        })
     }
 
     /// What came of asking a device about its health.

@@ -2,6 +2,7 @@
 //! keeps between two requests are the two sources that tell something by themselves.
 
 use std::{
+    ffi::OsStr,
     io::{self, Read, Write},
     os::{fd::AsFd, unix::net::UnixStream},
     panic,
@@ -11,16 +12,20 @@ use std::{
 };
 
 use purlin_core::inventory::{Inventory, Part, PartData, Problem};
-use purlin_drivers::{Archive, Root, gpu, lldp, storage};
+use purlin_drivers::{Archive, Root, cgroup, gpu, irq, lldp, storage};
 
-use super::{Answer, Request, What, checked_length, encode};
+use super::{Answer, Changed, Request, What, checked_length, encode};
 use crate::{clock, tasks};
 
-/// `purlin helper`: serves requests on standard input, a socket, until it closes.
-pub fn main() -> ExitCode {
+/// What comes after `helper` for one that only writes.
+const WRITE: &str = "write";
+
+/// `purlin helper`: serves requests on standard input, a socket, until it closes. With
+/// `only` it is `write`, the one with a privilege, and does nothing else than writing.
+pub fn main(only: Option<&OsStr>) -> ExitCode {
     // A panic is answered as a problem; standard error may be a closed pipe.
     panic::set_hook(Box::new(|_| {}));
-    match serve() {
+    match serve(only.is_some_and(|only| only == WRITE)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("purlin helper is started by the agent, with a socket as its input: {error}");
@@ -29,7 +34,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn serve() -> io::Result<()> {
+fn serve(only_writes: bool) -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // Fails on a terminal, where it would wait for ever.
     socket.local_addr()?;
@@ -44,6 +49,9 @@ fn serve() -> io::Result<()> {
         socket.read_exact(&mut body)?;
         let request: Request = serde_json::from_slice(&body)?;
         let answer = match request.what {
+            what if only_writes && !matches!(what, What::Cpuset(_) | What::Affinity(_)) => {
+                Answer::nothing(&what, "this helper only writes")
+            }
             What::GpuEvents | What::Neighbours => heard.answer(&request.root, &request.what),
             what => heard.joining(answer(&request.root, &what)),
         };
@@ -151,6 +159,15 @@ fn answer_from(root: &Root, what: &What) -> Answer {
             let (points, problems) = purlin_drivers::sample(*sampler, root);
             Answer { points, problems, ..Answer::default() }
         }
+        What::Cpuset(change) => {
+            let changed = cgroup::change(root, change);
+            Answer::changing(changed.map_or_else(Changed::Refused, Changed::Cpuset))
+        }
+        What::Affinity(affinity) => Answer::changing(match irq::set(root, affinity) {
+            Ok(()) => Changed::Affinity,
+            Err(irq::Refused::Managed) => Changed::Managed,
+            Err(irq::Refused::Because(why)) => Changed::Refused(why),
+        }),
         // Only the process that keeps them hears anything.
         What::GpuEvents | What::Neighbours => Answer::default(),
     }))

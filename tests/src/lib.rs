@@ -9,12 +9,15 @@
 use libtest_mimic::Failed;
 
 pub mod broker;
+pub mod faults;
 pub mod guest;
 pub mod lab;
+pub mod modbus;
 pub mod mqtt;
 pub mod node;
 pub mod process;
 pub mod proxy;
+pub mod serial;
 pub mod stuck;
 pub mod wait;
 

@@ -13,6 +13,8 @@
 //! | [`idset`] | sets of CPU and node ids in the kernel's list form |
 //! | [`irq`] | where device interrupts may arrive |
 //! | [`metric`] | a measured point: name, unit, attributes, value |
+//! | [`modbus`] | what is asked on a serial line, and what of the answers is to be believed |
+//! | [`rack`] | the rack's own buses: when what is read, and what it means |
 //! | [`identity`] | who a record is from: incarnation, class, sequence |
 //! | [`settings`] | which settings exist, their limits, and which source wins |
 //! | [`window`] | how far a cursor may move when acknowledgements come in any order |
@@ -36,7 +38,9 @@ pub mod idset;
 pub mod inventory;
 pub mod irq;
 pub mod metric;
+pub mod modbus;
 pub mod place;
+pub mod rack;
 pub mod retention;
 pub mod settings;
 pub mod window;

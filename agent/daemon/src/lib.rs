@@ -23,6 +23,7 @@ mod logging;
 pub mod nri;
 pub mod offline;
 mod placement;
+pub mod rack;
 mod sample;
 mod spool;
 mod state;

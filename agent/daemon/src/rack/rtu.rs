@@ -1,0 +1,219 @@
+//! One Modbus RTU transaction at a time on one line: the core's rules with a port and
+//! a clock. It owns the port and each unit's [`Guard`]; it never retries, that is for
+//! whoever schedules the bus.
+
+use std::{collections::BTreeMap, fmt, io, time::Duration};
+
+use purlin_core::modbus::{
+    guard::{Guard, Next, Order, Sentinels},
+    pdu::{Answer, Exception, Request},
+    rtu::{self, Listener, Speed},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    task,
+    time::{self, Instant},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// A line that is not silent for this long belongs to somebody else, or to a short
+/// circuit. The longest frame at 1200 bit/s takes 2.4 s.
+const NEVER_SILENT: Duration = Duration::from_secs(3);
+
+/// How a unit on the line is spoken to.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit {
+    /// Its address, 1 to 247.
+    pub address: u8,
+    /// For its answer to begin.
+    pub timeout: Duration,
+    /// Silence it needs before a request, if more than the line's own.
+    pub min_delay: Duration,
+    /// In which order it answers.
+    pub order: Order,
+    /// What it can be asked that counts for nothing.
+    pub sentinels: Sentinels,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// None came in time. What was heard instead was noise, or an answer to
+    /// something else.
+    NoAnswer {
+        /// Bytes that were heard.
+        heard: usize,
+    },
+    /// The unit refused.
+    Refused(Exception),
+    /// The unit still owes an answer and can't be asked anything for this long.
+    Owes(Duration),
+    /// What was read back is not what was written.
+    NotTaken(Answer),
+    /// The line never fell silent.
+    Busy,
+    /// The port is gone or broken.
+    Port(io::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::NoAnswer { heard: 0 } => f.write_str("no answer"),
+            Failure::NoAnswer { heard } => write!(f, "{heard} bytes that are no answer"),
+            Failure::Refused(exception) => exception.fmt(f),
+            Failure::Owes(wait) => write!(f, "owes an answer, asked again in {wait:.1?}"),
+            Failure::NotTaken(answer) => write!(f, "written, but {answer:?} was read back"),
+            Failure::Busy => write!(f, "the line was not silent for {NEVER_SILENT:?}"),
+            Failure::Port(error) => write!(f, "the port: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Port(error)
+    }
+}
+
+/// What has happened on a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests sent, sentinels included.
+    pub requests: u64,
+    /// Sentinels among them.
+    pub sentinels: u64,
+    /// Bytes sent and heard.
+    pub bytes: u64,
+    /// Bytes heard while nothing was asked.
+    pub unasked: u64,
+}
+
+/// A serial line that we alone speak on.
+#[derive(Debug)]
+pub struct Line<P> {
+    port: P,
+    speed: Speed,
+    began: Instant,
+    /// When a byte was on the line last, as far as we know.
+    last_byte: Instant,
+    guards: BTreeMap<u8, Guard>,
+    counts: Counts,
+}
+
+impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
+    /// Takes over a port that is open and set up.
+    pub fn new(port: P, speed: Speed) -> Self {
+        let began = Instant::now();
+        let (guards, counts) = (BTreeMap::new(), Counts::default());
+        Self { port, speed, began, last_byte: began, guards, counts }
+    }
+
+    /// What has happened so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Asks a unit, after a sentinel if it owes an answer.
+    pub async fn ask(&mut self, unit: &Unit, request: &Request) -> Result<Answer, Failure> {
+        let now = self.began.elapsed();
+        match self.guard(unit).next(now, unit.sentinels) {
+            Next::Ask => {}
+            Next::Wait(until) => return Err(Failure::Owes(until - now)),
+            Next::Sentinel(read) => {
+                self.counts.sentinels += 1;
+                // A refusal has no length to tell whose it is.
+                self.exchange(unit, &read).await?.map_err(|_| Failure::NoAnswer { heard: 5 })?;
+                self.guard(unit).answered();
+            }
+        }
+        let answer = self.exchange(unit, request).await?;
+        // What may have been an echo proves nothing: the unit's own answer may follow.
+        if !request.is_answered_by_its_echo() {
+            self.guard(unit).answered();
+        }
+        answer.map_err(Failure::Refused)
+    }
+
+    /// Writes, and reads back what was written.
+    pub async fn write(&mut self, unit: &Unit, request: &Request) -> Result<(), Failure> {
+        self.ask(unit, request).await?;
+        let Some((read, expected)) = request.read_back() else { return Ok(()) };
+        let read = self.ask(unit, &read).await?;
+        if read == expected { Ok(()) } else { Err(Failure::NotTaken(read)) }
+    }
+
+    fn guard(&mut self, unit: &Unit) -> &mut Guard {
+        self.guards.entry(unit.address).or_insert_with(|| Guard::new(unit.order))
+    }
+
+    /// Sends one request and listens until its answer is there or its time is up.
+    async fn exchange(
+        &mut self,
+        unit: &Unit,
+        request: &Request,
+    ) -> Result<Result<Answer, Exception>, Failure> {
+        self.wait_for_silence(unit.min_delay).await?;
+        let sent = rtu::frame(unit.address, request);
+        let now = self.began.elapsed();
+        self.guard(unit).asked(request, now);
+        self.port.write_all(&sent).await?;
+        self.counts.requests += 1;
+        self.counts.bytes += sent.len() as u64;
+        // The kernel still holds what it was given: it is on the wire until then.
+        self.last_byte = Instant::now() + self.speed.on_wire(sent.len());
+        let answer_len = request.answer_len() + 3;
+        let deadline = self.last_byte + unit.timeout + self.speed.on_wire(answer_len);
+        let mut listener = Listener::new(unit.address, request, &sent);
+        loop {
+            let answer = listener.answer();
+            let until = match answer {
+                Some(_) => self.last_byte + self.speed.silence(),
+                None => deadline,
+            };
+            if self.hear(until, |bytes| listener.hear(bytes)).await? == 0 {
+                return answer.ok_or(Failure::NoAnswer { heard: listener.heard() });
+            }
+            if Instant::now() > deadline {
+                return Err(Failure::NoAnswer { heard: listener.heard() });
+            }
+        }
+    }
+
+    /// Waits until the line has been silent for long enough to speak.
+    async fn wait_for_silence(&mut self, min_delay: Duration) -> Result<(), Failure> {
+        let silence = self.speed.silence().max(min_delay);
+        let give_up = Instant::now() + NEVER_SILENT;
+        // Lets the kernel tell what has come in meanwhile.
+        task::yield_now().await;
+        loop {
+            let heard = self.hear(self.last_byte + silence, |_| {}).await?;
+            self.counts.unasked += heard as u64;
+            match heard {
+                0 => return Ok(()),
+                _ if Instant::now() > give_up => return Err(Failure::Busy),
+                _ => {}
+            }
+        }
+    }
+
+    /// The bytes that come next, or none by `until`.
+    async fn hear(&mut self, until: Instant, take: impl FnOnce(&[u8])) -> io::Result<usize> {
+        let mut buffer = [0; rtu::MAX_FRAME];
+        match time::timeout_at(until, self.port.read(&mut buffer)).await {
+            Err(_) => Ok(0),
+            Ok(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Ok(heard)) => {
+                self.last_byte = self.last_byte.max(Instant::now());
+                self.counts.bytes += heard as u64;
+                take(&buffer[..heard]);
+                Ok(heard)
+            }
+            Ok(Err(error)) => Err(error),
+        }
+    }
+}

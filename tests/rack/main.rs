@@ -1,0 +1,18 @@
+//! The rack's buses: never a wrong reading.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use purlin_tests::{Need, modbus::no_pymodbus, test};
+
+mod matrix;
+
+fn main() -> ExitCode {
+    purlin_tests::run([
+        test("no_fault_of_a_line_in_memory_makes_a_reading_wrong", 120, matrix::in_memory),
+        test("without_its_guard_late_answers_are_taken_for_the_next", 60, matrix::unguarded),
+        test("no_fault_of_a_pty_makes_a_reading_of_pymodbus_wrong", 150, matrix::on_ptys)
+            .needs(&[Need::Is(no_pymodbus)]),
+    ])
+}

@@ -34,6 +34,9 @@ pub struct Status {
     pub helper: Helper,
     /// The uplink, in short.
     pub link: Link,
+    /// The container runtime.
+    #[serde(default)]
+    pub nri: Nri,
     /// The spool, in short.
     pub queue: Queue,
     /// The document in force; absent on defaults.
@@ -82,6 +85,45 @@ pub struct Helper {
     pub stuck_pids: Vec<u32>,
     /// Why none could be started, the last time one was needed.
     pub error: Option<String>,
+}
+
+/// The way to the container runtime: NRI, the Node Resource Interface.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Nri {
+    /// The runtime's socket.
+    pub socket: String,
+    /// It was named by the configuration, and so is expected to be there.
+    pub configured: bool,
+    /// Where it stands.
+    pub state: NriState,
+    /// When the state was entered.
+    pub since_unix_ms: u64,
+    /// Name and version of the runtime that was last there.
+    pub runtime: Option<String>,
+    /// Why the last session ended or could not be made.
+    pub last_error: Option<String>,
+    /// Sessions since the agent started.
+    pub sessions: u32,
+    /// Containers created with our answer since the agent started.
+    pub created: u64,
+    /// Containers refused since the agent started.
+    pub refused: u64,
+    /// Containers that were not where they belong when a session began, and were
+    /// repaired: created while we were away, or after an answer that was too late.
+    pub repaired: u64,
+}
+
+/// Where the way to the container runtime stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NriState {
+    /// There is no such socket: no runtime with NRI runs here.
+    #[default]
+    Absent,
+    /// The runtime has told of everything, and asks about each container.
+    Up,
+    /// There is a socket, and no session over it: containers are created without us.
+    Down,
 }
 
 /// Something that is wrong.

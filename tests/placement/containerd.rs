@@ -108,6 +108,11 @@ impl Containerd {
         Pod { name, cgroup: &self.cgroup, annotations }
     }
 
+    /// What it has logged.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+
     /// A container's file in its cgroup of the controller `cpuset`, by the name that
     /// cgroup v1 has for it; nothing here asks the runtime.
     pub fn cpuset(&self, id: &str, file: &str) -> Result<String> {

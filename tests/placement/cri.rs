@@ -96,6 +96,17 @@ impl Cri {
         self.call::<Nothing>("RuntimeService/RemoveContainer", &Id { id: id.into() }).map(drop)
     }
 
+    /// Sets a container's CPU limit again, as kubelet does to resize it.
+    pub fn resize(&self, id: &str, cpu: CpuLimit) -> Result {
+        let linux = LinuxResources {
+            cpu_period: 100_000,
+            cpu_quota: i64::from(cpu.0) * 100_000,
+            cpu_shares: i64::from(cpu.0) * 1024,
+        };
+        let request = UpdateResources { id: id.into(), linux: Some(linux) };
+        self.call::<Nothing>("RuntimeService/UpdateContainerResources", &request).map(drop)
+    }
+
     /// Stops and removes every pod, and so every container.
     pub fn remove_all(&self) -> Result {
         let pods: Pods = self.call("RuntimeService/ListPodSandbox", &Nothing {})?;
@@ -306,4 +317,12 @@ struct LinuxResources {
     cpu_quota: i64,
     #[prost(int64, tag = "3")]
     cpu_shares: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct UpdateResources {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    linux: Option<LinuxResources>,
 }

@@ -1,7 +1,20 @@
-//! Through NRI.
+//! Through NRI: what the runtime and the agent make of each other, whoever of them is
+//! late, gone or wrong.
 
-use purlin_proto::nri;
-use purlin_tests::{Lab, Result, Test, ensure, test};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use purlin_proto::{
+    api::{Nri, NriState},
+    nri,
+};
+use purlin_tests::{Lab, Need, Node, Result, Test, ensure, test, wait};
 
 use crate::{
     containerd::{Containerd, Line, NEEDS},
@@ -12,6 +25,16 @@ use crate::{
 /// Each against both lines of containerd.
 pub fn tests() -> impl IntoIterator<Item = Test> {
     [
+        test("nri::containerd_1::pins_at_create", 60, |lab| pins(lab, Line::One)),
+        test("nri::containerd_2::pins_at_create", 60, |lab| pins(lab, Line::Two)),
+        test("nri::containerd_1::refuses_with_a_reason", 60, |lab| refuses(lab, Line::One)),
+        test("nri::containerd_2::refuses_with_a_reason", 60, |lab| refuses(lab, Line::Two)),
+        test("nri::containerd_1::a_killed_agent_repairs", 60, |lab| killed(lab, Line::One)),
+        test("nri::containerd_2::a_killed_agent_repairs", 60, |lab| killed(lab, Line::Two)),
+        test("nri::containerd_1::a_stopped_agent_repairs", 60, |lab| stopped(lab, Line::One)),
+        test("nri::containerd_2::a_stopped_agent_repairs", 60, |lab| stopped(lab, Line::Two)),
+        test("nri::containerd_1::a_restarted_runtime", 60, |lab| restarted(lab, Line::One)),
+        test("nri::containerd_2::a_restarted_runtime", 60, |lab| restarted(lab, Line::Two)),
         test("nri::containerd_1::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::One)),
         test("nri::containerd_2::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::Two)),
         test("nri::containerd_1::three_megabytes_are_synchronized", 60, |lab| {
@@ -22,7 +45,174 @@ pub fn tests() -> impl IntoIterator<Item = Test> {
         }),
         test("nri::containerd_2::six_megabytes_are_synchronized_in_parts", 60, six_megabytes),
     ]
-    .map(|test| test.needs(&NEEDS))
+    .map(|test| test.needs(&NEEDS).needs(&[Need::Is(one_core)]))
+}
+
+/// A core is reserved on each node, so there has to be another.
+fn one_core() -> Option<String> {
+    let cpus = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    (cpus.trim() == "0").then(|| "one CPU, and none to give away".to_owned())
+}
+
+/// What a pod's container asks for a CPU of its own with.
+const EXCLUSIVE: [(&str, &str); 1] = [("purlin.dev/exclusive-cpus", "1")];
+/// Within this time everything is repaired, on a machine that does much else.
+const REPAIRED: Duration = Duration::from_secs(10);
+
+/// A containerd, and an agent that it asks.
+fn begin(lab: &Lab, line: Line) -> Result<(Containerd, Node)> {
+    let containerd = Containerd::start(lab, line)?;
+    let mut node = Node::new(lab, "node")?;
+    node.set("PURLIN_NRI__SOCKET", containerd.nri_socket());
+    node.start()?;
+    asked(&node)?;
+    Ok((containerd, node))
+}
+
+/// Waits until the runtime asks the agent; how it stands.
+fn asked(node: &Node) -> Result<Nri> {
+    wait::until("the runtime asks the agent", REPAIRED, || match node.status() {
+        Ok(status) if status.nri.state == NriState::Up => Ok(status.nri),
+        Ok(status) => Err(format!("{:?}", status.nri)),
+        Err(failed) => Err(failed.message().unwrap_or_default().to_owned()),
+    })
+}
+
+/// A pod with one running container; the container's id.
+fn run(containerd: &Containerd, name: &str, annotations: &[(&str, &str)]) -> Result<String> {
+    let pod = containerd.pod(name, annotations);
+    let pod_id = containerd.cri.run_pod(&pod)?;
+    let id = containerd.cri.create(&pod, &pod_id, "main", CpuLimit(1))?;
+    containerd.cri.start(&id)?;
+    Ok(id)
+}
+
+/// Waits until a container's cgroup says so; how long that took.
+fn becomes(containerd: &Containerd, id: &str, cpus: &str) -> Result<Duration> {
+    let began = Instant::now();
+    wait::until(&format!("cpuset.cpus is {cpus}"), REPAIRED, || {
+        match containerd.cpuset(id, "cpuset.cpus") {
+            Ok(is) if is == cpus => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })?;
+    Ok(began.elapsed())
+}
+
+/// Every CPU, and all but the first of the machine.
+fn cpus() -> Result<(String, String)> {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    Ok((online.trim().to_owned(), "1".to_owned()))
+}
+
+fn pins(lab: &Lab, line: Line) -> Result {
+    let (containerd, node) = begin(lab, line)?;
+    let (all, own) = cpus()?;
+    let web = run(&containerd, "web", &[])?;
+    becomes(&containerd, &web, &all)?;
+    let pod = containerd.pod("db", &EXCLUSIVE);
+    let pod_id = containerd.cri.run_pod(&pod)?;
+    let db = containerd.cri.create(&pod, &pod_id, "main", CpuLimit(1))?;
+    // Before it starts nobody else is there any more.
+    let left = containerd.cpuset(&web, "cpuset.cpus")?;
+    ensure!(!left.contains(&own), "the other one is still on {left}");
+    containerd.cri.start(&db)?;
+    // Nothing of it has ever run anywhere else: runc was told so from the beginning.
+    let spec = containerd.spec(&db)?["linux"]["resources"]["cpu"].clone();
+    ensure!(spec["cpus"] == own.as_str() && spec["mems"] == "0", "it was created with {spec}");
+    let is = (containerd.cpuset(&db, "cpuset.cpus")?, containerd.cpuset(&db, "cpuset.mems")?);
+    ensure!(is == (own.clone(), "0".into()), "its cpuset is {is:?}");
+    // A resize, as kubelet does it, loses nothing of that.
+    containerd.cri.resize(&db, CpuLimit(2))?;
+    becomes(&containerd, &db, &own)?;
+    containerd.cri.remove(&db)?;
+    becomes(&containerd, &web, &all)?;
+    let nri = node.status()?.nri;
+    ensure!((nri.created, nri.refused, nri.repaired) == (2, 0, 0), "{nri:?}");
+    // Asked for once, when the CPU was free again: all else went with the answers.
+    let updates = containerd.log()?.matches("requested container updates").count();
+    ensure!(updates == 1, "{updates} updates were asked for");
+    Ok(())
+}
+
+fn refuses(lab: &Lab, line: Line) -> Result {
+    let (containerd, node) = begin(lab, line)?;
+    let pod = containerd.pod("big", &[("purlin.dev/exclusive-cpus", "1000")]);
+    let pod_id = containerd.cri.run_pod(&pod)?;
+    let created = containerd.cri.create(&pod, &pod_id, "main", CpuLimit(1));
+    let why = created.err().map(|failed| failed.message().unwrap_or_default().to_owned());
+    let why = why.ok_or("it was created")?;
+    let told = ["purlin can't place default/big/main", "of 1000 exclusive"];
+    ensure!(told.iter().all(|told| why.contains(told)), "{why}");
+    // Nothing of it is left in the way.
+    let db = run(&containerd, "db", &EXCLUSIVE)?;
+    becomes(&containerd, &db, &cpus()?.1)?;
+    let nri = node.status()?.nri;
+    ensure!((nri.created, nri.refused) == (1, 1), "{nri:?}");
+    println!("{why}");
+    Ok(())
+}
+
+fn killed(lab: &Lab, line: Line) -> Result {
+    let (containerd, mut node) = begin(lab, line)?;
+    let (all, own) = cpus()?;
+    let before = run(&containerd, "before", &[])?;
+    node.kill()?;
+    let db = run(&containerd, "db", &EXCLUSIVE)?;
+    let is = containerd.cpuset(&db, "cpuset.cpus")?;
+    ensure!(is == all, "nobody was there to pin it: {is}");
+    node.start()?;
+    let took = becomes(&containerd, &db, &own)?;
+    println!("repaired {took:?} after the agent answers");
+    ensure!(took < Duration::from_secs(1), "repaired after {took:?}");
+    let left = containerd.cpuset(&before, "cpuset.cpus")?;
+    ensure!(!left.contains(&own), "the other one is still on {left}");
+    let nri = asked(&node)?;
+    ensure!(nri.repaired == 2, "{nri:?}");
+    // Nothing that is right is touched when it comes back once more.
+    node.kill()?;
+    node.start()?;
+    let nri = asked(&node)?;
+    ensure!(nri.repaired == 0, "{nri:?}");
+    Ok(())
+}
+
+/// For 3 s it answers nothing: the runtime goes on without it after 2 s.
+fn stopped(lab: &Lab, line: Line) -> Result {
+    let (containerd, node) = begin(lab, line)?;
+    let (all, own) = cpus()?;
+    let pid = Pid::from_raw(node.pid()?.cast_signed());
+    let began = Instant::now();
+    kill(pid, Signal::SIGSTOP)?;
+    let created = run(&containerd, "db", &EXCLUSIVE);
+    sleep(Duration::from_secs(3).saturating_sub(began.elapsed()));
+    let db = created?;
+    let is = containerd.cpuset(&db, "cpuset.cpus");
+    kill(pid, Signal::SIGCONT)?;
+    ensure!(is? == all, "nobody was there to pin it");
+    println!("repaired {:?} after the agent goes on", becomes(&containerd, &db, &own)?);
+    let nri = asked(&node)?;
+    ensure!((nri.sessions, nri.repaired) == (2, 1), "{nri:?}");
+    Ok(())
+}
+
+/// Its containers live on, and it knows no more of us.
+fn restarted(lab: &Lab, line: Line) -> Result {
+    let (mut containerd, node) = begin(lab, line)?;
+    let own = cpus()?.1;
+    let db = run(&containerd, "db", &EXCLUSIVE)?;
+    containerd.kill()?;
+    wait::until("it is noticed", REPAIRED, || match node.status() {
+        Ok(status) if status.faults.iter().any(|it| it.id == "runtime-unasked") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    containerd.restart()?;
+    let nri = asked(&node)?;
+    ensure!((nri.sessions, nri.repaired) == (2, 0), "{nri:?}");
+    becomes(&containerd, &db, &own)?;
+    let full = run(&containerd, "more", &EXCLUSIVE);
+    ensure!(full.is_err(), "the CPU was given away twice");
+    Ok(())
 }
 
 const FILL: &str = "purlin.dev/fill";

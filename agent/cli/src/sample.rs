@@ -47,6 +47,7 @@ pub fn status() -> Status {
         tasks: names.map(task).into(),
         helper: Helper { pid: Some(4243), started: 1, ..Helper::default() },
         link: link(),
+        nri: nri(),
         queue: queue(),
         config: None,
         faults: Vec::new(),
@@ -61,6 +62,7 @@ pub fn status() -> Status {
 pub fn ill() -> Status {
     let mut status = status();
     status.link = link_down();
+    status.nri = nri_down();
     status.config = Some(applied());
     status.tasks[3].running = false;
     status.tasks[3].restarts = 3;
@@ -96,6 +98,24 @@ pub fn link() -> Link {
         unheard: 3,
         ..Link::default()
     }
+}
+
+pub fn nri() -> Nri {
+    Nri {
+        socket: "/var/run/nri/nri.sock".into(),
+        state: NriState::Up,
+        since_unix_ms: THEN,
+        runtime: Some("containerd 2.1.9".into()),
+        sessions: 1,
+        created: 12,
+        refused: 1,
+        ..Nri::default()
+    }
+}
+
+pub fn nri_down() -> Nri {
+    let why = "the runtime has closed the connection";
+    Nri { state: NriState::Down, last_error: Some(why.into()), ..nri() }
 }
 
 pub fn link_down() -> Link {

@@ -1,7 +1,7 @@
 //! `purlin status`: the whole agent on one screen, what is wrong last.
 
 use anstyle::AnsiColor;
-use purlin_proto::api::{Applied, Bound, Fault, Helper, Mode, Status, Task};
+use purlin_proto::api::{Applied, Bound, Fault, Helper, Mode, Nri, NriState, Status, Task};
 use serde::Serialize;
 
 use crate::{
@@ -64,6 +64,7 @@ fn agent(status: &Status, width: Width) -> String {
         pair("state", &status.state_dir, width),
         link::summary(&status.link, width),
         link::trouble(&status.link, width),
+        runtime(&status.nri, width),
         pair("config", &config(status.config.as_ref()), width),
         pair("helper", &helper(&status.helper), width),
         pair("tasks", &names(&status.tasks), width),
@@ -83,6 +84,27 @@ fn process(status: &Status) -> String {
         units::duration(status.uptime_ms),
         units::duration(status.ready_after_ms)
     )
+}
+
+/// Whether a container runtime asks us about its containers.
+fn runtime(nri: &Nri, width: Width) -> String {
+    let since = units::time(nri.since_unix_ms);
+    let runtime = nri.runtime.as_deref().unwrap_or("the container runtime");
+    let (color, text) = match nri.state {
+        NriState::Absent if nri.socket.is_empty() => return String::new(),
+        NriState::Absent => return pair("runtime", &format!("none at {}", nri.socket), width),
+        NriState::Up => (
+            AnsiColor::Green,
+            format!(
+                "{runtime} asks since {since}: {} placed, {} refused, {} repaired",
+                nri.created, nri.refused, nri.repaired
+            ),
+        ),
+        NriState::Down => (AnsiColor::Red, format!("{runtime} does not ask since {since}")),
+    };
+    let line = paint(color.on_default(), &pair("runtime", &text, width));
+    let error = nri.last_error.iter().map(|error| pair("last error", error, width));
+    line + &error.collect::<String>()
 }
 
 fn config(applied: Option<&Applied>) -> String {
@@ -180,6 +202,8 @@ mod tests {
             agent        purlin 0.1.0, standalone, pid 4242, up 3 m 12 s, ready after 42 ms
             state        /home/someone/.local/state/purlin
             link         up since 2026-01-02T03:04:05Z  mqtt://127.0.0.1:18830
+            runtime      containerd 2.1.9 asks since 2026-01-02T03:04:05Z: 12 placed, 1
+                         refused, 0 repaired
             config       defaults: no document was applied yet
             helper       pid 4243, 1 started, 0 abandoned
             tasks        7 of 7 running: sample helper spool uplink ledger api broker
@@ -211,6 +235,8 @@ mod tests {
             last error   127.0.0.1:18830 refused the connection; is the broker running
                          there, and does the firewall let us through?
             next try     in 12 s, after 7 attempts
+            runtime      containerd 2.1.9 does not ask since 2026-01-02T03:04:05Z
+            last error   the runtime has closed the connection
             config       version 7 (generation 3) from uplink, 2026-01-02T03:04:05Z
             helper       pid 4243, 2 started, 1 abandoned, stuck in the kernel: 4200
             tasks        6 of 7 running: sample helper spool ledger api broker
@@ -244,6 +270,8 @@ mod tests {
             agent        purlin 0.1.0, standalone, pid 4242, up 3 m 12 s, ready after 42 ms
             state        /home/someone/.local/state/purlin
             link         up since 2026-01-02T03:04:05Z  mqtt://127.0.0.1:18830
+            runtime      containerd 2.1.9 asks since 2026-01-02T03:04:05Z: 12 placed, 1
+                         refused, 0 repaired
             config       defaults: no document was applied yet
             helper       pid 4243, 1 started, 0 abandoned
             tasks        7 of 7 running: sample helper spool uplink ledger api broker

@@ -8,6 +8,7 @@
 //! | `helper` | requests | answers, `Helper` |
 //! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, CDI files |
 //! | `placement` | containers, `Inventory`, `Settings` | `Targets`, the book on disk |
+//! | `nri` | the container runtime, `Targets` | containers to `placement`, `Nri` |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
@@ -34,7 +35,7 @@ use purlin_core::{
     place::book::Book,
     settings::Settings,
 };
-use purlin_proto::api::Mode;
+use purlin_proto::api::{Mode, Nri};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -49,7 +50,7 @@ use crate::{
     door::{Door, Identity, VERSION},
     helper,
     inventory::{Due, Hardware, Owner},
-    logging,
+    logging, nri,
     placement::{self, Store},
     sample,
     spool::Spool,
@@ -233,8 +234,20 @@ impl Opened {
         let sources =
             placement::Sources { inventory: inventory_now.clone(), settings: settings.clone() };
         let (places, places_inbox) = mpsc::channel(placement::INBOX);
-        let (owner, _targets) = placement::Owner::new(sources, places_inbox, placements);
+        let (owner, targets) = placement::Owner::new(sources, places_inbox, placements);
         spawn_owner(tasks, "placement", owner, |owner| Box::pin(owner.run()));
+        let (nri, nri_now) = watch::channel(Nri::default());
+        // Run by hand it leaves the node's containers alone unless told otherwise.
+        if boot.mode == Mode::System || boot.nri_socket.is_some() {
+            let wiring = nri::Wiring {
+                placement: placement::Client(places.clone()),
+                targets,
+                inventory: inventory_now.clone(),
+                status: nri,
+            };
+            let plugin = nri::Plugin::new(boot.nri_socket.clone(), wiring, spool.clone());
+            spawn_owner(tasks, "nri", plugin, |plugin| Box::pin(plugin.run()));
+        }
         let source = sample::Source {
             settings: settings.clone(),
             helper: client.clone(),
@@ -266,6 +279,7 @@ impl Opened {
             board: tasks.board(),
             helper: client,
             link: link_now,
+            nri: nri_now,
             hardware: hardware_now,
             damage,
         };

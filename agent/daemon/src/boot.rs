@@ -54,6 +54,8 @@ pub struct Boot {
     pub trust_anchors: Option<PathBuf>,
     /// Port of the embedded broker.
     pub broker_port: u16,
+    /// The container runtime's NRI socket, if one was named.
+    pub nri_socket: Option<PathBuf>,
     /// Set by this project's own tests alone.
     pub test: v1::AgentTest,
 }
@@ -143,12 +145,16 @@ impl Reader {
             password_file: path(uplink.password_file),
             trust_anchors: path(uplink.trust_anchors),
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
+            nri_socket: path(file.nri.unwrap_or_default().socket),
             test: file.test.unwrap_or_default(),
             state_dir,
         };
-        if boot.socket.as_os_str().len() > MAX_SOCKET_PATH {
-            let limit = format!("a path of at most {MAX_SOCKET_PATH} bytes (unix(7))");
-            self.refuse("socket", boot.socket.display().to_string(), &limit, "name a shorter one");
+        let sockets = [("socket", Some(&boot.socket)), ("nri.socket", boot.nri_socket.as_ref())];
+        for (key, socket) in sockets {
+            if let Some(socket) = socket.filter(|it| it.as_os_str().len() > MAX_SOCKET_PATH) {
+                let limit = format!("a path of at most {MAX_SOCKET_PATH} bytes (unix(7))");
+                self.refuse(key, socket.display().to_string(), &limit, "name a shorter one");
+            }
         }
         if self.refusals.is_empty() { Ok(boot) } else { Err(self.refusals) }
     }
@@ -403,7 +409,7 @@ mod tests {
             &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
             expect![[r#"
                 broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
-                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, test; did you mean "fleet"? (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, test; did you mean "fleet"? (in FILE))
                 node: 7 (may be text in quotes; correct this value (in FILE))
                 test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
             "#]],

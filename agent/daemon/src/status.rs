@@ -16,7 +16,7 @@ use crate::{
     door::{Identity, VERSION},
     helper::Client,
     inventory::{Hardware, KEPT_CHANGES},
-    logging,
+    logging, nri,
     tasks::Board,
     uplink::{self, Link},
 };
@@ -43,6 +43,8 @@ pub struct Sources {
     pub helper: Client,
     /// The uplink.
     pub link: watch::Receiver<Link>,
+    /// The container runtime.
+    pub nri: watch::Receiver<api::Nri>,
     /// The hardware, against what was accepted.
     pub hardware: watch::Receiver<Arc<Hardware>>,
     /// What was found damaged at the start.
@@ -66,6 +68,7 @@ impl Sources {
             tasks: self.board.tasks(),
             helper: self.helper.state(),
             link: self.link.borrow().view(),
+            nri: self.nri.borrow().clone(),
             queue,
             config,
             faults: Vec::new(),
@@ -80,6 +83,7 @@ impl Sources {
         );
         status.faults = faults(&status, &self.damage);
         status.faults.extend(hardware_faults(&hardware));
+        status.faults.extend(nri::faults(&self.nri));
         status
     }
 }

@@ -29,12 +29,10 @@ pub enum Ask {
     /// A container is about to be created: where does it go?
     Create(Container, oneshot::Sender<Result<Grant, Box<Refusal>>>),
     /// A container's resources are about to be changed.
-    #[allow(dead_code, reason = "the NRI plugin's")]
     Update(Container, oneshot::Sender<Result<Grant, Box<Refusal>>>),
     /// A container is gone.
     Remove(String, oneshot::Sender<Vec<Update>>),
     /// These are all the containers that were seen in one way.
-    #[allow(dead_code, reason = "the NRI plugin's and the cgroup scan's")]
     Adopt(Via, Vec<Container>, oneshot::Sender<Vec<Update>>),
     /// Give every cpuset back, or take it again.
     Pause(bool, oneshot::Sender<Vec<Update>>),
@@ -54,7 +52,6 @@ impl Client {
     }
 
     /// A container's resources are about to be changed: what it gets then.
-    #[allow(dead_code, reason = "the NRI plugin's")]
     pub async fn update(&self, container: Container) -> Option<Result<Grant, Box<Refusal>>> {
         self.ask(|reply| Ask::Update(container, reply)).await
     }
@@ -65,7 +62,6 @@ impl Client {
     }
 
     /// These are all the containers there are, as seen in one way: what has to change.
-    #[allow(dead_code, reason = "the NRI plugin's and the cgroup scan's")]
     pub async fn adopt(&self, via: Via, all: Vec<Container>) -> Option<Vec<Update>> {
         self.ask(|reply| Ask::Adopt(via, all, reply)).await
     }

@@ -12,7 +12,7 @@ use purlin_core::{
     settings::Settings,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task,
     time::{self, Instant},
 };
@@ -83,24 +83,30 @@ impl Owner {
     }
 
     fn answer(&mut self, ask: Ask) {
-        let now = clock::unix_ms();
-        // A reply that nobody waits for any more is no failure.
         match ask {
-            Ask::Create(container, reply) => _ = reply.send(self.book.admit(now, container)),
-            Ask::Update(container, reply) => _ = reply.send(self.book.update(now, container)),
-            Ask::Remove(id, reply) => _ = reply.send(self.book.remove(&id)),
-            Ask::Adopt(via, all, reply) => _ = reply.send(self.book.adopt(now, via, all)),
-            Ask::Pause(paused, reply) => _ = reply.send(self.book.pause(paused)),
+            Ask::Create(it, reply) => self.change(reply, |book, now| book.admit(now, it)),
+            Ask::Update(it, reply) => self.change(reply, |book, now| book.update(now, it)),
+            Ask::Remove(id, reply) => self.change(reply, |book, _| book.remove(&id)),
+            Ask::Adopt(via, all, reply) => {
+                self.change(reply, |book, now| book.adopt(now, via, all));
+            }
+            Ask::Pause(paused, reply) => self.change(reply, |book, _| book.pause(paused)),
             Ask::Placements(reply) => {
                 _ = reply.send(Placements {
                     paused: self.book.paused(),
                     targets: self.book.targets().clone(),
                     containers: self.book.entries().values().cloned().collect(),
                 });
-                return;
             }
         }
+    }
+
+    /// Changes the book. Who gets the answer finds the targets that belong to it; that
+    /// nobody waits for it any more is no failure.
+    fn change<T>(&mut self, reply: oneshot::Sender<T>, of: impl FnOnce(&mut Book, u64) -> T) {
+        let answer = of(&mut self.book, clock::unix_ms());
         self.publish();
+        _ = reply.send(answer);
     }
 
     /// Plans anew if the machine, as far as it matters here, or the rules are others.

@@ -17,6 +17,7 @@ use purlin_core::{
     rack::serial::{Form, Settings},
 };
 use purlin_daemon::rack::{
+    bus::Ask,
     port,
     rtu::{Failure, Line, Unit},
 };
@@ -82,7 +83,7 @@ impl Tally {
 }
 
 /// Reads so many times, anything anywhere, and compares.
-pub async fn read_through<P: AsyncRead + AsyncWrite + Unpin>(
+pub async fn read_through<P: AsyncRead + AsyncWrite + Unpin + Send>(
     line: &mut Line<P>,
     unit: &Unit,
     reads: u32,

@@ -3,5 +3,11 @@
 //! | module | what it decides |
 //! | --- | --- |
 //! | [`serial`] | how characters go over a line |
+//! | [`register`] | what a register's words mean, and how far they are to be believed |
+//! | [`reads`] | which requests fetch which registers |
+//! | [`schedule`] | whose turn it is on a bus |
 
+pub mod reads;
+pub mod register;
+pub mod schedule;
 pub mod serial;

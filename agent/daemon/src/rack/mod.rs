@@ -2,8 +2,14 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | [`bus`] | takes turns on one bus, and keeps what its devices said |
+//! | [`map`] | what a kind of device has at which address |
 //! | [`port`] | a serial port, by path |
 //! | [`rtu`] | one Modbus RTU transaction at a time on one line |
+//! | [`tcp`] | the same through a gateway |
 
+pub mod bus;
+pub mod map;
 pub mod port;
 pub mod rtu;
+pub mod tcp;

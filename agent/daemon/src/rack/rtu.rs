@@ -15,6 +15,8 @@ use tokio::{
     time::{self, Instant},
 };
 
+use super::bus::Ask;
+
 #[cfg(test)]
 mod tests;
 
@@ -105,7 +107,7 @@ pub struct Line<P> {
     counts: Counts,
 }
 
-impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
+impl<P: AsyncRead + AsyncWrite + Unpin + Send> Line<P> {
     /// Takes over a port that is open and set up.
     pub fn new(port: P, speed: Speed) -> Self {
         let began = Instant::now();
@@ -116,27 +118,6 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
     /// What has happened so far.
     pub fn counts(&self) -> Counts {
         self.counts
-    }
-
-    /// Asks a unit, after a sentinel if it owes an answer.
-    pub async fn ask(&mut self, unit: &Unit, request: &Request) -> Result<Answer, Failure> {
-        let now = self.began.elapsed();
-        match self.guard(unit).next(now, unit.sentinels) {
-            Next::Ask => {}
-            Next::Wait(until) => return Err(Failure::Owes(until - now)),
-            Next::Sentinel(read) => {
-                self.counts.sentinels += 1;
-                // A refusal has no length to tell whose it is.
-                self.exchange(unit, &read).await?.map_err(|_| Failure::NoAnswer { heard: 5 })?;
-                self.guard(unit).answered();
-            }
-        }
-        let answer = self.exchange(unit, request).await?;
-        // What may have been an echo proves nothing: the unit's own answer may follow.
-        if !request.is_answered_by_its_echo() {
-            self.guard(unit).answered();
-        }
-        answer.map_err(Failure::Refused)
     }
 
     /// Writes, and reads back what was written.
@@ -215,5 +196,28 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Line<P> {
             }
             Ok(Err(error)) => Err(error),
         }
+    }
+}
+
+impl<P: AsyncRead + AsyncWrite + Unpin + Send> Ask for Line<P> {
+    /// Asks a unit, after a sentinel if it owes an answer.
+    async fn ask(&mut self, unit: &Unit, request: &Request) -> Result<Answer, Failure> {
+        let now = self.began.elapsed();
+        match self.guard(unit).next(now, unit.sentinels) {
+            Next::Ask => {}
+            Next::Wait(until) => return Err(Failure::Owes(until - now)),
+            Next::Sentinel(read) => {
+                self.counts.sentinels += 1;
+                // A refusal has no length to tell whose it is.
+                self.exchange(unit, &read).await?.map_err(|_| Failure::NoAnswer { heard: 5 })?;
+                self.guard(unit).answered();
+            }
+        }
+        let answer = self.exchange(unit, request).await?;
+        // What may have been an echo proves nothing: the unit's own answer may follow.
+        if !request.is_answered_by_its_echo() {
+            self.guard(unit).answered();
+        }
+        answer.map_err(Failure::Refused)
     }
 }

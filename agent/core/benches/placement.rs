@@ -114,6 +114,7 @@ fn machine(nodes: u32) -> Machine {
             kind: if number.is_multiple_of(2) { "gpu" } else { "nic" }.into(),
             node: Some(node),
             path: vec![root.clone(), format!("{root}:{port:02x}"), number.to_string()],
+            ..Device::default()
         }
     };
     let node = |id| Node { id, memory: 64 << 30, ..Node::default() };

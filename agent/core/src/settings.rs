@@ -16,6 +16,10 @@ use semver::Version;
 
 use crate::metric::Sampler;
 
+mod placement;
+
+pub use placement::{MAX_PROFILES, Placement, PlacementDraft, ProfileDraft, WorkloadDraft};
+
 /// Seconds between samples. Below 1 s the agent's own cost becomes a load;
 /// beyond an hour a chart has nothing left to show.
 pub const INTERVAL_S: RangeInclusive<u32> = 1..=3600;
@@ -46,6 +50,7 @@ pub struct Draft {
     pub spool_cap_mib: Option<u32>,
     pub commit_window_s: Option<u32>,
     pub endpoint: Option<String>,
+    pub placement: PlacementDraft,
 }
 
 /// A document whose every value is possible here.
@@ -58,6 +63,7 @@ pub struct Desired {
     spool_cap_mib: Option<u32>,
     commit_window_s: Option<u32>,
     endpoint: Option<Endpoint>,
+    placement: placement::Wanted,
 }
 
 /// One reason for refusing a document.
@@ -102,6 +108,7 @@ pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>
             &mut refusals,
         ),
         endpoint: parsed("uplink.endpoint", &draft.endpoint, &mut refusals),
+        placement: placement::check(&draft.placement, &mut refusals),
     };
     if refusals.is_empty() { Ok(desired) } else { Err(refusals) }
 }
@@ -357,6 +364,8 @@ pub struct Settings {
     pub commit_window_s: Setting<u32>,
     /// The broker; `None`: there is none.
     pub endpoint: Setting<Option<Endpoint>>,
+    /// How containers are placed.
+    pub placement: Placement,
 }
 
 impl Settings {
@@ -380,6 +389,7 @@ impl Settings {
                 start.endpoint.clone().map(|(endpoint, source)| (Some(endpoint), source)),
                 None,
             ),
+            placement: Placement::resolve(wanted),
         }
     }
 
@@ -406,7 +416,7 @@ impl Settings {
             ("spool.commit_window_s".into(), window.value.to_string(), &window.origin),
             ("uplink.endpoint".into(), named, &endpoint.origin),
         ];
-        first.into_iter().chain(sampling).chain(others).collect()
+        first.into_iter().chain(sampling).chain(others).chain(self.placement.rows()).collect()
     }
 }
 
@@ -514,6 +524,13 @@ mod tests {
             spool.cap_mib = 256 (default)
             spool.commit_window_s = 60 (default)
             uplink.endpoint = mqtts://second:9000 (desired version 7)
+            placement.enabled = true (default)
+            placement.reserved_cpus = a core of each node (default)
+            placement.policy = optimal (default)
+            placement.fail_open = false (default)
+            placement.profiles = none (default)
+            placement.repack_mib = 0 (default)
+            placement.interrupts = true (default)
         "#]]
         .assert_eq(&rows);
     }

@@ -209,8 +209,17 @@ fn find_unknown(message: &DynamicMessage, path: &str, refusals: &mut Vec<Refusal
         );
     }
     for (field, value) in message.fields() {
-        if let Value::Message(inner) = value {
-            find_unknown(inner, &join(path, field.name()), refusals);
+        let path = join(path, field.name());
+        match value {
+            Value::Message(inner) => find_unknown(inner, &path, refusals),
+            Value::Map(entries) => {
+                for (key, value) in entries {
+                    if let (MapKey::String(key), Value::Message(inner)) = (key, value) {
+                        find_unknown(inner, &join(&path, key), refusals);
+                    }
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -312,7 +321,7 @@ mod tests {
                 format,
                 text.as_bytes(),
                 expect![[r#"
-                Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None }
+                Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None, placement: None }
             "#]],
             );
         }
@@ -329,8 +338,8 @@ mod tests {
                 sampling.interval_s: "10" (may be a whole number from 0 to 4294967295; correct this value)
                 sampling.interval_s_by_sampler.cpu: -1 (may be a whole number from 0 to 4294967295; correct this value)
                 spool.cap_mib: 1.5 (may be a whole number from 0 to 4294967295; correct this value)
-                verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink; did you mean "version"?)
-                zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink; leave it out, or update the agent if it is newer than this one)
+                verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink, placement; did you mean "version"?)
+                zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink, placement; leave it out, or update the agent if it is newer than this one)
             "#]],
         );
     }

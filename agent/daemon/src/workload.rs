@@ -1,14 +1,8 @@
-//! A workload's document, read and checked: from the wire to what the core places.
-
-use std::collections::BTreeMap;
+//! Workloads and profiles as documents have them: from the wire to the core's own types.
 
 use purlin_core::{
-    idset::MAX_ID,
-    place::{
-        machine::Crossing,
-        request::{Cpus, Policy, Request, Smt},
-    },
-    settings::Refusal,
+    place::request::Request,
+    settings::{PlacementDraft, ProfileDraft, Refusal, WorkloadDraft},
 };
 use purlin_proto::{api, v1};
 
@@ -19,84 +13,69 @@ pub fn read(media_type: &str, bytes: &[u8]) -> Result<Request, Vec<api::Refusal>
     let format = Format::of_media_type(media_type).unwrap_or(Format::Toml);
     let descriptor = document::descriptor("Workload");
     let (workload, mut refusals) = document::parse::<v1::Workload>(descriptor, format, bytes);
-    let request = check(&workload, &mut refusals);
-    match refusals.is_empty() {
-        true => Ok(request),
-        false => Err(refusals.into_iter().map(document::refusal_view).collect()),
+    let wishes = draft(workload).check("", &mut refusals);
+    if refusals.is_empty() {
+        match wishes.request(Default::default()) {
+            Ok(request) => return Ok(request),
+            Err(why) => refusals.push(Refusal {
+                path: "the document".into(),
+                value: String::new(),
+                limit: "wishes that agree with each other".into(),
+                hint: why,
+            }),
+        }
+    }
+    Err(refusals.into_iter().map(document::refusal_view).collect())
+}
+
+/// How containers are placed, from the wire to the core's own type.
+pub fn placement(placement: v1::Placement) -> PlacementDraft {
+    let profile = |(name, it): (String, v1::Profile)| {
+        let profile = ProfileDraft {
+            image: it.image,
+            container: it.container,
+            namespace: it.namespace,
+            labels: it.labels.into_iter().collect(),
+            annotations: it.annotations.into_iter().collect(),
+            workload: it.workload.map(draft).unwrap_or_default(),
+        };
+        (name, profile)
+    };
+    PlacementDraft {
+        enabled: placement.enabled,
+        reserved_cpus: placement.reserved_cpus,
+        policy: placement.policy,
+        fail_open: placement.fail_open,
+        profiles: placement.profiles.into_iter().map(profile).collect(),
+        repack_mib: placement.repack_mib,
+        interrupts: placement.interrupts,
     }
 }
 
-fn check(workload: &v1::Workload, refusals: &mut Vec<Refusal>) -> Request {
-    let mut refuse = |path: &str, value: &str, limit: &str, hint: &str| {
-        let [path, value, limit, hint] = [path, value, limit, hint].map(str::to_owned);
-        refusals.push(Refusal { path, value, limit, hint });
-    };
-    if workload.exclusive_cpus.is_some() && workload.shared_millicpus.is_some() {
-        let hint = "leave one of the two out";
-        refuse("shared_millicpus", "beside exclusive_cpus", "one of the two", hint);
+fn draft(workload: v1::Workload) -> WorkloadDraft {
+    WorkloadDraft {
+        exclusive_cpus: workload.exclusive_cpus,
+        full_cores: workload.full_cores,
+        shared_millicpus: workload.shared_millicpus,
+        memory_mib: workload.memory_mib,
+        far_memory: workload.far_memory,
+        hugepages_mib: workload.hugepages_mib.into_iter().collect(),
+        devices: workload.devices.into_iter().collect(),
+        near: workload.near,
+        policy: workload.policy,
+        isolated: workload.isolated,
     }
-    if let Some(count) = workload.exclusive_cpus.filter(|count| !(1..=MAX_ID).contains(count)) {
-        refuse("exclusive_cpus", &count.to_string(), "1 to 16383", "");
-    }
-    let smt = if workload.full_cores() { Smt::FullCores } else { Smt::Any };
-    let mut hugepages = BTreeMap::new();
-    for (size, mib) in &workload.hugepages_mib {
-        match page_size(size) {
-            Some(size) => _ = hugepages.insert(size, mib.saturating_mul(1 << 20)),
-            None => refuse("hugepages_mib", size, "a page size: 64K, 2M, 1G", ""),
-        }
-    }
-    let near = match workload.near.as_deref() {
-        None => None,
-        Some("switch") => Some(Crossing::Switch),
-        Some("root") => Some(Crossing::Root),
-        Some("node") => Some(Crossing::Node),
-        Some(other) => {
-            refuse("near", other, "switch, root or node", "");
-            None
-        }
-    };
-    let policy = match workload.policy.as_deref() {
-        None | Some("optimal") => Policy::Optimal,
-        Some("none") => Policy::None,
-        Some("best-effort") => Policy::BestEffort,
-        Some("restricted") => Policy::Restricted,
-        Some("single-numa-node") => Policy::SingleNumaNode,
-        Some(other) => {
-            let limit = "none, best-effort, restricted, single-numa-node or optimal";
-            refuse("policy", other, limit, "");
-            Policy::Optimal
-        }
-    };
-    Request {
-        cpus: match workload.exclusive_cpus {
-            Some(count) => Cpus::Exclusive { count: count as usize, smt },
-            None => Cpus::Shared { milli: workload.shared_millicpus().into() },
-        },
-        memory: workload.memory_mib().saturating_mul(1 << 20),
-        far_memory: workload.far_memory(),
-        hugepages,
-        devices: workload
-            .devices
-            .iter()
-            .map(|(kind, count)| (kind.clone(), *count as usize))
-            .collect(),
-        given: Vec::new(),
-        near,
-        policy,
-    }
-}
-
-/// Bytes of `2M`.
-fn page_size(text: &str) -> Option<u64> {
-    let units = [("K", 10), ("M", 20), ("G", 30)];
-    let (digits, shift) =
-        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))?;
-    digits.parse::<u64>().ok()?.checked_shl(shift).filter(|size| size.is_power_of_two())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use purlin_core::place::{
+        machine::Crossing,
+        request::{Cpus, Smt},
+    };
+
     use super::*;
 
     #[test]
@@ -117,7 +96,7 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_told_at_once() {
-        let text = "exclusive_cpus = 0\nshared_millicpus = 1\nhugepages_mib = { two = 1 }\n\
+        let text = "exclusive_cpus = 20000\nshared_millicpus = 1\nhugepages_mib = { two = 1 }\n\
                     near = \"by\"\npolicy = \"best\"\ncpu = 1\n";
         let refusals = read("application/toml", text.as_bytes()).expect_err("nothing is right");
         let paths: Vec<&str> = refusals.iter().map(|it| it.path.as_str()).collect();

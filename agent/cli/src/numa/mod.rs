@@ -147,6 +147,7 @@ mod tests {
             kind: kind.into(),
             node: Some(1),
             path: vec!["0000:80".into(), "0000:80:01.0".into(), name.into()],
+            ..Device::default()
         };
         Machine {
             nodes: vec![node(0), node(1)],

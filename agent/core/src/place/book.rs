@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     container::{Container, Via},
-    decide::{self, Placed, Placement, Refusal, Situation, Why},
+    decide::{self, Decision, Placed, Placement, Refusal, Situation, Why},
     machine::Machine,
-    request::{Cpus, Request},
+    request::{Cpus, Policy, Request},
     source::{self, Asked, Profile, Source},
     targets::{Target, Targets, Update},
 };
@@ -32,12 +32,46 @@ pub const MAX_CONTAINERS: usize = 4096;
 const STARTING_MS: u64 = 60_000;
 
 /// How placement is done: the part of the settings that is about it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rules {
+    /// Containers are placed.
+    pub enabled: bool,
     /// PUs that no container gets for itself alone; `None`: a core of each node.
     pub reserved: Option<IdSet>,
+    /// The policy of workloads that name none.
+    pub policy: Policy,
+    /// One that can't be placed is created all the same.
+    pub fail_open: bool,
     /// Profiles by name.
     pub profiles: BTreeMap<String, Profile>,
+    /// Memory that may be moved to make room for one that fits nowhere else, in bytes.
+    pub repack: u64,
+    /// What kubelet's CPU manager does, if it gives CPUs out itself.
+    pub kubelet: Option<Kubelet>,
+}
+
+/// Kubelet's CPU manager with its static policy. Where it is at work, it alone gives CPUs
+/// out: we never take one that it might give.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kubelet {
+    /// Every CPU that it manages.
+    pub managed: IdSet,
+    /// What it gave exclusively, by pod uid and container name.
+    pub exclusive: BTreeMap<(String, String), IdSet>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            reserved: None,
+            policy: Policy::default(),
+            fail_open: false,
+            profiles: BTreeMap::new(),
+            repack: 0,
+            kubelet: None,
+        }
+    }
 }
 
 /// One container that is known.
@@ -60,9 +94,21 @@ pub enum Outcome {
     /// Where we placed it, and why there.
     Placed(Placement, Why),
     /// Where somebody else bound it to.
-    Given(IdSet),
+    Given(Given),
     /// On the CPUs that nobody has for itself alone; why it is not where it asked to be.
     Shared(Option<Box<Refusal>>),
+}
+
+/// What somebody else bound a container to: kubelet's static policy, another plugin, who
+/// typed `--cpuset-cpus`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// CPUs, never empty.
+    pub cpus: IdSet,
+    /// Nodes of its memory; empty if that was left open.
+    pub mems: IdSet,
+    /// Nobody else is to have these CPUs.
+    pub exclusive: bool,
 }
 
 /// What a container that is to be created gets.
@@ -70,7 +116,8 @@ pub enum Outcome {
 pub struct Grant {
     /// Its cpuset; `None`: leave it as it is.
     pub target: Option<Target>,
-    /// Devices that were chosen for it, by name.
+    /// Devices that were chosen for it: by CDI name (`vendor/class=name`), or by their own
+    /// where they have none.
     pub devices: Vec<String>,
     /// Who asked.
     pub by: Source,
@@ -102,11 +149,11 @@ pub struct Kept {
 #[derive(Clone, Debug, Default)]
 pub struct Book {
     rules: Rules,
-    machine: Option<Machine>,
-    reserved: IdSet,
-    entries: BTreeMap<String, Entry>,
+    pub(super) machine: Option<Machine>,
+    pub(super) reserved: IdSet,
+    pub(super) entries: BTreeMap<String, Entry>,
     /// Those of the entries that have something for themselves.
-    placed: Placed,
+    pub(super) placed: Placed,
     paused: bool,
     targets: Targets,
 }
@@ -161,29 +208,40 @@ impl Book {
     pub fn admit(&mut self, now_ms: u64, container: Container) -> Result<Grant, Box<Refusal>> {
         let container = container.bounded();
         let id = container.id.clone();
-        let asked = source::asked(&container, &self.rules.profiles).map_err(refusal)?;
         if self.entries.len() >= MAX_CONTAINERS && !self.entries.contains_key(&id) {
             return Err(refusal(format!(
                 "{MAX_CONTAINERS} containers are known, which is the most there may be"
             )));
         }
         let before = self.targets.clone();
-        self.forget(&id);
-        let given = container.resources.cpus.clone().filter(|cpus| !cpus.is_empty());
-        let outcome = match given {
-            Some(cpus) => Outcome::Given(cpus),
-            None => self.decide(&asked.request)?,
+        let asked = self.asked(&container);
+        let given = self.given(&container, true);
+        let old = self.forget(&id);
+        let decided = match (given, &asked) {
+            _ if !self.rules.enabled => Ok(Outcome::Shared(None)),
+            (Some(given), _) => Ok(Outcome::Given(given)),
+            (None, Ok(asked)) => self.decide(asked).or_else(|why| self.make_room(asked, why)),
+            (None, Err(why)) => Err(refusal(why.clone())),
         };
-        let devices = match &outcome {
-            Outcome::Placed(placement, _) => placement.devices.clone(),
-            _ => Vec::new(),
+        let asked = asked.unwrap_or_default();
+        let may_share = self.rules.fail_open || asked.by == Source::Devices;
+        let outcome = match decided {
+            Err(refusal) if may_share => Outcome::Shared(Some(refusal)),
+            Err(refusal) => {
+                old.into_iter().for_each(|old| self.enter(old));
+                return Err(refusal);
+            }
+            Ok(outcome) => outcome,
         };
+        let devices = self.chosen(&asked, &outcome);
         let by = asked.by.clone();
         self.enter(Entry { container, since_ms: now_ms, asked, outcome });
+        self.yield_to_others();
         self.settle();
         let mut updates = self.targets.since(&before);
         updates.retain(|update| update.id != id);
-        Ok(Grant { target: self.targets.containers.get(&id).cloned(), devices, by, updates })
+        let target = self.targets.containers.get(&id).filter(|_| self.rules.enabled).cloned();
+        Ok(Grant { target, devices, by, updates })
     }
 
     /// These are all the containers that a runtime has; those it told of before and that
@@ -203,7 +261,8 @@ impl Book {
         };
         let gone: Vec<String> =
             self.entries.values().filter(gone).map(|it| it.container.id.clone()).collect();
-        gone.iter().for_each(|id| self.forget(id));
+        gone.iter().for_each(|id| _ = self.forget(id));
+        self.place_the_misplaced();
         let mut new = Vec::new();
         for container in all {
             match self.entries.get_mut(&container.id) {
@@ -230,26 +289,26 @@ impl Book {
         let Some(before) = self.entries.get(&container.id).cloned() else {
             return self.admit(now_ms, container);
         };
-        let asked = source::asked(&container, &self.rules.profiles).map_err(refusal)?;
-        let given = container.resources.cpus.as_ref().filter(|cpus| !cpus.is_empty());
+        let mut container = container;
         let ours = self.targets.containers.get(&container.id).map(|target| &target.cpus);
-        let same = asked == before.asked && given.is_none_or(|given| Some(given) == ours);
-        if same {
+        if container.resources.cpus.as_ref() == ours {
+            container.resources.cpus = None;
+        }
+        let asked = self.asked(&container).map_err(refusal)?;
+        if asked == before.asked && self.given(&container, true).is_none() {
             let target = self.targets.containers.get(&container.id).cloned();
             let by = asked.by;
             return Ok(Grant { target, devices: Vec::new(), by, updates: Vec::new() });
         }
         let since_ms = before.since_ms;
-        self.admit(since_ms, container).inspect_err(|_| {
-            self.enter(before);
-            self.settle();
-        })
+        self.admit(since_ms, container)
     }
 
     /// A container is gone.
     pub fn remove(&mut self, id: &str) -> Vec<Update> {
         let before = self.targets.clone();
         self.forget(id);
+        self.place_the_misplaced();
         self.settle();
         self.targets.since(&before)
     }
@@ -261,6 +320,9 @@ impl Book {
         self.reserved =
             reserved.or_else(|| Some(machine.as_ref()?.a_core_each())).unwrap_or_default();
         (self.machine, self.rules) = (machine, rules);
+        if let Some(kubelet) = &self.rules.kubelet {
+            self.reserved = self.reserved.union(&kubelet.managed);
+        }
         let mut entries: Vec<Entry> = core::mem::take(&mut self.entries).into_values().collect();
         self.placed.clear();
         // Who is placed before who is not, the oldest first.
@@ -269,23 +331,29 @@ impl Book {
         let mut again = Vec::new();
         for mut entry in entries {
             // Wrong annotations were let in by rules of another time.
-            let asked = source::asked(&entry.container, &self.rules.profiles).unwrap_or_default();
+            let asked = self.asked(&entry.container).unwrap_or_default();
             let holds = match (&entry.outcome, &self.machine) {
-                (_, None) | (Outcome::Given(_), _) => true,
+                (_, None) => true,
+                (Outcome::Given(_), _) => true,
                 (Outcome::Placed(placement, _), Some(machine)) => {
                     self.situation(machine).holds(&asked.request, placement)
                 }
                 (Outcome::Shared(_), _) => false,
             };
             entry.asked = asked;
-            match holds {
-                true => self.enter(entry),
-                false => again.push(entry),
+            if let Some(given) = self.given(&entry.container, false) {
+                entry.outcome = Outcome::Given(given);
+                self.enter(entry);
+            } else if holds {
+                self.enter(entry);
+            } else {
+                again.push(entry);
             }
         }
         for entry in again {
             self.place_running(entry);
         }
+        self.yield_to_others();
         self.settle();
         self.targets.since(&before)
     }
@@ -299,30 +367,114 @@ impl Book {
     }
 
     /// Where a request would go now.
-    pub fn decide(&self, request: &Request) -> Result<Outcome, Box<Refusal>> {
-        if *request == Request::default() {
-            return Ok(Outcome::Shared(None));
-        }
+    pub fn what_if(&self, request: &Request) -> Result<Decision, Box<Refusal>> {
         let machine = self.machine.as_ref().ok_or_else(|| {
             refusal("the machine's CPUs and nodes are not known yet: try again".to_string())
         })?;
-        let decision = decide::place(&self.situation(machine), request)?;
-        Ok(Outcome::Placed(decision.placement, decision.why))
+        decide::place(&self.situation(machine), request)
     }
 
-    fn situation<'a>(&'a self, machine: &'a Machine) -> Situation<'a> {
+    fn decide(&self, asked: &Asked) -> Result<Outcome, Box<Refusal>> {
+        if asked.by == Source::Nobody {
+            return Ok(Outcome::Shared(None));
+        }
+        let Decision { mut placement, why } = self.what_if(&asked.request)?;
+        placement.devices.extend(asked.request.given.iter().cloned());
+        Ok(Outcome::Placed(placement, why))
+    }
+
+    /// Moves others, if that is allowed and makes room; `why` there is none.
+    fn make_room(&mut self, asked: &Asked, why: Box<Refusal>) -> Result<Outcome, Box<Refusal>> {
+        let plan = match self.rules.repack {
+            0 => Err(why),
+            budget => self.repack(&asked.request, budget).map_err(|_| why),
+        }?;
+        self.carry_out(&plan);
+        self.decide(asked)
+    }
+
+    pub(super) fn situation<'a>(&'a self, machine: &'a Machine) -> Situation<'a> {
         Situation { machine, placed: &self.placed, reserved: &self.reserved }
+    }
+
+    /// What a container asks for, and what devices it has already.
+    fn asked(&self, container: &Container) -> Result<Asked, String> {
+        let mut asked = source::asked(container, &self.rules)?;
+        asked.request.given =
+            self.machine.as_ref().map(|it| it.named(&container.devices)).unwrap_or_default();
+        if asked.by == Source::Nobody && !asked.request.given.is_empty() {
+            asked.by = Source::Devices;
+            asked.request.policy = self.rules.policy;
+        }
+        Ok(asked)
+    }
+
+    /// The devices that were chosen for a container, as its runtime is to be told.
+    fn chosen(&self, asked: &Asked, outcome: &Outcome) -> Vec<String> {
+        let Outcome::Placed(placement, _) = outcome else { return Vec::new() };
+        let told = |name: &String| {
+            let device = self.machine.as_ref()?.devices.iter().find(|it| it.name == *name);
+            device?.known_as.iter().find(|it| it.contains('=')).cloned()
+        };
+        let new = placement.devices.iter().filter(|it| !asked.request.given.contains(it));
+        new.map(|name| told(name).unwrap_or_else(|| name.clone())).collect()
+    }
+
+    /// What somebody else bound a container to. One that runs already may have its CPUs
+    /// from us; where kubelet gives CPUs out, it has not.
+    fn given(&self, container: &Container, creating: bool) -> Option<Given> {
+        let kubelet = self.rules.kubelet.as_ref().zip(container.pod.as_ref());
+        let told = kubelet.and_then(|(kubelet, pod)| {
+            kubelet.exclusive.get(&(pod.uid.clone(), container.name.clone())).cloned()
+        });
+        let exclusive = told.is_some();
+        let shown = container.resources.cpus.clone().filter(|_| creating || kubelet.is_some());
+        let cpus = told.or(shown).filter(|cpus| !cpus.is_empty())?;
+        let mems = container.resources.mems.clone().unwrap_or_default();
+        // As many as it asks for: no CPU manager gives those to others too.
+        let count = source::guaranteed_cpus(container);
+        Some(Given { exclusive: exclusive || count == Some(cpus.len()), cpus, mems })
+    }
+
+    /// Who was placed on what somebody else gave away since goes elsewhere.
+    fn yield_to_others(&mut self) {
+        let given = self.entries.values().filter_map(|entry| match &entry.outcome {
+            Outcome::Given(given) if given.exclusive => Some(&given.cpus),
+            _ => None,
+        });
+        let given = given.fold(IdSet::default(), |all, cpus| all.union(cpus));
+        let in_the_way = |entry: &&Entry| match &entry.outcome {
+            Outcome::Placed(Placement { exclusive: Some(cpus), .. }, _) => {
+                !cpus.intersection(&given).is_empty()
+            }
+            _ => false,
+        };
+        let moving: Vec<Entry> = self.entries.values().filter(in_the_way).cloned().collect();
+        moving.iter().for_each(|entry| _ = self.forget(&entry.container.id));
+        moving.into_iter().for_each(|entry| self.place_running(entry));
+    }
+
+    /// Those that asked for more than they have may get it now.
+    fn place_the_misplaced(&mut self) {
+        let misplaced =
+            |entry: &&Entry| matches!(entry.outcome, Outcome::Shared(Some(_))) && !self.paused;
+        let again: Vec<Entry> = self.entries.values().filter(misplaced).cloned().collect();
+        again.into_iter().for_each(|entry| self.place_running(entry));
     }
 
     /// Takes in a container that runs already, on its present CPUs if they will do.
     fn take_in(&mut self, since_ms: u64, container: Container) {
-        let asked = source::asked(&container, &self.rules.profiles);
+        let given = self.given(&container, false);
+        let asked = self.asked(&container);
         let present = container.resources.cpus.clone().filter(|cpus| !cpus.is_empty());
         let (asked, outcome) = match asked {
             Ok(asked) => (asked, Outcome::Shared(None)),
             Err(why) => (Asked::default(), Outcome::Shared(Some(refusal(why)))),
         };
         let entry = Entry { container, since_ms, asked, outcome };
+        if let Some(given) = given {
+            return self.enter(Entry { outcome: Outcome::Given(given), ..entry });
+        }
         let stays = present.and_then(|cpus| self.as_it_is(&entry.asked.request, cpus));
         match stays {
             Some(placement) => {
@@ -346,47 +498,53 @@ impl Book {
 
     /// Places a container that can't be refused any more. The devices that it has stay.
     fn place_running(&mut self, mut entry: Entry) {
-        let mut request = entry.asked.request.clone();
-        let devices = match &entry.outcome {
-            Outcome::Placed(placement, _) => placement.devices.clone(),
-            _ => Vec::new(),
-        };
-        request.devices.clear();
-        request.given.extend(devices.iter().cloned());
+        let mut asked = entry.asked.clone();
+        if let Outcome::Placed(placement, _) = &entry.outcome {
+            asked.request.given = placement.devices.clone();
+        }
+        asked.request.devices.clear();
         let refused = match &entry.outcome {
             // It asks for nothing because of how it asks.
             Outcome::Shared(refused) if entry.asked.by == Source::Nobody => refused.clone(),
             _ => None,
         };
-        entry.outcome = match self.decide(&request) {
-            Ok(Outcome::Placed(placement, why)) => {
-                Outcome::Placed(Placement { devices, ..placement }, why)
-            }
-            Ok(_) => Outcome::Shared(refused),
+        entry.outcome = match self.decide(&asked) {
+            Ok(Outcome::Shared(_)) => Outcome::Shared(refused),
+            Ok(outcome) => outcome,
             Err(refusal) => Outcome::Shared(Some(refusal)),
         };
         self.enter(entry);
     }
 
-    fn enter(&mut self, entry: Entry) {
+    pub(super) fn enter(&mut self, entry: Entry) {
         let id = entry.container.id.clone();
-        if let Outcome::Placed(placement, _) = &entry.outcome {
-            self.placed.insert(id.clone(), (entry.asked.request.clone(), placement.clone()));
+        match &entry.outcome {
+            Outcome::Placed(placement, _) => {
+                let placed = (entry.asked.request.clone(), placement.clone());
+                self.placed.insert(id.clone(), placed);
+            }
+            Outcome::Given(given) if given.exclusive => {
+                let exclusive = Some(given.cpus.clone());
+                let placement = Placement { exclusive, ..Placement::default() };
+                self.placed.insert(id.clone(), (Request::default(), placement));
+            }
+            _ => {}
         }
         self.entries.insert(id, entry);
     }
 
-    fn forget(&mut self, id: &str) {
-        self.entries.remove(id);
+    fn forget(&mut self, id: &str) -> Option<Entry> {
         self.placed.remove(id);
+        self.entries.remove(id)
     }
 
     /// Works out what every cpuset should be.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let Some(machine) = &self.machine else { return };
         let all: IdSet = machine.pus.keys().copied().collect();
         let exclusive = self.placed.values().filter_map(|(_, it)| it.exclusive.as_ref());
-        let shared = match self.paused {
+        let off = self.paused || !self.rules.enabled;
+        let shared = match off {
             true => all.clone(),
             false => exclusive.fold(all.clone(), |left, given| left.difference(given)),
         };
@@ -399,10 +557,15 @@ impl Book {
                 ..Target::default()
             };
             match &entry.outcome {
-                Outcome::Given(cpus) if cpus.is_subset(&shared) => return None,
+                Outcome::Given(given) if given.exclusive || given.cpus.is_subset(&shared) => {
+                    return None;
+                }
                 // What it was given is left to it as far as nobody has it for itself alone.
-                Outcome::Given(cpus) => target.cpus = or(cpus.intersection(&shared), &shared),
-                Outcome::Placed(placement, _) if !self.paused => {
+                Outcome::Given(given) => {
+                    target.cpus = or(given.cpus.intersection(&shared), &shared);
+                    target.mems = or(given.mems.clone(), &everywhere);
+                }
+                Outcome::Placed(placement, _) if !off => {
                     target.isolated = entry.asked.isolated && placement.exclusive.is_some();
                     target.exclusive = placement.exclusive.is_some();
                     target.cpus = match &placement.exclusive {
@@ -430,145 +593,9 @@ fn or(set: IdSet, other: &IdSet) -> IdSet {
     if set.is_empty() { other.clone() } else { set }
 }
 
-fn refusal(reason: String) -> Box<Refusal> {
+pub(super) fn refusal(reason: String) -> Box<Refusal> {
     Box::new(Refusal { reason, why: Why::default() })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::place::{container::Resources, tests::machine};
-
-    /// Two nodes of four cores of two threads: CPUs 0-3 and 8-11 on the first, of which 0
-    /// and 8 are reserved, as 4 and 12 on the second are.
-    fn book() -> Book {
-        let mut book = Book::default();
-        book.replan(Some(machine(2, 1, 4, Vec::new())), Rules::default());
-        book
-    }
-
-    fn ids(list: &str) -> IdSet {
-        IdSet::parse(list).expect("a valid list")
-    }
-
-    /// A container of a Guaranteed pod with so many thousandths of a CPU.
-    fn pod(id: &str, milli: u64) -> Container {
-        Container {
-            id: id.into(),
-            name: id.into(),
-            cgroup: Some(alloc::format!("/kubepods/pod{id}/{id}")),
-            resources: Resources {
-                cpu_shares: Some(milli * 1024 / 1000),
-                cpu_quota_us: i64::try_from(milli * 100).ok(),
-                cpu_period_us: Some(100_000),
-                ..Resources::default()
-            },
-            via: Via::Nri,
-            ..Container::default()
-        }
-    }
-
-    fn plain(id: &str) -> Container {
-        Container { id: id.into(), ..Container::default() }
-    }
-
-    fn cpus(book: &Book, id: &str) -> String {
-        book.targets().containers[id].cpus.to_string()
-    }
-
-    #[test]
-    fn whole_cpus_of_a_guaranteed_pod_are_its_own_and_the_others_give_them_up_first() {
-        let mut book = book();
-        let grant = book.admit(0, plain("web")).expect("it asks for nothing");
-        assert_eq!(grant.target.expect("the shared ones").cpus, ids("0-15"));
-        let grant = book.admit(0, pod("db", 4000)).expect("room");
-        assert_eq!(grant.by, Source::Kubernetes);
-        assert_eq!(grant.target.expect("its own").cpus, ids("1-2,9-10"));
-        let updates: Vec<_> = grant.updates.iter().map(|it| (&*it.id, &it.target.cpus)).collect();
-        assert_eq!(updates, [("web", &ids("0,3-8,11-15"))]);
-        // A part of a CPU is shared.
-        book.admit(0, pod("log", 500)).expect("room");
-        assert!(!book.targets().containers["log"].exclusive);
-        book.remove("db");
-        assert_eq!(cpus(&book, "web"), "0-15");
-    }
-
-    #[test]
-    fn a_refused_one_leaves_no_trace() {
-        let mut book = book();
-        let refusal = book.admit(0, pod("big", 16_000)).expect_err("12 are not reserved");
-        assert_eq!(refusal.reason, "the whole machine has only 12 of 16 exclusive PUs left");
-        assert!(book.entries().is_empty() && book.targets().containers.is_empty());
-    }
-
-    #[test]
-    fn one_that_runs_already_keeps_its_cpus_and_one_that_does_not_fit_is_told_of() {
-        let mut book = book();
-        let mut there = pod("a", 2000);
-        there.resources.cpus = Some(ids("7,15"));
-        book.adopt(0, Via::Nri, Vec::from([pod("b", 2000), there.clone(), pod("c", 12_000)]));
-        assert_eq!((&*cpus(&book, "a"), &*cpus(&book, "b")), ("7,15", "5,13"));
-        assert!(matches!(&book.entries()["c"].outcome, Outcome::Shared(Some(_))));
-        // What the runtime does not name any more is gone.
-        book.adopt(1, Via::Nri, Vec::from([there]));
-        assert_eq!(book.entries().len(), 1);
-    }
-
-    #[test]
-    fn a_found_one_may_still_be_on_its_way() {
-        let mut book = book();
-        let made = Container { via: Via::Oci, ..pod("a", 2000) };
-        book.admit(1000, made).expect("room");
-        book.adopt(2000, Via::Found, Vec::from([plain("b")]));
-        assert_eq!(book.entries().len(), 2);
-        book.adopt(1000 + STARTING_MS, Via::Found, Vec::from([plain("b")]));
-        assert_eq!(book.entries().keys().collect::<Vec<_>>(), ["b"]);
-    }
-
-    #[test]
-    fn what_somebody_else_bound_is_left_alone_until_it_is_in_the_way() {
-        let mut book = book();
-        let mut bound = plain("theirs");
-        bound.resources.cpus = Some(ids("1-3"));
-        assert_eq!(book.admit(0, bound).expect("theirs").target, None);
-        book.admit(0, pod("db", 2000)).expect("room");
-        assert_eq!(cpus(&book, "db"), "1,9");
-        assert_eq!(cpus(&book, "theirs"), "2-3");
-    }
-
-    #[test]
-    fn what_is_kept_is_taken_up_where_it_was() {
-        let mut book = book();
-        book.admit(0, pod("a", 2000)).expect("room");
-        book.admit(0, pod("b", 2000)).expect("room");
-        book.remove("a");
-        let mut again = Book::restore(book.save());
-        assert!(again.replan(Some(machine(2, 1, 4, Vec::new())), Rules::default()).len() == 1);
-        assert_eq!(cpus(&again, "b"), cpus(&book, "b"));
-        assert!(again.targets().generation > book.targets().generation);
-    }
-
-    #[test]
-    fn a_cpu_that_goes_takes_only_its_own_container_along() {
-        let mut book = book();
-        book.admit(0, pod("a", 2000)).expect("room");
-        book.admit(0, pod("b", 2000)).expect("room");
-        let mut smaller = machine(2, 1, 4, Vec::new());
-        smaller.pus.remove(&1);
-        book.replan(Some(smaller), Rules::default());
-        assert_eq!((&*cpus(&book, "a"), &*cpus(&book, "b")), ("3,9", "2,10"));
-    }
-
-    #[test]
-    fn paused_everything_is_everybodys() {
-        let mut book = book();
-        book.admit(0, plain("web")).expect("it asks for nothing");
-        book.admit(0, pod("db", 4000)).expect("room");
-        assert_eq!(book.pause(true).len(), 2);
-        assert_eq!((&*cpus(&book, "web"), &*cpus(&book, "db")), ("0-15", "0-15"));
-        // Those that give up come first.
-        let updates = book.pause(false);
-        assert_eq!(updates.iter().map(|it| &*it.id).collect::<Vec<_>>(), ["web", "db"]);
-        assert_eq!(cpus(&book, "db"), "1-2,9-10");
-    }
-}
+mod tests;

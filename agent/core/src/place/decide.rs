@@ -40,7 +40,7 @@ pub struct Placement {
 pub type Placed = BTreeMap<String, (Request, Placement)>;
 
 /// A placement and its reasons.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// Where.
     pub placement: Placement,

@@ -35,7 +35,7 @@ pub struct Node {
 }
 
 /// A device, or a slice of one, that one workload can have.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
     /// What a workload is told, unique: a CDI name, a PCI address.
     pub name: String,
@@ -46,6 +46,9 @@ pub struct Device {
     /// Its root bus, the bridges below that, and itself, by PCI address; empty if it is
     /// not on the PCI bus.
     pub path: Vec<String>,
+    /// How a container that has it may show it: CDI names (`vendor/class=name`), device
+    /// files of its own. The first CDI name is what it is asked for by.
+    pub known_as: Vec<String>,
 }
 
 /// What a transfer between two devices has to cross, the least first.
@@ -84,6 +87,12 @@ impl Machine {
     /// The set of nodes with these kernel ids; an id that is not there is left out.
     pub fn numbers(&self, ids: &IdSet) -> Nodes {
         (0..).zip(&self.nodes).filter(|(_, it)| ids.contains(it.id)).map(|(it, _)| it).collect()
+    }
+
+    /// The devices that a container shows under these names.
+    pub fn named(&self, shown: &[String]) -> Vec<String> {
+        let is = |it: &&Device| shown.iter().any(|name| it.known_as.contains(name));
+        self.devices.iter().filter(is).map(|it| it.name.clone()).collect()
     }
 
     /// The PUs of the first core of each node.

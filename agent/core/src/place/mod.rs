@@ -8,6 +8,7 @@ pub mod hint;
 pub mod machine;
 pub mod nodes;
 mod optimize;
+pub mod repack;
 pub mod request;
 pub mod room;
 pub mod source;

@@ -13,8 +13,9 @@ use alloc::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    book::Rules,
     container::{Container, Texts},
-    request::{Cpus, Request, Smt},
+    request::{Cpus, Policy, Request, Smt},
     wishes::Wishes,
 };
 
@@ -29,6 +30,8 @@ pub enum Source {
     /// Nobody: it shares what is left.
     #[default]
     Nobody,
+    /// Nobody, but it was given devices: it goes near them.
+    Devices,
     /// Kubernetes.
     Kubernetes,
     /// The profile of this name.
@@ -66,17 +69,14 @@ pub struct Asked {
 }
 
 /// What a container asks for; the error says everything that is wrong with how it asks.
-pub fn asked<'a>(
-    container: &Container,
-    profiles: impl IntoIterator<Item = (&'a String, &'a Profile)>,
-) -> Result<Asked, String> {
+pub fn asked(container: &Container, rules: &Rules) -> Result<Asked, String> {
     let mut wishes = Wishes::default();
     let mut by = Source::Nobody;
     if guaranteed(container) {
         wishes.overlay(&kubernetes(container));
         by = Source::Kubernetes;
     }
-    if let Some((name, profile)) = profiles.into_iter().find(|(_, it)| it.matches(container)) {
+    if let Some((name, profile)) = rules.profiles.iter().find(|(_, it)| it.matches(container)) {
         wishes.overlay(&profile.wishes);
         by = Source::Profile(name.clone());
     }
@@ -88,7 +88,11 @@ pub fn asked<'a>(
     if by == Source::Nobody {
         return Ok(Asked::default());
     }
-    Ok(Asked { by, request: wishes.request()?, isolated: wishes.isolated.unwrap_or(false) })
+    Ok(Asked {
+        by,
+        request: wishes.request(rules.policy)?,
+        isolated: wishes.isolated.unwrap_or(false),
+    })
 }
 
 impl Profile {
@@ -182,6 +186,12 @@ fn kubernetes(container: &Container) -> Wishes {
     }
 }
 
+/// CPUs that kubelet's static policy would give a container exclusively, if any.
+pub(super) fn guaranteed_cpus(container: &Container) -> Option<usize> {
+    let count = guaranteed(container).then(|| kubernetes(container).exclusive_cpus).flatten();
+    count.map(|count| count as usize)
+}
+
 /// Thousandths of a CPU: kubelet's quota is exact, and where there is none (it takes the
 /// quota off where it gives CPUs exclusively) its shares are 1024 for each CPU, cut off.
 fn milli(container: &Container) -> u64 {
@@ -195,8 +205,9 @@ fn milli(container: &Container) -> u64 {
 }
 
 impl Wishes {
-    /// What they come to; the error is what contradicts itself.
-    pub fn request(&self) -> Result<Request, String> {
+    /// What they come to, with the policy of those that name none; the error is what
+    /// contradicts itself.
+    pub fn request(&self, policy: Policy) -> Result<Request, String> {
         let smt = if self.full_cores == Some(true) { Smt::FullCores } else { Smt::Any };
         let exclusive = self.exclusive_cpus.filter(|count| *count > 0);
         if self.isolated == Some(true) && exclusive.is_none() {
@@ -213,7 +224,7 @@ impl Wishes {
             devices: self.devices.clone(),
             given: Vec::new(),
             near: self.near,
-            policy: self.policy.unwrap_or_default(),
+            policy: self.policy.unwrap_or(policy),
         })
     }
 }

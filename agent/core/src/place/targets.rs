@@ -46,18 +46,36 @@ pub struct Update {
 }
 
 impl Targets {
-    /// What differs from what was before, those first that give CPUs up: written in this
-    /// order, no CPU is ever in an exclusive cpuset and in another one.
+    /// What differs from what was before, in the order to write it: whoever gives CPUs up
+    /// comes before whoever gets them, so that none is ever in two cpusets of which one is
+    /// exclusive. Only where several become exclusive at once, or change places in a circle,
+    /// there is no such order.
     pub fn since(&self, before: &Self) -> Vec<Update> {
-        let changed = self.containers.iter().filter_map(|(id, target)| {
-            let had = before.containers.get(id);
-            (had != Some(target)).then(|| {
-                let gains = had.is_none_or(|had| !target.cpus.is_subset(&had.cpus));
-                (gains, Update { id: id.clone(), target: target.clone() })
-            })
-        });
-        let mut changed: Vec<(bool, Update)> = changed.collect();
-        changed.sort_by_key(|(gains, update)| (*gains, update.target.exclusive));
-        changed.into_iter().map(|(_, update)| update).collect()
+        let had = |id: &String| before.containers.get(id).map(|target| &target.cpus);
+        let changed =
+            self.containers.iter().filter(|(id, it)| before.containers.get(*id) != Some(*it));
+        let gains =
+            |(id, it): &(&String, &Target)| had(id).is_none_or(|had| !it.cpus.is_subset(had));
+        let (mut left, mut ordered): (Vec<_>, Vec<_>) = changed.partition(gains);
+        // Those that get some and give some up may have to wait for each other.
+        let gives =
+            |(id, it): &(&String, &Target)| had(id).is_some_and(|had| !had.is_subset(&it.cpus));
+        let mut moving: Vec<&String> =
+            left.iter().filter(|it| gives(it)).map(|(id, _)| *id).collect();
+        left.sort_by_key(|it| (!gives(it), it.1.exclusive));
+        ordered.sort_by_key(|(_, target)| target.exclusive);
+        while !left.is_empty() {
+            let clear = |(id, it): &(&String, &Target)| {
+                let mut others = moving.iter().filter(|other| *other != id);
+                others
+                    .all(|other| had(other).is_none_or(|had| had.intersection(&it.cpus).is_empty()))
+            };
+            let next = left.remove(left.iter().position(clear).unwrap_or(0));
+            moving.retain(|id| *id != next.0);
+            ordered.push(next);
+        }
+        let update =
+            |(id, target): (&String, &Target)| Update { id: id.clone(), target: target.clone() };
+        ordered.into_iter().map(update).collect()
     }
 }

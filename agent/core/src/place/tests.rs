@@ -38,7 +38,8 @@ pub(super) fn machine(nodes: u32, caches: u32, cores: u32, devices: Vec<Device>)
 
 fn device(kind: &str, number: usize, node: u32, path: &[&str]) -> Device {
     let path = path.iter().map(|it| String::from(*it)).collect();
-    Device { name: format!("{kind}{number}"), kind: kind.into(), node: Some(node), path }
+    let name = format!("{kind}{number}");
+    Device { name, kind: kind.into(), node: Some(node), path, known_as: Vec::new() }
 }
 
 fn ask(machine: &Machine, placed: &Placed, request: &Request) -> Result<Decision, Box<Refusal>> {

@@ -29,7 +29,7 @@ use crate::{
     ledger::Ledger,
     sample,
     spool::Spool,
-    state,
+    state, workload,
 };
 
 pub mod view;
@@ -333,6 +333,7 @@ fn draft(desired: &v1::Desired) -> Draft {
         spool_cap_mib: spool.cap_mib,
         commit_window_s: spool.commit_window_s,
         endpoint: desired.uplink.and_then(|uplink| uplink.endpoint),
+        placement: desired.placement.map(workload::placement).unwrap_or_default(),
     }
 }
 

@@ -112,7 +112,7 @@ impl Owner {
     /// Plans anew if the machine, as far as it matters here, or the rules are others.
     fn replan(&mut self) {
         let machine = Machine::of(&self.sources.inventory.borrow_and_update());
-        let rules = rules(&self.sources.settings.borrow_and_update());
+        let rules = self.sources.settings.borrow_and_update().placement.rules();
         if self.planned.as_ref().is_some_and(|planned| planned == &(machine.clone(), rules.clone()))
         {
             return;
@@ -156,10 +156,6 @@ impl Owner {
             }
         };
     }
-}
-
-fn rules(_settings: &Settings) -> Rules {
-    Rules::default()
 }
 
 #[cfg(test)]

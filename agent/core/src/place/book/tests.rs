@@ -1,0 +1,483 @@
+//! The book through what happens to containers.
+
+use alloc::{collections::BTreeMap, format, vec};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    idset::IdSet,
+    place::{
+        container::{Pod, Resources},
+        machine::Device,
+        source::Profile,
+        tests::machine,
+        wishes::Wishes,
+    },
+};
+
+/// Two nodes of four cores of two threads: CPUs 0-3 and 8-11 on the first, of which 0
+/// and 8 are reserved, as 4 and 12 on the second are.
+fn book() -> Book {
+    let mut book = Book::default();
+    book.replan(Some(machine(2, 1, 4, Vec::new())), Rules::default());
+    book
+}
+
+fn ids(list: &str) -> IdSet {
+    IdSet::parse(list).expect("a valid list")
+}
+
+/// A container of a Guaranteed pod with so many thousandths of a CPU.
+fn pod(id: &str, milli: u64) -> Container {
+    Container {
+        id: id.into(),
+        name: id.into(),
+        cgroup: Some(alloc::format!("/kubepods/pod{id}/{id}")),
+        resources: Resources {
+            cpu_shares: Some(milli * 1024 / 1000),
+            cpu_quota_us: i64::try_from(milli * 100).ok(),
+            cpu_period_us: Some(100_000),
+            ..Resources::default()
+        },
+        via: Via::Nri,
+        ..Container::default()
+    }
+}
+
+fn plain(id: &str) -> Container {
+    Container { id: id.into(), ..Container::default() }
+}
+
+fn cpus(book: &Book, id: &str) -> String {
+    book.targets().containers[id].cpus.to_string()
+}
+
+#[test]
+fn whole_cpus_of_a_guaranteed_pod_are_its_own_and_the_others_give_them_up_first() {
+    let mut book = book();
+    let grant = book.admit(0, plain("web")).expect("it asks for nothing");
+    assert_eq!(grant.target.expect("the shared ones").cpus, ids("0-15"));
+    let grant = book.admit(0, pod("db", 4000)).expect("room");
+    assert_eq!(grant.by, Source::Kubernetes);
+    assert_eq!(grant.target.expect("its own").cpus, ids("1-2,9-10"));
+    let updates: Vec<_> = grant.updates.iter().map(|it| (&*it.id, &it.target.cpus)).collect();
+    assert_eq!(updates, [("web", &ids("0,3-8,11-15"))]);
+    // A part of a CPU is shared.
+    book.admit(0, pod("log", 500)).expect("room");
+    assert!(!book.targets().containers["log"].exclusive);
+    book.remove("db");
+    assert_eq!(cpus(&book, "web"), "0-15");
+}
+
+#[test]
+fn a_refused_one_leaves_no_trace() {
+    let mut book = book();
+    let refusal = book.admit(0, pod("big", 16_000)).expect_err("12 are not reserved");
+    assert_eq!(refusal.reason, "the whole machine has only 12 of 16 exclusive PUs left");
+    assert!(book.entries().is_empty() && book.targets().containers.is_empty());
+}
+
+#[test]
+fn one_that_runs_already_keeps_its_cpus_and_one_that_does_not_fit_is_told_of() {
+    let mut book = book();
+    let mut there = pod("a", 2000);
+    there.resources.cpus = Some(ids("7,15"));
+    book.adopt(0, Via::Nri, Vec::from([pod("b", 2000), there.clone(), pod("c", 12_000)]));
+    assert_eq!((&*cpus(&book, "a"), &*cpus(&book, "b")), ("7,15", "5,13"));
+    assert!(matches!(&book.entries()["c"].outcome, Outcome::Shared(Some(_))));
+    // What the runtime does not name any more is gone.
+    book.adopt(1, Via::Nri, Vec::from([there]));
+    assert_eq!(book.entries().len(), 1);
+}
+
+#[test]
+fn a_found_one_may_still_be_on_its_way() {
+    let mut book = book();
+    let made = Container { via: Via::Oci, ..pod("a", 2000) };
+    book.admit(1000, made).expect("room");
+    book.adopt(2000, Via::Found, Vec::from([plain("b")]));
+    assert_eq!(book.entries().len(), 2);
+    book.adopt(1000 + STARTING_MS, Via::Found, Vec::from([plain("b")]));
+    assert_eq!(book.entries().keys().collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn what_somebody_else_bound_is_left_alone_until_it_is_in_the_way() {
+    let mut book = book();
+    let mut bound = plain("theirs");
+    bound.resources.cpus = Some(ids("1-3"));
+    assert_eq!(book.admit(0, bound).expect("theirs").target, None);
+    book.admit(0, pod("db", 2000)).expect("room");
+    assert_eq!(cpus(&book, "db"), "1,9");
+    assert_eq!(cpus(&book, "theirs"), "2-3");
+}
+
+#[test]
+fn what_is_kept_is_taken_up_where_it_was() {
+    let mut book = book();
+    book.admit(0, pod("a", 2000)).expect("room");
+    book.admit(0, pod("b", 2000)).expect("room");
+    book.remove("a");
+    let mut again = Book::restore(book.save());
+    assert!(again.replan(Some(machine(2, 1, 4, Vec::new())), Rules::default()).len() == 1);
+    assert_eq!(cpus(&again, "b"), cpus(&book, "b"));
+    assert!(again.targets().generation > book.targets().generation);
+}
+
+#[test]
+fn a_cpu_that_goes_takes_only_its_own_container_along() {
+    let mut book = book();
+    book.admit(0, pod("a", 2000)).expect("room");
+    book.admit(0, pod("b", 2000)).expect("room");
+    let mut smaller = machine(2, 1, 4, Vec::new());
+    smaller.pus.remove(&1);
+    book.replan(Some(smaller), Rules::default());
+    assert_eq!((&*cpus(&book, "a"), &*cpus(&book, "b")), ("3,9", "2,10"));
+}
+
+#[test]
+fn paused_everything_is_everybodys() {
+    let mut book = book();
+    book.admit(0, plain("web")).expect("it asks for nothing");
+    book.admit(0, pod("db", 4000)).expect("room");
+    assert_eq!(book.pause(true).len(), 2);
+    assert_eq!((&*cpus(&book, "web"), &*cpus(&book, "db")), ("0-15", "0-15"));
+    // Those that give up come first.
+    let updates = book.pause(false);
+    assert_eq!(updates.iter().map(|it| &*it.id).collect::<Vec<_>>(), ["web", "db"]);
+    assert_eq!(cpus(&book, "db"), "1-2,9-10");
+}
+
+fn annotated(id: &str, annotations: &[(&str, &str)]) -> Container {
+    let text = |(key, value): &(&str, &str)| (String::from(*key), String::from(*value));
+    Container { annotations: annotations.iter().map(text).collect(), ..plain(id) }
+}
+
+#[test]
+fn annotations_ask_and_correct_what_kubernetes_asks() {
+    let mut book = book();
+    let grant = book.admit(0, annotated("a", &[("purlin.dev/exclusive-cpus", "2")]));
+    assert_eq!(grant.expect("room").by, Source::Annotations);
+    assert!(book.targets().containers["a"].exclusive);
+    // On a pod, for one of its containers.
+    let annotations = [("b.purlin.dev/exclusive-cpus".into(), "0".into())].into();
+    let mut container = pod("b", 2000);
+    container.pod = Some(Pod { annotations, ..Pod::default() });
+    book.admit(0, container.clone()).expect("it shares");
+    assert!(!book.targets().containers["b"].exclusive);
+    container.id = "c".into();
+    container.name = "c".into();
+    book.admit(0, container).expect("the pod's other container");
+    assert!(book.targets().containers["c"].exclusive);
+    let wrong = [("purlin.dev/near", "by"), ("purlin.dev/cpu", "1"), ("other/near", "by")];
+    let refusal = book.admit(0, annotated("d", &wrong)).expect_err("nothing of it is right");
+    assert_eq!(
+        refusal.reason,
+        "annotation purlin.dev/cpu: there is no such wish; it may be one of exclusive-cpus, \
+         full-cores, shared-millicpus, memory-mib, far-memory, hugepages-mib, devices, near, \
+         policy, isolated; annotation purlin.dev/near: it may be switch, root or node"
+    );
+}
+
+#[test]
+fn profiles_ask_where_there_is_no_kubernetes() {
+    let mut book = book();
+    let profile = |image: &str, count| Profile {
+        image: Some(image.into()),
+        wishes: Wishes { exclusive_cpus: Some(count), ..Wishes::default() },
+        ..Profile::default()
+    };
+    let label = Profile {
+        labels: [("app".into(), "d*b".into())].into(),
+        wishes: Wishes { isolated: Some(true), exclusive_cpus: Some(2), ..Wishes::default() },
+        ..Profile::default()
+    };
+    let profiles = [("1-image".into(), profile("*/post*:*", 4)), ("2-label".into(), label)];
+    let rules = Rules { profiles: profiles.into(), ..Rules::default() };
+    book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
+    let image = |id: &str, name: &str| Container { image: Some(name.into()), ..plain(id) };
+    let grant = book.admit(0, image("a", "docker.io/library/postgres:16")).expect("room");
+    assert_eq!(grant.by, Source::Profile("1-image".into()));
+    assert_eq!(book.admit(0, image("b", "postgres:16")).expect("none").by, Source::Nobody);
+    let labelled = Container { labels: [("app".into(), "db".into())].into(), ..plain("c") };
+    let target = book.admit(0, labelled).expect("room").target.expect("a cpuset");
+    assert!(target.isolated && target.exclusive && target.cpus.len() == 2);
+    // A profile that goes leaves its containers among those that share.
+    book.replan(Some(machine(2, 1, 4, Vec::new())), Rules::default());
+    assert!(book.targets().containers.values().all(|it| !it.exclusive));
+    assert_eq!(book.targets().shared.len(), 16);
+}
+
+#[test]
+fn one_that_was_given_a_device_goes_near_it() {
+    let gpu = Device {
+        name: "0000:81:00.0".into(),
+        kind: "gpu".into(),
+        node: Some(1),
+        known_as: vec!["purlin.io/gpu=0000:81:00.0".into(), "/dev/nvidia0".into()],
+        ..Device::default()
+    };
+    let mut book = Book::default();
+    book.replan(Some(machine(2, 1, 4, vec![gpu])), Rules::default());
+    let container = Container { devices: vec!["/dev/nvidia0".into()], ..plain("a") };
+    let grant = book.admit(0, container).expect("room");
+    assert_eq!((grant.by, grant.devices.len()), (Source::Devices, 0));
+    assert_eq!(cpus(&book, "a"), "4-7,12-15");
+    // It is taken, for those who ask for one.
+    let refusal = book.admit(0, annotated("b", &[("purlin.dev/devices", "gpu=1")]));
+    assert_eq!(
+        refusal.expect_err("it is taken").reason,
+        "the whole machine has only 0 of 1 gpu left"
+    );
+    book.remove("a");
+    let grant = book.admit(0, annotated("b", &[("purlin.dev/devices", "gpu=1")])).expect("free");
+    assert_eq!(grant.devices, ["purlin.io/gpu=0000:81:00.0"]);
+}
+
+#[test]
+fn where_kubelet_gives_cpus_out_nobody_else_does() {
+    let mut book = book();
+    book.admit(0, plain("web")).expect("it asks for nothing");
+    book.admit(0, annotated("ours", &[("purlin.dev/exclusive-cpus", "2")])).expect("room");
+    assert_eq!(cpus(&book, "ours"), "1,9");
+    let kubelet = Kubelet {
+        managed: ids("0-11"),
+        exclusive: [(("uid".into(), "db".into()), ids("1,9"))].into(),
+    };
+    let rules = Rules { kubelet: Some(kubelet), ..Rules::default() };
+    book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
+    assert_eq!(cpus(&book, "ours"), "13-14", "of those that kubelet does not manage");
+    let mut db = pod("db", 2000);
+    db.pod = Some(Pod { uid: "uid".into(), ..Pod::default() });
+    let grant = book.admit(0, db).expect("kubelet's");
+    assert_eq!(grant.target, None, "not ours to write");
+    assert_eq!(cpus(&book, "web"), "0,2-8,10-12,15");
+    let refusal = book.admit(0, annotated("more", &[("purlin.dev/exclusive-cpus", "2")]));
+    assert!(refusal.expect_err("one is left").reason.contains("1 of 2"));
+}
+
+#[test]
+fn fail_open_shares_and_says_why() {
+    let mut book = book();
+    let rules = Rules { fail_open: true, ..Rules::default() };
+    book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
+    book.admit(0, pod("big", 16_000)).expect("it shares");
+    let Outcome::Shared(Some(refusal)) = &book.entries()["big"].outcome else { panic!("shared") };
+    assert!(refusal.reason.contains("12 of 16"));
+}
+
+#[test]
+fn switched_off_nothing_is_decided_or_refused() {
+    let mut book = book();
+    book.admit(0, pod("a", 2000)).expect("room");
+    let rules = Rules { enabled: false, ..Rules::default() };
+    book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
+    assert_eq!(cpus(&book, "a"), "0-15");
+    assert_eq!(book.admit(0, pod("big", 16_000)).expect("no matter").target, None);
+}
+
+#[test]
+fn what_asked_for_more_gets_it_once_there_is_room() {
+    let mut book = book();
+    book.adopt(0, Via::Nri, vec![pod("a", 10_000), pod("b", 4000)]);
+    assert!(!book.targets().containers["b"].exclusive);
+    book.remove("a");
+    assert!(book.targets().containers["b"].exclusive);
+}
+
+#[test]
+fn an_update_that_asks_for_the_same_changes_nothing() {
+    let mut book = book();
+    book.admit(0, pod("a", 2000)).expect("room");
+    let generation = book.targets().generation;
+    let mut same = pod("a", 2000);
+    same.resources.memory_limit = None;
+    let grant = book.update(1, same.clone()).expect("the same");
+    assert_eq!(grant.target.expect("a cpuset").cpus, ids("1,9"));
+    assert_eq!(book.targets().generation, generation);
+    let refused = book.update(1, pod("a", 16_000));
+    refused.expect_err("12 are not reserved");
+    assert_eq!(cpus(&book, "a"), "1,9", "it keeps what it had");
+    book.update(1, pod("a", 4000)).expect("room");
+    assert_eq!(book.targets().containers["a"].cpus.len(), 4);
+}
+
+#[test]
+fn room_is_made_by_moving_the_cheapest() {
+    let mut book = book();
+    let on_one = |id: &str, count: &str, mib: &str| {
+        annotated(
+            id,
+            &[
+                ("purlin.dev/exclusive-cpus", count),
+                ("purlin.dev/memory-mib", mib),
+                ("purlin.dev/policy", "single-numa-node"),
+            ],
+        )
+    };
+    book.admit(0, on_one("large", "2", "2048")).expect("room");
+    book.admit(0, on_one("small", "2", "1024")).expect("room");
+    assert_eq!((&*cpus(&book, "large"), &*cpus(&book, "small")), ("1,9", "2,10"));
+    book.admit(0, on_one("other", "4", "1024")).expect("room");
+    // Two CPUs are left on each node; four fit on none.
+    let wanted = on_one("new", "4", "0");
+    book.admit(0, wanted.clone()).expect_err("no node has four");
+    let request = book.asked(&wanted).expect("it asks well").request;
+    let plan = book.repack(&request, 4 << 30).expect("a plan");
+    let moved: Vec<_> = plan.moves.iter().map(|it| (&*it.id, it.bytes)).collect();
+    assert_eq!(moved, [("small", 1 << 30)]);
+    book.repack(&request, 1 << 20).expect_err("a MiB is not enough");
+    book.apply(&plan).expect("nothing has changed");
+    assert_eq!(book.apply(&plan).expect_err("it has now").split(':').count(), 2);
+    book.admit(0, wanted).expect("room was made");
+    // Where the rules allow it, it is made at once.
+    let mut allowed = self::book();
+    let rules = Rules { repack: 4 << 30, ..Rules::default() };
+    allowed.replan(Some(machine(2, 1, 4, Vec::new())), rules);
+    for it in
+        [on_one("large", "2", "2048"), on_one("small", "2", "1024"), on_one("other", "4", "9")]
+    {
+        allowed.admit(0, it).expect("room");
+    }
+    let grant = allowed.admit(0, on_one("new", "4", "0")).expect("room is made");
+    assert_eq!(grant.updates.len(), 1);
+}
+
+/// What may happen to a book.
+#[derive(Clone, Debug)]
+enum Step {
+    Admit(usize, u64),
+    Ask(usize, usize, usize),
+    Remove(usize),
+    Adopt(Vec<(usize, u64)>),
+    Offline(u32),
+    Kubelet(Option<u32>),
+    Repack(usize),
+    Pause(bool),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let milli = prop::sample::select(vec![500u64, 1000, 2000, 3000, 6000]);
+    prop_oneof![
+        3 => (0usize..9, milli.clone()).prop_map(|(id, milli)| Step::Admit(id, milli)),
+        3 => (0usize..9, 1usize..6, 0usize..5).prop_map(|(id, count, policy)| Step::Ask(id, count, policy)),
+        3 => (0usize..9).prop_map(Step::Remove),
+        1 => prop::collection::vec((0usize..9, milli), 0..6).prop_map(Step::Adopt),
+        1 => (0u32..16).prop_map(Step::Offline),
+        1 => prop::option::of(0u32..14).prop_map(Step::Kubelet),
+        2 => (2usize..6).prop_map(Step::Repack),
+        1 => any::<bool>().prop_map(Step::Pause),
+        1 => Just(Step::Restart),
+    ]
+}
+
+const POLICIES: [&str; 5] = ["none", "best-effort", "restricted", "single-numa-node", "optimal"];
+
+fn asking(id: usize, count: usize, policy: usize) -> Container {
+    annotated(
+        &format!("c{id}"),
+        &[
+            ("purlin.dev/exclusive-cpus", &*format!("{count}")),
+            ("purlin.dev/policy", POLICIES[policy]),
+            ("purlin.dev/memory-mib", "1024"),
+        ],
+    )
+}
+
+/// No CPU is in an exclusive cpuset and in another one, and none is empty.
+fn is_sound(targets: &Targets, online: &IdSet) -> Result<(), TestCaseError> {
+    let mut taken = IdSet::default();
+    for (id, target) in &targets.containers {
+        prop_assert!(!target.cpus.is_empty() && !target.mems.is_empty(), "{} has nothing", id);
+        prop_assert!(target.cpus.is_subset(online), "{} has an offline CPU", id);
+        if target.exclusive {
+            prop_assert!(target.cpus.intersection(&taken).is_empty(), "{} has another's", id);
+            taken = taken.union(&target.cpus);
+        }
+    }
+    prop_assert!(targets.shared.intersection(&taken).is_empty());
+    let shared = targets.containers.values().filter(|target| !target.exclusive);
+    for target in shared {
+        prop_assert!(target.cpus.intersection(&taken).is_empty(), "shared and exclusive");
+    }
+    Ok(())
+}
+
+/// Once all that comes before a new container is written, nobody has any of its CPUs.
+fn comes_last(before: &Targets, id: &str, grant: Option<Grant>) -> Result<(), TestCaseError> {
+    let Some(Grant { target: Some(target), updates, .. }) = grant else { return Ok(()) };
+    let mut at = before.containers.clone();
+    at.remove(id);
+    at.extend(updates.into_iter().map(|update| (update.id, update.target)));
+    let clash = at.iter().find(|(_, it)| !it.cpus.intersection(&target.cpus).is_empty());
+    prop_assert!(!target.exclusive || clash.is_none(), "{id} {clash:?}");
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn no_exclusive_cpu_is_ever_given_twice(steps in prop::collection::vec(step(), 1..40)) {
+        let mut book = book();
+        let mut machine = machine(2, 1, 4, Vec::new());
+        let mut rules = Rules::default();
+        let mut now = 0;
+        for step in steps {
+            now += 1000;
+            let id = |id: usize| format!("c{id}");
+            let before = book.targets().clone();
+            match step {
+                Step::Admit(number, milli) => {
+                    let grant = book.admit(now, pod(&id(number), milli));
+                    comes_last(&before, &id(number), grant.ok())?;
+                }
+                Step::Ask(number, count, policy) => {
+                    let grant = book.admit(now, asking(number, count, policy)).ok();
+                    comes_last(&before, &id(number), grant.clone())?;
+                    if let (Some(grant), false) = (grant, book.paused()) {
+                        let target = grant.target.expect("it is switched on");
+                        prop_assert_eq!(target.cpus.len(), count);
+                        let online: IdSet = machine.pus.keys().copied().collect();
+                        prop_assert!(target.cpus.is_subset(&online.difference(&book.reserved)));
+                    }
+                }
+                Step::Remove(number) => _ = book.remove(&id(number)),
+                Step::Adopt(all) => {
+                    let all = all.into_iter().map(|(number, milli)| pod(&id(number), milli));
+                    let all: BTreeMap<String, Container> =
+                        all.map(|it| (it.id.clone(), it)).collect();
+                    book.adopt(now, Via::Nri, all.into_values().collect());
+                }
+                Step::Offline(cpu) => {
+                    machine = self::machine(2, 1, 4, Vec::new());
+                    machine.pus.remove(&cpu);
+                    book.replan(Some(machine.clone()), rules.clone());
+                }
+                Step::Kubelet(cpu) => {
+                    rules.kubelet = cpu.map(|cpu| Kubelet {
+                        managed: (cpu..cpu + 4).collect(),
+                        ..Kubelet::default()
+                    });
+                    book.replan(Some(machine.clone()), rules.clone());
+                }
+                Step::Repack(count) => {
+                    let request = book.asked(&asking(99, count, 3)).expect("a request").request;
+                    if let Ok(plan) = book.repack(&request, 8 << 30) {
+                        let applied = book.apply(&plan);
+                        applied.expect("it is of now");
+                        let decision = book.what_if(&request).expect("there is room now");
+                        prop_assert_eq!(decision.placement.exclusive.map(|it| it.len()), Some(count));
+                    }
+                }
+                Step::Pause(paused) => _ = book.pause(paused),
+                Step::Restart => {
+                    book = Book::restore(book.save());
+                    book.replan(Some(machine.clone()), rules.clone());
+                }
+            }
+            let online: IdSet = machine.pus.keys().copied().collect();
+            is_sound(book.targets(), &online)?;
+        }
+    }
+}

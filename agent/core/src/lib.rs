@@ -17,6 +17,7 @@
 //! | [`rack`] | the rack's own buses: when what is read, and what it means |
 //! | [`identity`] | who a record is from: incarnation, class, sequence |
 //! | [`settings`] | which settings exist, their limits, and which source wins |
+//! | [`trial`] | whether a change of the configuration is kept or undone |
 //! | [`window`] | how far a cursor may move when acknowledgements come in any order |
 //! | [`retention`] | what a full store gives up first |
 //! | [`backoff`] | when to try again |
@@ -43,4 +44,5 @@ pub mod place;
 pub mod rack;
 pub mod retention;
 pub mod settings;
+pub mod trial;
 pub mod window;

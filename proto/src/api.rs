@@ -283,6 +283,86 @@ pub struct Config {
     pub settings: Vec<Setting>,
     /// What became of the last document offered.
     pub last: Option<Verdict>,
+    /// The document on trial, which is in force in place of `active`.
+    pub trial: Option<ConfigTrial>,
+    /// How what is in force differs from what the core wants.
+    pub drift: Option<ConfigDrift>,
+    /// Each part of the agent that has settings, as it was read back last.
+    pub subsystems: Vec<Subsystem>,
+}
+
+/// A document on trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConfigTrial {
+    /// The document.
+    pub applied: Applied,
+    /// What happens to it now, e.g. `proving`.
+    pub phase: String,
+    /// Until it is undone, unless it is confirmed.
+    pub left_ms: u64,
+    /// It waits for somebody to confirm it; else it is confirmed by itself.
+    pub by_hand: bool,
+    /// How long all has been well; absent while it isn't.
+    pub well_for_ms: Option<u64>,
+    /// Until it is confirmed by itself, if all stays well.
+    pub confirmed_in_ms: Option<u64>,
+    /// What is not well.
+    pub problems: Vec<String>,
+}
+
+/// A document in force that is not the core's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConfigDrift {
+    /// Who put it in force.
+    pub by: String,
+    /// Why; empty if nobody said.
+    pub reason: String,
+    /// Until it ends by itself; absent if it doesn't.
+    pub left_ms: Option<u64>,
+    /// Version of the core's document; 0 if there is none.
+    pub desired_version: u64,
+}
+
+/// A part of the agent that has settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Subsystem {
+    /// Name, the first word of its settings' paths.
+    pub name: String,
+    /// Empty: what it runs on is what it was told.
+    pub problem: String,
+}
+
+/// `POST /v1/config/plan`: what a document would change, and what that disturbs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Plan {
+    /// What is in force, e.g. `generation 3 (version 7)`.
+    pub from: String,
+    /// What was offered.
+    pub to: String,
+    /// The parts of the agent whose settings change.
+    pub parts: Vec<PlanPart>,
+}
+
+/// What changes for one part of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanPart {
+    /// Its name.
+    pub name: String,
+    /// What the change disturbs: `nothing`, or `reload` if a connection or a table is
+    /// made anew.
+    pub disturbs: String,
+    /// Its settings that differ.
+    pub changes: Vec<Change>,
+}
+
+/// `GET /v1/config/document`: a document, in the words of its own fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Document {
+    /// Which one it is.
+    pub applied: Applied,
+    /// The document.
+    #[schema(value_type = Object)]
+    pub document: serde_json::Value,
 }
 
 /// One setting.
@@ -310,13 +390,26 @@ pub struct Applied {
     pub origin: String,
     /// When.
     pub unix_ms: u64,
+    /// Who offered it.
+    #[serde(default)]
+    pub by: String,
 }
 
 /// What became of a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Verdict {
-    /// In force, or refused whole.
+    /// False: refused whole. True: see the outcome.
     pub accepted: bool,
+    /// `refused`, `waiting`, `trial`, `confirmed`, `reverted`, `interrupted`, or
+    /// `superseded` if another came while it waited.
+    #[serde(default)]
+    pub outcome: String,
+    /// Why, for a person.
+    #[serde(default)]
+    pub why: String,
+    /// The generation it was given, once it was tried.
+    #[serde(default)]
+    pub generation: u64,
     /// The document's own number.
     pub version: u64,
     /// SHA-256 of its bytes, in hexadecimal.
@@ -346,7 +439,7 @@ pub struct Refusal {
     pub hint: String,
 }
 
-/// `GET /v1/config/diff`, and `POST` with a document: what would change.
+/// `GET /v1/config/diff`: what the last document changed.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Diff {
     /// What is on the left, e.g. `previous (generation 3)`.
@@ -358,7 +451,7 @@ pub struct Diff {
 }
 
 /// One setting that differs.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Change {
     /// Path.
     pub path: String,

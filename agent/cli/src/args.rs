@@ -401,25 +401,99 @@ Examples:
 /// `purlin config …`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Show every setting in force, and where its value came from
+    /// Show every setting in force, where its value came from, and the trial under way
     ///
     /// Without a running agent it reads the state directory.
     #[command(after_help = "\
 Examples:
-  purlin config show                     what applies, and who said so?")]
-    Show,
-    /// Show what the last document changed, or what FILE would
+  purlin config show                     what applies, and who said so?
+  purlin config show --gen 3             the document of generation 3")]
+    Show {
+        /// Show the document of this generation instead
+        #[arg(long = "gen", value_name = "N")]
+        generation: Option<u64>,
+    },
+    /// Show what a document would change, and what that disturbs; nothing is applied
+    ///
+    /// It is checked as a whole, also against the hardware of this node, as it would be
+    /// if it were tried. A part whose settings change is disturbed in nothing, or
+    /// reloads: a connection or a table is made anew.
     #[command(after_help = "\
 Examples:
-  purlin config diff                     in force, against the one before
-  purlin config diff new.toml            new.toml, against what is in force")]
-    Diff {
+  purlin config plan new.toml            what would it do?")]
+    Plan {
         /// The document; `-` is standard input
-        file: Option<PathBuf>,
+        file: PathBuf,
         /// What it is written in.
         #[command(flatten)]
         written: Written,
     },
+    /// Put a document in force on trial: undone by itself unless you confirm it in time
+    ///
+    /// For work on what may cut you off. Nothing that was not confirmed survives: not
+    /// the time, not a restart of the agent, not a power cut. A document that failed its
+    /// trial is not tried again unless you insist.
+    #[command(after_help = "\
+Examples:
+  purlin config try new.toml --for 10m   then look around, and:
+  purlin config confirm                  keep it
+  purlin config revert                   or undo it now")]
+    Try {
+        /// The document; `-` is standard input
+        file: PathBuf,
+        /// What it is written in.
+        #[command(flatten)]
+        written: Written,
+        /// How long it may take to confirm it, 5s to 1day
+        #[arg(long = "for", value_name = "TIME", default_value = "5m",
+              value_parser = humantime::parse_duration)]
+        timeout: Duration,
+        /// How.
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Put a document in force, and keep it once all is well
+    ///
+    /// As `try`, and confirmed by this very command when every part of the agent runs on
+    /// it and the uplink is back. If that takes over a minute, or if this command does
+    /// not live to see it, all is undone.
+    #[command(after_help = "\
+Examples:
+  purlin config plan new.toml && purlin config apply new.toml
+  purlin config apply - --format json < new.json
+  purlin config apply hot.toml --override 2h --reason 'a fan is being replaced'")]
+    Apply {
+        /// The document; `-` is standard input
+        file: PathBuf,
+        /// What it is written in.
+        #[command(flatten)]
+        written: Written,
+        /// How.
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Keep the document on trial
+    #[command(after_help = "\
+Examples:
+  purlin config confirm                  I can still reach it: keep it")]
+    Confirm {
+        /// Even though not all is well
+        #[arg(long)]
+        anyway: bool,
+    },
+    /// Undo the document on trial now
+    ///
+    /// Without a trial, an earlier document is put back as any other is put in force:
+    /// `purlin config export --gen N > earlier.toml`, then `apply` it.
+    #[command(after_help = "\
+Examples:
+  purlin config revert                   this was not it")]
+    Revert,
+    /// Show what the document in force changed
+    #[command(after_help = "\
+Examples:
+  purlin config diff                     in force, against the one before")]
+    Diff,
     /// Show what became of the documents this node was offered, newest first
     ///
     /// Without a running agent it reads the state directory.
@@ -427,27 +501,40 @@ Examples:
 Examples:
   purlin config history                  who changed what, and what was refused?")]
     History,
-    /// Put a document in force
+    /// Print a document that is or was in force, as TOML (or with -o: YAML, JSON)
     ///
-    /// It is checked as a whole first, as one from the cloud would be: it is in force
-    /// and on disk when this returns, or it is refused with every reason (exit 3) and
-    /// nothing has changed.
+    /// What it prints can be tried or applied as it is. Without a running agent it reads
+    /// the state directory.
     #[command(after_help = "\
 Examples:
-  purlin config diff new.toml && purlin config apply new.toml
-  purlin config apply - --format json < new.json")]
-    Apply {
-        /// The document; `-` is standard input
-        file: PathBuf,
-        /// What it is written in.
-        #[command(flatten)]
-        written: Written,
+  purlin config export > now.toml
+  purlin config export --gen 3 -o yaml   how was it two changes ago?")]
+    Export {
+        /// Of this generation [default: the one in force]
+        #[arg(long = "gen", value_name = "N")]
+        generation: Option<u64>,
     },
     /// Print the agent's own file, with every key, its default and what it is for
     #[command(after_help = "\
 Examples:
   purlin config default > purlin.toml")]
     Default,
+}
+
+/// How a document is to be tried.
+#[derive(Clone, Debug, Args)]
+pub struct Manner {
+    /// Even if it has failed its trial before
+    #[arg(long)]
+    pub force: bool,
+    /// Hold it for so long over whatever the core wants, 1s to 30days; then the core's
+    /// own document comes back by itself
+    #[arg(long = "override", value_name = "TIME", requires = "reason",
+          value_parser = humantime::parse_duration)]
+    pub over: Option<Duration>,
+    /// Why; the core is told
+    #[arg(long, value_name = "TEXT", requires = "over")]
+    pub reason: Option<String>,
 }
 
 /// How a document is written.

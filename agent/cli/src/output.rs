@@ -88,6 +88,14 @@ impl Output {
         }
     }
 
+    /// Writes a document that is somebody else's, with nothing of ours in it.
+    pub fn bare(&self, value: &impl Serialize) -> io::Result<()> {
+        match self.format {
+            Format::Yaml => write(&serde_saphyr::to_string(value).map_err(io::Error::other)?),
+            _ => write(&(serde_json::to_string_pretty(value).map_err(io::Error::other)? + "\n")),
+        }
+    }
+
     /// Writes one of a row of documents, over the one before where that can be done.
     pub fn replace<T: Page>(&self, document: &T) -> io::Result<()> {
         let page = document.page(self.width);

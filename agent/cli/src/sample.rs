@@ -159,12 +159,16 @@ pub fn applied() -> Applied {
         sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
         origin: "uplink".into(),
         unix_ms: THEN,
+        by: "the core".into(),
     }
 }
 
 pub fn verdict() -> Verdict {
     Verdict {
         accepted: true,
+        outcome: "confirmed".into(),
+        why: String::new(),
+        generation: 3,
         version: 7,
         sha256: applied().sha256,
         origin: "uplink".into(),
@@ -184,6 +188,7 @@ pub fn refused() -> Verdict {
     };
     Verdict {
         accepted: false,
+        outcome: "refused".into(),
         version: 8,
         origin: "local".into(),
         by: "uid 1000 (someone)".into(),

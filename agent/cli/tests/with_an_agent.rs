@@ -99,7 +99,7 @@ fn ctrl_c_ends_watching_well() {
 #[test]
 fn a_refused_document_is_3_with_every_reason() {
     let agent = Agent::answering("422 Unprocessable Entity", REFUSED);
-    for words in [["config", "apply", "-"], ["config", "diff", "-"]] {
+    for words in [["config", "apply", "-"], ["config", "plan", "-"]] {
         let output = agent.ran(&words);
         assert_eq!(output.status.code(), Some(3));
         assert!(output.stdout.is_empty());

@@ -321,6 +321,13 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// Whether a document asked for it.
+    pub fn is_desired(&self) -> bool {
+        matches!(self, Origin::Desired { .. })
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

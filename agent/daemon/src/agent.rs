@@ -4,7 +4,6 @@
 //! | --- | --- | --- |
 //! | `log` | lines | answers with the latest |
 //! | `config` | documents ([`door`](crate::door)) | `Settings`, `Reported` |
-//! | `apply` | `Settings` | sets the log level and the spool's limits |
 //! | `helper` | requests | answers, `Helper` |
 //! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, CDI files |
 //! | `placement` | containers, `Inventory`, `Settings` | `Targets`, the book on disk |
@@ -47,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api,
     boot::{self, Boot},
-    door::{Door, Identity, VERSION},
+    door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     helper,
     inventory::{Due, Hardware, Owner},
     logging, nri,
@@ -157,6 +156,7 @@ struct Opened {
     spool: Spool,
     door: Door,
     placements: (Store, Book),
+    inventory: watch::Sender<Arc<Inventory>>,
     damage: Vec<String>,
 }
 
@@ -172,8 +172,15 @@ impl Opened {
         let path = state.path().join("spool");
         let spool = Spool::open(&path, identity.incarnation, board.clone())
             .map_err(|error| format!("can't open the spool in {}: {error}", path.display()))?;
-        let (door, mut damage) =
-            Door::open(&state, identity.clone(), boot.start.clone(), spool.clone());
+        let inventory = watch::channel(Arc::new(Inventory::default())).0;
+        let opening = Opening {
+            identity: identity.clone(),
+            start: boot.start.clone(),
+            spool: spool.clone(),
+            inventory: inventory.subscribe(),
+            test: boot.test.clone(),
+        };
+        let (door, mut damage) = Door::open(&state, opening);
         damage.extend(damaged);
         let (store, saved, damaged) = Store::open(state.path());
         damage.extend(damaged);
@@ -192,6 +199,7 @@ impl Opened {
             spool,
             door,
             placements,
+            inventory,
             damage,
         })
     }
@@ -199,12 +207,29 @@ impl Opened {
     /// Gives everything to the tasks that own it from now on, but for the state
     /// directory and its lock.
     fn spawn(self, tasks: &mut Tasks, stop: &CancellationToken, started: Instant) -> StateDir {
-        let Self { boot, state, listener, level, keeper, identity, mqtt, spool, door, .. } = self;
+        let Self { boot, state, listener, level, keeper, identity, mqtt, spool, .. } = self;
+        let (mut door, inventory) = (self.door, self.inventory);
         let (placements, damage) = (self.placements, self.damage);
         let (settings, reported, lines) = (door.settings(), door.reported(), keeper.lines());
         let (asks, inbox) = mpsc::channel(DOOR_INBOX);
         let (link, link_now) = watch::channel(uplink::Link::default());
-        let (inventory, inventory_now) = watch::channel(Arc::new(Inventory::default()));
+        let inventory_now = inventory.subscribe();
+        let in_force = settings.borrow().clone();
+        let [sampling, placing, session] = [(); 3].map(|()| watch::channel(in_force.clone()).0);
+        let (sampled, connected) = (sampling.subscribe(), session.subscribe());
+        let (placed, (planned, planned_now)) = (placing.subscribe(), watch::channel(None));
+        let (ticking, ticking_now) = watch::channel(Ticking::default());
+        let test_cpu = boot.test.cpu_interval_ms.map(|_| Sampler::Cpu);
+        let subsystems: [Box<dyn Subsystem>; 6] = [
+            Box::new(door::Agent { board: tasks.board() }),
+            Box::new(door::Log { level }),
+            Box::new(door::Storage { spool: spool.clone(), dir: state.path().join("spool") }),
+            Box::new(door::Sampling { settings: sampling, ticking: ticking_now, test: test_cpu }),
+            Box::new(door::Placing { settings: placing, planned: planned_now }),
+            // The last: it proves that the node can be reached under all the others.
+            Box::new(door::Session::new(session, link_now.clone())),
+        ];
+        door.attach(subsystems);
         let (hardware, hardware_now) = watch::channel(Arc::new(Hardware::default()));
         let (hardware_asks, hardware_inbox) = mpsc::channel(INVENTORY_INBOX);
         let root = boot.test.root.clone().unwrap_or("/".into());
@@ -213,8 +238,6 @@ impl Opened {
         spawn_owner(tasks, "log", keeper, |keeper| Box::pin(keeper.run()));
         spawn_owner(tasks, "config", (door, inbox), |(door, inbox)| Box::pin(door.run(inbox)));
         spawn_owner(tasks, "helper", helpers, |helpers| Box::pin(helpers.run()));
-        let (to_apply, limited) = (settings.clone(), spool.clone());
-        tasks.spawn("apply", move || apply(to_apply.clone(), level.clone(), limited.clone()));
         let owner = Owner {
             helper: client.clone(),
             spool: spool.clone(),
@@ -232,7 +255,7 @@ impl Opened {
         };
         spawn_owner(tasks, "inventory", owner, |owner| Box::pin(owner.run()));
         let sources =
-            placement::Sources { inventory: inventory_now.clone(), settings: settings.clone() };
+            placement::Sources { inventory: inventory_now.clone(), settings: placed, planned };
         let (places, places_inbox) = mpsc::channel(placement::INBOX);
         let (owner, targets) = placement::Owner::new(sources, places_inbox, placements);
         spawn_owner(tasks, "placement", owner, |owner| Box::pin(owner.run()));
@@ -249,7 +272,8 @@ impl Opened {
             spawn_owner(tasks, "nri", plugin, |plugin| Box::pin(plugin.run()));
         }
         let source = sample::Source {
-            settings: settings.clone(),
+            settings: sampled,
+            ticking,
             helper: client.clone(),
             spool: spool.clone(),
             test_interval: None,
@@ -258,7 +282,7 @@ impl Opened {
         let wiring = uplink::Wiring {
             identity: identity.clone(),
             spool: spool.clone(),
-            settings: settings.clone(),
+            settings: connected,
             reported,
             door: asks.clone(),
             link,
@@ -364,20 +388,6 @@ fn mqtt(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<Mqtt, 
         password_file: boot.password_file.clone(),
         trust_anchors: boot.trust_anchors.clone(),
     })
-}
-
-/// Puts in force what no task of its own watches for.
-async fn apply(
-    mut settings: watch::Receiver<Arc<Settings>>,
-    level: logging::LevelControl,
-    spool: Spool,
-) -> Result<(), String> {
-    loop {
-        let now = settings.borrow_and_update().clone();
-        level.set(now.log_level.value);
-        spool.limit(now);
-        settings.changed().await.map_err(|_| "the configuration's task is gone")?;
-    }
 }
 
 /// Serves the local API, on a socket bound anew if this is a restart.

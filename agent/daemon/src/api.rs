@@ -17,11 +17,8 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
-    extract::{
-        DefaultBodyLimit, Query, State,
-        rejection::{BytesRejection, QueryRejection},
-    },
-    http::{HeaderMap, StatusCode, header},
+    extract::{DefaultBodyLimit, Query, State, rejection::QueryRejection},
+    http::StatusCode,
     routing::get,
 };
 use hyper::server::conn::http1;
@@ -30,9 +27,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use nix::unistd::Uid;
-use prost::bytes::Bytes;
 use purlin_core::{inventory::Inventory, settings::Settings};
-use purlin_proto::{api, topic::Topics, v1};
+use purlin_proto::{api, topic::Topics};
 use serde::Deserialize;
 use tokio::{
     net::{UnixListener, unix::UCred},
@@ -44,8 +40,7 @@ use utoipa::{IntoParams, OpenApi as _, openapi::OpenApi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    document::Format,
-    door::{Ask, Offer},
+    door::Ask,
     inventory::Ask as HardwareAsk,
     logging::Lines,
     placement::Client as PlacementClient,
@@ -54,6 +49,7 @@ use crate::{
     uplink::mqtt::{self, Mqtt},
 };
 
+mod config;
 pub mod placement;
 
 /// Over the limit of a document, so that one too large is refused with a reason.
@@ -192,9 +188,13 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(queue))
         .routes(routes!(link))
         .routes(routes!(link_test))
-        .routes(routes!(config, apply))
-        .routes(routes!(diff, diff_document))
-        .routes(routes!(history))
+        .routes(routes!(config::config, config::attempt))
+        .routes(routes!(config::plan))
+        .routes(routes!(config::confirm))
+        .routes(routes!(config::revert))
+        .routes(routes!(config::diff))
+        .routes(routes!(config::history))
+        .routes(routes!(config::generation))
         .routes(routes!(log))
         .routes(routes!(placement::placements))
         .routes(routes!(placement::create))
@@ -284,59 +284,6 @@ async fn link_test(State(access): State<Access>) -> Result<Json<api::LinkTest>, 
     Ok(Json(mqtt::test(&access.mqtt, &endpoint, &topics).await))
 }
 
-/// Every setting in force, with its origin.
-#[utoipa::path(get, path = "/v1/config", responses((status = 200, body = api::Config)))]
-async fn config(State(access): State<Access>) -> Result<Json<api::Config>, Failure> {
-    ask(&access, Ask::Config).await.map(Json)
-}
-
-/// Puts a document (TOML, YAML, JSON or protobuf, by its media type) in force.
-#[utoipa::path(post, path = "/v1/config", request_body = String, responses(
-    (status = 200, body = api::Verdict),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
-    (status = 413, body = api::Error),
-    (status = 415, body = api::Error),
-    (status = 422, body = api::Error, description = "Refused, with every reason"),
-))]
-async fn apply(
-    State(access): State<Access>,
-    Extension(peer): Extension<Peer>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Json<api::Verdict>, Failure> {
-    let by = peer.may_change()?;
-    let (bytes, format) = document(&headers, body)?;
-    let offer = Offer { bytes, format, origin: v1::Origin::Local, by };
-    let verdict = ask(&access, |reply| Ask::Offer(offer, reply)).await?;
-    if verdict.accepted { Ok(Json(verdict)) } else { Err(refused(verdict.refusals)) }
-}
-
-/// What the document in force changed against the one before it.
-#[utoipa::path(get, path = "/v1/config/diff", responses((status = 200, body = api::Diff)))]
-async fn diff(State(access): State<Access>) -> Result<Json<api::Diff>, Failure> {
-    ask(&access, |reply| Ask::Diff(None, reply)).await?.map(Json).map_err(refused)
-}
-
-/// What a document would change; nothing is applied.
-#[utoipa::path(post, path = "/v1/config/diff", request_body = String, responses(
-    (status = 200, body = api::Diff),
-    (status = 422, body = api::Error, description = "It would be refused, with every reason"),
-))]
-async fn diff_document(
-    State(access): State<Access>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Json<api::Diff>, Failure> {
-    let document = document(&headers, body)?;
-    ask(&access, |reply| Ask::Diff(Some(document), reply)).await?.map(Json).map_err(refused)
-}
-
-/// The latest verdicts, newest first.
-#[utoipa::path(get, path = "/v1/config/history", responses((status = 200, body = api::History)))]
-async fn history(State(access): State<Access>) -> Result<Json<api::History>, Failure> {
-    ask(&access, Ask::History).await.map(Json)
-}
-
 /// Which lines to show.
 #[derive(Deserialize, IntoParams)]
 struct After {
@@ -369,27 +316,6 @@ async fn ask<T>(
     answer.await.map_err(|_| stopping())
 }
 
-fn document(
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<(Vec<u8>, Format), Failure> {
-    let bytes = body.map_err(|rejection| {
-        failure(rejection.status(), format!("{rejection}; at most {MAX_BODY_BYTES} bytes are read"))
-    })?;
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let format = Format::of_media_type(media_type.unwrap_or_default()).ok_or_else(|| {
-        let what =
-            "send application/toml, application/yaml, application/json or application/x-protobuf";
-        failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, what)
-    })?;
-    Ok((bytes.into(), format))
-}
-
-fn refused(refusals: Vec<api::Refusal>) -> Failure {
-    let error = "refused: nothing was applied".into();
-    (StatusCode::UNPROCESSABLE_ENTITY, Json(api::Error { error, refusals }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,8 +328,12 @@ mod tests {
             paths,
             [
                 "/v1/config",
+                "/v1/config/confirm",
                 "/v1/config/diff",
+                "/v1/config/document",
                 "/v1/config/history",
+                "/v1/config/plan",
+                "/v1/config/revert",
                 "/v1/hardware/baseline",
                 "/v1/hardware/changes",
                 "/v1/hardware/diff",

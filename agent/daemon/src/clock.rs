@@ -1,6 +1,6 @@
 //! The two clocks a record carries.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -13,4 +13,9 @@ pub fn unix_ms() -> u64 {
 pub fn boot_ms() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(0, |time| time.tv_sec() as u64 * 1000 + time.tv_nsec() as u64 / 1_000_000)
+}
+
+/// The same, for what is counted from now on.
+pub fn since_boot() -> Duration {
+    Duration::from_millis(boot_ms())
 }

@@ -83,15 +83,15 @@ fn read(
     }
     let tree = match format {
         Format::Protobuf => return decode(descriptor, bytes),
-        Format::Toml => tree(bytes, |text| toml::from_str(text), "TOML")?,
-        Format::Yaml => tree(bytes, |text| serde_saphyr::from_str(text), "YAML")?,
-        Format::Json => tree(bytes, |text| serde_json::from_str(text), "JSON")?,
+        Format::Toml => parse_tree(bytes, |text| toml::from_str(text), "TOML")?,
+        Format::Yaml => parse_tree(bytes, |text| serde_saphyr::from_str(text), "YAML")?,
+        Format::Json => parse_tree(bytes, |text| serde_json::from_str(text), "JSON")?,
     };
     Ok(build(descriptor, &tree))
 }
 
 /// The document as one tree; the only error there is for syntax.
-fn tree<E: std::fmt::Display>(
+fn parse_tree<E: std::fmt::Display>(
     bytes: &[u8],
     parse: impl FnOnce(&str) -> Result<Json, E>,
     language: &str,
@@ -179,6 +179,37 @@ fn build_value(kind: &Kind, tree: &Json, path: &str, refusals: &mut Vec<Refusal>
             None => wrong(path, tree, "true or false", refusals),
         },
         other => wrong(path, tree, &format!("a {other:?}, which only protobuf can hold"), refusals),
+    }
+}
+
+/// A message as the tree that it would be read from.
+pub fn tree(descriptor: MessageDescriptor, message: &impl Message) -> Json {
+    let mut dynamic = DynamicMessage::new(descriptor);
+    match dynamic.transcode_from(message) {
+        Ok(()) => message_tree(&dynamic),
+        Err(_) => Json::Null,
+    }
+}
+
+fn message_tree(message: &DynamicMessage) -> Json {
+    let fields = message.fields();
+    Json::Object(fields.map(|(field, value)| (field.name().into(), value_tree(value))).collect())
+}
+
+fn value_tree(value: &Value) -> Json {
+    match value {
+        Value::Message(message) => message_tree(message),
+        Value::List(values) => values.iter().map(value_tree).collect(),
+        Value::Map(entries) => {
+            let key = |key: &MapKey| key.as_str().unwrap_or_default().to_owned();
+            Json::Object(entries.iter().map(|(name, it)| (key(name), value_tree(it))).collect())
+        }
+        Value::String(text) => text.as_str().into(),
+        Value::Bool(yes) => (*yes).into(),
+        Value::U32(number) => (*number).into(),
+        Value::U64(number) => (*number).into(),
+        // No document has a field of another kind: `build_value` could not read it.
+        _ => Json::Null,
     }
 }
 

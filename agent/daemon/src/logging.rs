@@ -38,6 +38,11 @@ impl LevelControl {
         // The only error is a subscriber that is gone, with nothing left to filter.
         _ = self.0.reload(filter(level));
     }
+
+    /// Whether that is the level.
+    pub fn is(&self, level: Level) -> bool {
+        self.0.clone_current().is_some_and(|now| now == filter(level))
+    }
 }
 
 /// Our own lines at `level`; the libraries' only from warnings on, or they

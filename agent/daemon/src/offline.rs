@@ -63,6 +63,15 @@ pub fn history(boot: &Boot) -> Result<api::History, String> {
     ledger(boot).map(|content| view::history(&content))
 }
 
+/// `purlin config export`
+pub fn document(boot: &Boot, generation: Option<u64>) -> Result<api::Document, String> {
+    view::document(&ledger(boot)?, generation).ok_or_else(|| NO_GENERATION.into())
+}
+
+/// Why there is no such document.
+pub const NO_GENERATION: &str =
+    "no document of that generation is kept: purlin config history tells which there were";
+
 fn ledger(boot: &Boot) -> Result<v1::Ledger, String> {
     read_incarnation(boot)?;
     let (_, content, problems) = Ledger::open(&boot.state_dir);

@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     clock,
+    door::Ticking,
     helper::{Client, What},
     spool::Spool,
 };
@@ -33,6 +34,8 @@ pub struct Source {
     pub helper: Client,
     /// Takes the records.
     pub spool: Spool,
+    /// Where each sampler says at what interval it runs.
+    pub ticking: watch::Sender<Ticking>,
     /// An interval in place of the configured one, for this project's own tests.
     pub test_interval: Option<Duration>,
 }
@@ -44,6 +47,7 @@ impl Source {
         let mut last_problem = None;
         loop {
             let interval = self.interval(sampler);
+            self.ticking.send_modify(|ticking| _ = ticking.insert(sampler, interval));
             let mut ticks = time::interval_at(Instant::now(), interval);
             // After a suspend or a stall one sample is enough.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -158,10 +158,8 @@ impl World {
 
     fn step(&mut self, event: Event<u8>) {
         let before = self.machine.trial().map(|trial| trial.phase);
-        let writes = matches!(
-            self.under_way,
-            Some(Action::Intend(_) | Action::Commit(_) | Action::End(..))
-        );
+        let writes =
+            matches!(self.under_way, Some(Action::Intend(_) | Action::Commit(_) | Action::End(..)));
         let action = self.machine.step(event, self.now);
         if let Some(action) = action {
             assert!(!writes, "{action:?} while the disk is written: {self:?}");
@@ -204,7 +202,8 @@ impl World {
         // or not.
         let heard = !matches!(last, Move::Time { served: false });
         if heard
-            && let (Some(Phase::Applying | Phase::Proving { .. }), Some(began)) = (phase, self.began)
+            && let (Some(Phase::Applying | Phase::Proving { .. }), Some(began)) =
+                (phase, self.began)
         {
             let most = terms(tried.unwrap_or_default()).timeout;
             assert!(self.now < began + most, "a trial outlives its time: {self:?}");
@@ -250,7 +249,9 @@ fn nothing_unconfirmed_survives_and_every_trial_ends() {
             let after = world.clone().make(next);
             after.check(next);
             if seen.insert(after.clone()) {
-                [None, Some(1), Some(2), Some(3)].map(|replayed| after.ends(replayed));
+                for replayed in [None, Some(1), Some(2), Some(3)] {
+                    after.ends(replayed);
+                }
                 open.push(after);
             }
         }

@@ -1,41 +1,56 @@
 //! The one door: every change of the configuration, local or remote, passes
 //! [`Door::offer`]. It owns the ledger and the settings in force.
 //!
-//! A document is looked at whole, refused with every reason or made durable in
-//! the ledger, and only then in force. The same document offered again from the
-//! same side does nothing and writes nothing: a broker delivers its retained one
-//! at every connection.
+//! A document is looked at whole and refused with every reason ([`judge`]), or its
+//! trial is made durable, it is put in force subsystem by subsystem ([`subsystem`]),
+//! and it is kept only if it proves good: [`purlin_core::trial`] decides, [`act`] does
+//! what it says, [`record`] is what the ledger remembers of it.
+//!
+//! The same document offered again does nothing and writes nothing: a broker delivers
+//! its retained one at every connection. The node boots from the last known good one.
 
-use std::{io, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
-use prost::{Message, bytes::Bytes};
+use prost::bytes::Bytes;
 use purlin_core::{
     identity::Class,
-    settings::{self, Desired, Draft, Reader, Refusal, Settings, Start},
+    inventory::Inventory,
+    settings::{Desired, Refusal, Settings, Start},
+    trial::{Event, HEALTHY_FOR, Machine, Phase, TIMEOUT, Terms},
 };
 use purlin_proto::{
     api,
-    v1::{self, Origin},
+    v1::{self, Origin, Outcome},
 };
-use ring::digest;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task,
+    time::{self, Instant},
 };
 
+use self::act::Effect;
+pub use self::{
+    judge::decode,
+    subsystem::{Agent, Log, Placing, Sampling, Session, Storage, Subsystem, Subsystems, Ticking},
+};
 use crate::{
     clock,
     document::{self, Format},
     ledger::Ledger,
     sample,
     spool::Spool,
-    state, workload,
+    state,
 };
 
+mod act;
+mod judge;
+mod record;
+mod subsystem;
 pub mod view;
 
-/// Verdicts kept in the ledger.
-const HISTORY: usize = 32;
+/// How often a trial looks at the clock and at the health of what it touches.
+const TICK: Duration = Duration::from_millis(250);
+/// How often the configuration in force is read back when nothing happens.
+const READ_BACK: Duration = Duration::from_secs(60);
 
 /// This agent's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -52,53 +67,159 @@ pub struct Identity {
 }
 
 /// A document at the door.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Offer {
     /// The document.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
+    /// What it is known by.
+    pub sha256: Bytes,
     /// How it is written.
     pub format: Format,
     /// Which side it came from.
     pub origin: Origin,
     /// Who offers it, for the record.
     pub by: String,
+    /// How it is to be tried.
+    pub manner: Manner,
+}
+
+/// How a document is to be tried.
+#[derive(Clone, Debug, Default)]
+pub struct Manner {
+    /// How long its trial may take, if not as long as usual.
+    pub timeout: Option<Duration>,
+    /// It is confirmed by hand, and not by itself.
+    pub by_hand: bool,
+    /// Even if it has failed before.
+    pub force: bool,
+    /// Even if its verdict stands.
+    pub again: bool,
+    /// For a time only, over what the core wants.
+    pub over: Option<(String, Duration)>,
+}
+
+impl Offer {
+    /// A document from the core.
+    pub fn from_uplink(bytes: Bytes) -> Self {
+        Self {
+            sha256: judge::sha256(&bytes),
+            bytes,
+            format: Format::Protobuf,
+            origin: Origin::Uplink,
+            by: "the core".into(),
+            manner: Manner::default(),
+        }
+    }
+
+    /// A document from a technician.
+    pub fn local(bytes: Bytes, format: Format, by: String, manner: Manner) -> Self {
+        Self { sha256: judge::sha256(&bytes), bytes, format, origin: Origin::Local, by, manner }
+    }
 }
 
 /// What the door is asked.
 #[derive(Debug)]
 pub enum Ask {
-    /// Put a document in force.
+    /// Try a document.
     Offer(Offer, oneshot::Sender<api::Verdict>),
-    /// What a document would change; `None`: what the active one changed.
-    Diff(Option<(Vec<u8>, Format)>, oneshot::Sender<Result<api::Diff, Vec<api::Refusal>>>),
+    /// What a document would change.
+    Plan(Bytes, Format, oneshot::Sender<Result<api::Plan, Vec<api::Refusal>>>),
+    /// What the document in force changed.
+    Diff(oneshot::Sender<api::Diff>),
+    /// Keep the document on trial.
+    Confirm(Confirm, oneshot::Sender<Result<api::Verdict, String>>),
+    /// Undo it now; answered when that is done.
+    Revert(oneshot::Sender<Result<api::Verdict, String>>),
     /// What is in force, and since when.
     Config(oneshot::Sender<api::Config>),
     /// The latest verdicts.
     History(oneshot::Sender<api::History>),
+    /// A generation's document; the one in force without a number.
+    Document(Option<u64>, oneshot::Sender<Option<api::Document>>),
+}
+
+/// Who says that a trial is good.
+#[derive(Debug)]
+pub struct Confirm {
+    /// Who.
+    pub by: String,
+    /// Which generation; whichever is on trial without.
+    pub generation: Option<u64>,
+    /// Even though not all of it is well.
+    pub anyway: bool,
 }
 
 /// Owns the configuration.
-#[derive(Debug)]
 pub struct Door {
     identity: Identity,
     start: Start,
     ledger: Ledger,
     content: v1::Ledger,
+    /// Values of the last known good document.
     active: Option<Desired>,
+    machine: Machine<Bytes>,
+    /// The document on trial.
+    candidate: Option<Candidate>,
+    /// The offer that waits for the trial's end.
+    waiting: Option<Offer>,
+    /// The offer that is looked at next.
+    again: Option<Offer>,
+    effect: Option<Effect>,
+    /// What the subsystems said last.
+    said: subsystem::Said,
+    /// What was not well when the trial was given up.
+    trouble: String,
+    /// When the override in force ends, monotonic.
+    override_ends: Option<Duration>,
+    /// Who waits for the end of the trial.
+    ends: Vec<oneshot::Sender<Result<api::Verdict, String>>>,
+    subsystems: Subsystems,
+    machine_read: watch::Receiver<Arc<Inventory>>,
     settings: watch::Sender<Arc<Settings>>,
     reported: watch::Sender<Arc<v1::Reported>>,
     spool: Spool,
+    terms: Terms,
+    looks: Instant,
+    booted: bool,
+}
+
+/// A document on its way through its trial.
+#[derive(Debug)]
+struct Candidate {
+    offer: Offer,
+    document: Bytes,
+    desired: Desired,
+    settings: Arc<Settings>,
+    confirmed_by: Option<String>,
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+/// What a door needs besides its ledger.
+#[derive(Debug)]
+pub struct Opening {
+    /// Who this node is.
+    pub identity: Identity,
+    /// What the agent started with.
+    pub start: Start,
+    /// Where events go.
+    pub spool: Spool,
+    /// The machine.
+    pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// For this project's own tests.
+    pub test: v1::AgentTest,
 }
 
 impl Door {
-    /// Opens the ledger and puts its document in force. One that this agent
-    /// can't read any more is left in the ledger, and the defaults hold.
-    pub fn open(
-        state: &state::StateDir,
-        identity: Identity,
-        start: Start,
-        spool: Spool,
-    ) -> (Self, Vec<String>) {
+    /// Opens the ledger and takes its last known good document for what is in force.
+    /// One that this agent can't read any more is left in the ledger, and the defaults
+    /// hold.
+    pub fn open(state: &state::StateDir, opening: Opening) -> (Self, Vec<String>) {
+        let Opening { identity, start, spool, inventory, test } = opening;
         let (ledger, content, mut problems) = Ledger::open(state.path());
         let active = match content.active.as_ref().map(|entry| decode(&entry.document, &identity)) {
             None => None,
@@ -111,10 +232,27 @@ impl Door {
             }
         };
         let settings = Settings::resolve(&start, active.as_ref());
-        let reported = reported(&identity, &content);
+        let of = |ms: Option<u32>, usual| ms.map_or(usual, |ms| Duration::from_millis(ms.into()));
         let door = Self {
             settings: watch::channel(Arc::new(settings)).0,
-            reported: watch::channel(Arc::new(reported)).0,
+            reported: watch::channel(Arc::default()).0,
+            machine: Machine::boot(None).0,
+            candidate: None,
+            waiting: None,
+            again: None,
+            effect: None,
+            said: Vec::new(),
+            trouble: String::new(),
+            override_ends: None,
+            ends: Vec::new(),
+            subsystems: Arc::new([]),
+            machine_read: inventory,
+            terms: Terms {
+                timeout: of(test.trial_ms, TIMEOUT),
+                confirm_after: Some(of(test.confirm_after_ms, HEALTHY_FOR)),
+            },
+            looks: Instant::now(),
+            booted: false,
             identity,
             start,
             ledger,
@@ -122,7 +260,13 @@ impl Door {
             active,
             spool,
         };
+        door.publish();
         (door, problems)
+    }
+
+    /// The parts that settings are put in force in.
+    pub fn attach(&mut self, subsystems: impl IntoIterator<Item = Box<dyn Subsystem>>) {
+        self.subsystems = subsystems.into_iter().collect();
     }
 
     /// The settings in force.
@@ -135,233 +279,324 @@ impl Door {
         self.reported.subscribe()
     }
 
-    /// Answers until nobody is left to ask.
+    /// Answers until nobody is left to ask. The timer goes before the inbox: no stream
+    /// of documents holds up the end of a trial. Each arm waits on what keeps its state
+    /// elsewhere, so that losing the race loses nothing.
     pub async fn run(&mut self, inbox: &mut mpsc::Receiver<Ask>) {
-        while let Some(ask) = inbox.recv().await {
-            // A reply that nobody waits for any more is no failure.
-            match ask {
-                Ask::Offer(offer, reply) => _ = reply.send(self.offer(&offer).await),
-                Ask::Diff(document, reply) => _ = reply.send(self.diff(document)),
-                Ask::Config(reply) => _ = reply.send(self.config()),
-                Ask::History(reply) => _ = reply.send(view::history(&self.content)),
+        if !self.booted {
+            self.boot().await;
+        }
+        loop {
+            while let Some(offer) = self.again.take() {
+                self.offer(&offer).await;
             }
+            tokio::select! {
+                biased;
+                () = time::sleep_until(self.looks) => self.look().await,
+                done = act::finished(&mut self.effect) => self.finished(done).await,
+                ask = inbox.recv() => match ask {
+                    Some(ask) => self.answer(ask).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn answer(&mut self, ask: Ask) {
+        // A reply that nobody waits for any more is no failure.
+        match ask {
+            Ask::Offer(offer, reply) => _ = reply.send(self.offer(&offer).await),
+            Ask::Plan(bytes, format, reply) => _ = reply.send(self.plan(&bytes, format)),
+            Ask::Diff(reply) => _ = reply.send(self.diff()),
+            Ask::Confirm(confirm, reply) => _ = reply.send(self.confirm(confirm).await),
+            Ask::Revert(reply) => self.revert(reply).await,
+            Ask::Config(reply) => _ = reply.send(self.config()),
+            Ask::History(reply) => _ = reply.send(view::history(&self.content)),
+            Ask::Document(number, reply) => _ = reply.send(view::document(&self.content, number)),
         }
     }
 
     /// Every change of the configuration comes through here.
     pub async fn offer(&mut self, offer: &Offer) -> api::Verdict {
-        let sha256 = sha256(&offer.bytes);
-        if let Some(verdict) = self.last_from(offer.origin).filter(|last| last.sha256 == sha256)
-            && self.stands(verdict)
-        {
-            return api::Verdict { repeated: true, ..view::verdict(verdict) };
+        if let Some(verdict) = self.known(offer) {
+            // One that is on trial already takes the place of one that waits.
+            if self.machine.trial().is_some_and(|it| it.document == offer.sha256) {
+                self.event(Event::Offered(offer.sha256.clone(), self.terms)).await;
+                self.settle_waiting(None);
+            }
+            return api::Verdict { repeated: true, ..view::verdict(&verdict) };
         }
-        let judged = self.judge(&offer.bytes, offer.format);
+        let judged = self.judge(&offer.bytes, offer.format).and_then(|judged| {
+            let failed = record::has_failed(&self.content, &offer.sha256) && !offer.manner.force;
+            if failed { Err(vec![self.failed_before(offer)]) } else { Ok(judged) }
+        });
         let mut verdict = v1::Verdict {
-            sha256,
+            sha256: offer.sha256.clone(),
             origin: offer.origin.into(),
             unix_ms: clock::unix_ms(),
             by: offer.by.clone(),
             ..Default::default()
         };
-        let mut content = self.content.clone();
-        let accepted = match judged {
-            Ok((document, desired)) => {
-                verdict.accepted = true;
-                verdict.version = desired.version();
-                content.previous = content.active.take();
-                content.active = Some(entry(document, &verdict, content.previous.as_ref()));
-                Some(desired)
-            }
+        match judged {
             Err(refusals) => {
                 verdict.refusals = refusals.into_iter().map(refusal_wire).collect();
-                None
+                verdict.set_outcome(Outcome::Refused);
+                self.refuse(verdict).await
             }
+            Ok(judged) => {
+                verdict.accepted = true;
+                verdict.version = judged.desired.version();
+                match self.machine.trial().is_some() {
+                    true => self.wait_for_trial(offer, verdict).await,
+                    false if self.waits_for_override(offer) => {
+                        self.wait_for_override(judged.document, verdict).await
+                    }
+                    false => self.attempt(offer, judged, verdict).await,
+                }
+            }
+        }
+    }
+
+    /// The verdict that stands on a document, if offering it again changes nothing. A
+    /// technician who applies one once more means it, when another came in between.
+    fn known(&self, offer: &Offer) -> Option<v1::Verdict> {
+        let sha256 = &offer.sha256;
+        if offer.manner.again || offer.manner.force {
+            return None;
+        }
+        let verdict = match offer.origin {
+            Origin::Local => record::last_of(&self.content, sha256)?,
+            _ => record::last_from(&self.content, offer.origin)
+                .filter(|last| last.sha256 == *sha256)?,
         };
-        content.history.push(verdict.clone());
-        let excess = content.history.len().saturating_sub(HISTORY);
-        content.history.drain(..excess);
-        match self.store(content).await {
-            Ok(content) => self.put_in_force(content, accepted),
-            Err(error) => self.not_durable(&mut verdict, &error),
+        let on_trial = self.machine.trial().is_some_and(|it| it.document == *sha256);
+        let in_force = record::sha256_of(self.content.active.as_ref()) == *sha256;
+        let stands = match verdict.outcome() {
+            Outcome::Trial => on_trial,
+            Outcome::Waiting => {
+                self.machine.waiting() == Some(sha256)
+                    || record::sha256_of(self.content.resume.as_ref()) == *sha256
+            }
+            Outcome::Confirmed => offer.origin == Origin::Uplink || in_force,
+            Outcome::Reverted => {
+                record::has_failed(&self.content, sha256) && offer.origin == Origin::Uplink
+            }
+            // Whether it is still refused is soon found out.
+            _ => false,
+        };
+        stands.then(|| verdict.clone())
+    }
+
+    fn failed_before(&self, offer: &Offer) -> Refusal {
+        let last = record::last_of(&self.content, &offer.sha256);
+        let why = last.map(|last| last.why.as_str()).filter(|why| !why.is_empty());
+        Refusal {
+            path: "the document".into(),
+            value: "failed its trial before".into(),
+            limit: "one that did not fail".into(),
+            hint: format!(
+                "{}; change it, or insist with --force",
+                why.unwrap_or("see purlin config history")
+            ),
+        }
+    }
+
+    /// A refusal is durable, unless it is known, or a trial is on: the disk is left
+    /// alone then, and its end takes the refusal along.
+    async fn refuse(&mut self, verdict: v1::Verdict) -> api::Verdict {
+        let last = record::last_from(&self.content, verdict.origin());
+        let known = last.filter(|last| {
+            last.sha256 == verdict.sha256 && last.refusals == verdict.refusals && !last.accepted
+        });
+        if let Some(known) = known {
+            return api::Verdict { repeated: true, ..view::verdict(known) };
+        }
+        let mut content = self.content.clone();
+        record::note(&mut content, verdict.clone());
+        match self.machine.trial().is_some() {
+            true => self.content = content,
+            // What is refused was not applied, durable or not.
+            false => _ = self.store(content).await,
         }
         self.tell(&verdict);
+        self.publish();
         view::verdict(&verdict)
     }
 
-    /// Checks a document whole. The result is its canonical encoding and its values.
-    fn judge(&self, bytes: &[u8], format: Format) -> Result<(Bytes, Desired), Vec<Refusal>> {
-        let (desired, values) = read(format, bytes, &self.identity)?;
-        Ok((desired.encode_to_vec().into(), values))
-    }
-
-    /// Makes the ledger durable, beside the main loop: a worn flash may take seconds.
-    async fn store(&mut self, content: v1::Ledger) -> io::Result<v1::Ledger> {
-        let mut ledger = self.ledger.clone();
-        let stored = task::spawn_blocking(move || {
-            ledger.store(&content)?;
-            io::Result::Ok((ledger, content))
+    async fn attempt(
+        &mut self,
+        offer: &Offer,
+        judged: judge::Judged,
+        mut verdict: v1::Verdict,
+    ) -> api::Verdict {
+        let settings = Arc::new(self.resolved(Some(&judged.desired)));
+        verdict.set_outcome(Outcome::Trial);
+        self.candidate = Some(Candidate {
+            offer: offer.clone(),
+            document: judged.document,
+            desired: judged.desired,
+            settings,
+            confirmed_by: None,
         });
-        let (ledger, content) = stored.await.map_err(io::Error::other).flatten()?;
-        self.ledger = ledger;
-        Ok(content)
+        let timeout = offer.manner.timeout.unwrap_or(self.terms.timeout);
+        let confirm_after = self.terms.confirm_after.filter(|_| !offer.manner.by_hand);
+        let terms = Terms { timeout, confirm_after };
+        self.event(Event::Offered(offer.sha256.clone(), terms)).await;
+        view::verdict(record::last_of(&self.content, &offer.sha256).unwrap_or(&verdict))
     }
 
-    fn put_in_force(&mut self, content: v1::Ledger, accepted: Option<Desired>) {
-        self.content = content;
-        if let Some(desired) = accepted {
-            let settings = Settings::resolve(&self.start, Some(&desired));
-            self.active = Some(desired);
-            self.settings.send_replace(Arc::new(settings));
+    async fn wait_for_trial(&mut self, offer: &Offer, mut verdict: v1::Verdict) -> api::Verdict {
+        verdict.set_outcome(Outcome::Waiting);
+        verdict.why = "for the end of the trial under way".into();
+        self.settle_waiting(Some(offer.clone()));
+        record::note(&mut self.content, verdict.clone());
+        self.event(Event::Offered(offer.sha256.clone(), self.terms)).await;
+        view::verdict(&verdict)
+    }
+
+    /// The last one wins.
+    fn settle_waiting(&mut self, next: Option<Offer>) {
+        let before = std::mem::replace(&mut self.waiting, next);
+        if let Some(before) = before {
+            let why = "another came while it waited";
+            record::conclude(&mut self.content, &before.sha256, Outcome::Superseded, why);
         }
-        self.reported.send_replace(Arc::new(reported(&self.identity, &self.content)));
     }
 
-    /// What can't be made durable is not put in force.
-    fn not_durable(&self, verdict: &mut v1::Verdict, error: &io::Error) {
-        verdict.accepted = false;
-        verdict.refusals = vec![v1::Refusal {
-            path: "the document".into(),
-            limit: "a state directory that can be written".into(),
-            hint: format!("nothing was applied, because the ledger can't be written: {error}"),
+    fn waits_for_override(&self, offer: &Offer) -> bool {
+        let over = self.content.active.as_ref().and_then(record::over);
+        over.is_some() && offer.origin == Origin::Uplink && self.override_ends.is_some()
+    }
+
+    /// What the core wants comes back when the technician's override ends.
+    async fn wait_for_override(
+        &mut self,
+        document: Bytes,
+        mut verdict: v1::Verdict,
+    ) -> api::Verdict {
+        let over = self.content.active.as_ref().and_then(|it| it.applied.as_ref());
+        let by = over.map_or(String::new(), |over| over.by.clone());
+        verdict.set_outcome(Outcome::Waiting);
+        verdict.why = format!("for the end of the override by {by}");
+        let applied = v1::Applied {
+            version: verdict.version,
+            sha256: verdict.sha256.clone(),
+            origin: verdict.origin,
+            unix_ms: verdict.unix_ms,
+            by: verdict.by.clone(),
             ..Default::default()
-        }];
+        };
         let mut content = self.content.clone();
-        content.history.push(verdict.clone());
-        self.reported.send_replace(Arc::new(reported(&self.identity, &content)));
+        content.resume = Some(v1::Entry { applied: Some(applied), document });
+        record::note(&mut content, verdict.clone());
+        if let Err(error) = self.store(content).await {
+            verdict.accepted = false;
+            verdict.set_outcome(Outcome::Refused);
+            verdict.refusals = vec![act::not_durable(&error)];
+        }
+        self.publish();
+        view::verdict(&verdict)
+    }
+
+    async fn confirm(&mut self, confirm: Confirm) -> Result<api::Verdict, String> {
+        let trial = self.machine.trial().ok_or(NO_TRIAL)?;
+        let sha256 = trial.document.clone();
+        let on_trial = self.content.trial.as_ref().and_then(|it| it.applied.as_ref());
+        let on_trial = on_trial.map_or(0, |applied| applied.generation);
+        if let Some(asked) = confirm.generation.filter(|asked| *asked != on_trial) {
+            return Err(format!("generation {on_trial} is on trial, and not {asked}"));
+        }
+        let Phase::Proving { .. } = trial.phase else {
+            return Err("it is still being put in force: try again in a second".into());
+        };
+        let unwell = self.unwell(true);
+        if !unwell.is_empty() && !confirm.anyway {
+            return Err(format!("{}; wait, or insist with --anyway", unwell.join("; ")));
+        }
+        if let Some(candidate) = &mut self.candidate {
+            candidate.confirmed_by = Some(confirm.by);
+        }
+        self.event(Event::Confirm).await;
+        let verdict = record::last_of(&self.content, &sha256).cloned().unwrap_or_default();
+        match verdict.outcome() {
+            Outcome::Confirmed => Ok(view::verdict(&verdict)),
+            _ => Err("it came too late: the trial's time was up, and it is undone".into()),
+        }
+    }
+
+    async fn revert(&mut self, reply: oneshot::Sender<Result<api::Verdict, String>>) {
+        if self.machine.trial().is_none() {
+            _ = reply.send(Err(NO_TRIAL.into()));
+            return;
+        }
+        self.ends.push(reply);
+        self.event(Event::Revert).await;
+    }
+
+    /// What keeps the document on trial from being confirmed.
+    fn unwell(&self, by_hand: bool) -> Vec<String> {
+        let gate = subsystem::gate(&self.subsystems, by_hand);
+        let said = self.said.iter().chain(&gate).filter(|it| !it.problem.is_empty());
+        let mut unwell: Vec<_> = said.map(|it| format!("{}: {}", it.name, it.problem)).collect();
+        if self.said.is_empty() && !self.subsystems.is_empty() {
+            unwell.push("it was not read back yet".into());
+        }
+        unwell
     }
 
     fn tell(&self, verdict: &v1::Verdict) {
-        let (name, text) = match verdict.accepted {
-            true => ("config.applied", format!("version {} by {}", verdict.version, verdict.by)),
-            false => {
+        let version = verdict.version;
+        let (name, text) = match verdict.outcome() {
+            Outcome::Refused => {
                 let reasons = verdict.refusals.iter().map(|r| format!("{} {}", r.path, r.value));
                 let reasons = reasons.collect::<Vec<_>>().join("; ");
                 ("config.refused", format!("by {}: {reasons}", verdict.by))
             }
+            Outcome::Trial => ("config.trial", format!("version {version} by {}", verdict.by)),
+            Outcome::Confirmed => {
+                ("config.confirmed", format!("version {version}: {}", verdict.why))
+            }
+            _ => ("config.reverted", format!("version {version}: {}", verdict.why)),
         };
         tracing::info!(event = name, text, "a document was judged");
         self.spool.append(Class::Event, sample::event(name, text));
     }
 
-    /// The last verdict on a document from one side.
-    fn last_from(&self, origin: Origin) -> Option<&v1::Verdict> {
-        self.content.history.iter().rfind(|verdict| verdict.origin() == origin)
+    fn judge(&self, bytes: &[u8], format: Format) -> Result<judge::Judged, Vec<Refusal>> {
+        let machine = self.machine_read.borrow().clone();
+        judge::judge(bytes, format, &self.identity, &self.start, &self.subsystems, &machine)
     }
 
-    /// Whether judging the same document again would change nothing: a technician
-    /// who applies a document once more means it, when another came in between.
-    fn stands(&self, verdict: &v1::Verdict) -> bool {
-        let active = self.content.active.as_ref().and_then(|entry| entry.applied.as_ref());
-        verdict.origin() == Origin::Uplink
-            || !verdict.accepted
-            || active.is_some_and(|active| active.sha256 == verdict.sha256)
+    fn plan(&self, bytes: &[u8], format: Format) -> Result<api::Plan, Vec<api::Refusal>> {
+        let refused = |all: Vec<Refusal>| all.into_iter().map(document::refusal_view);
+        let judged = self.judge(bytes, format).map_err(|all| refused(all).collect::<Vec<_>>())?;
+        let offered = format!("the offered document (version {})", judged.desired.version());
+        let (now, to) = (self.settings.borrow().clone(), self.resolved(Some(&judged.desired)));
+        let diff = view::changes(&now, view::name(self.in_force()), &to, offered);
+        Ok(subsystem::plan(&self.subsystems, diff))
     }
 
-    fn diff(&self, document: Option<(Vec<u8>, Format)>) -> Result<api::Diff, Vec<api::Refusal>> {
-        let active = self.active.as_ref();
-        let name = |entry: Option<&v1::Entry>| match entry.and_then(|entry| entry.applied.as_ref())
-        {
-            Some(applied) => {
-                format!("generation {} (version {})", applied.generation, applied.version)
-            }
-            None => "the defaults".into(),
+    fn diff(&self) -> api::Diff {
+        let before = match &self.content.trial {
+            Some(_) => self.content.active.as_ref(),
+            None => self.content.earlier.first(),
         };
-        let now = name(self.content.active.as_ref());
-        let Some((bytes, format)) = document else {
-            let previous = self.content.previous.as_ref();
-            let desired = previous.and_then(|entry| decode(&entry.document, &self.identity).ok());
-            let from = Settings::resolve(&self.start, desired.as_ref());
-            return Ok(view::changes(&from, name(previous), &self.resolved(active), now));
-        };
-        match self.judge(&bytes, format) {
-            Ok((_, desired)) => {
-                let offered = format!("the offered document (version {})", desired.version());
-                Ok(view::changes(
-                    &self.resolved(active),
-                    now,
-                    &self.resolved(Some(&desired)),
-                    offered,
-                ))
-            }
-            Err(refusals) => Err(refusals.into_iter().map(document::refusal_view).collect()),
-        }
+        let desired = before.and_then(|entry| decode(&entry.document, &self.identity).ok());
+        let (from, to) = (self.resolved(desired.as_ref()), self.settings.borrow());
+        view::changes(&from, view::name(before), &to, view::name(self.in_force()))
+    }
+
+    fn in_force(&self) -> Option<&v1::Entry> {
+        record::generation(&self.content, None)
     }
 
     fn resolved(&self, desired: Option<&Desired>) -> Settings {
         Settings::resolve(&self.start, desired)
     }
-
-    fn config(&self) -> api::Config {
-        view::config(&self.content, &self.settings.borrow())
-    }
 }
 
-/// The values of a document in the ledger's encoding.
-pub fn decode(document: &[u8], identity: &Identity) -> Result<Desired, Vec<Refusal>> {
-    read(Format::Protobuf, document, identity).map(|(_, values)| values)
-}
-
-/// Reads a document and checks its values; every reason is told, of either kind.
-fn read(
-    format: Format,
-    bytes: &[u8],
-    identity: &Identity,
-) -> Result<(v1::Desired, Desired), Vec<Refusal>> {
-    let (desired, mut refusals) = document::parse(document::descriptor("Desired"), format, bytes);
-    let reader = Reader { node: &identity.node, agent: VERSION };
-    match settings::check(&draft(&desired), &reader) {
-        Ok(values) if refusals.is_empty() => return Ok((desired, values)),
-        Ok(_) => {}
-        Err(impossible) => refusals.extend(impossible),
-    }
-    Err(document::bounded(refusals))
-}
-
-/// From the wire to the core's own type.
-fn draft(desired: &v1::Desired) -> Draft {
-    let desired = desired.clone();
-    let sampling = desired.sampling.unwrap_or_default();
-    let spool = desired.spool.unwrap_or_default();
-    Draft {
-        node: desired.node,
-        version: desired.version,
-        least_agent: desired.least_agent,
-        interval_s: sampling.interval_s,
-        interval_s_by_sampler: sampling.interval_s_by_sampler.into_iter().collect(),
-        log_level: desired.log.and_then(|log| log.level),
-        spool_cap_mib: spool.cap_mib,
-        commit_window_s: spool.commit_window_s,
-        endpoint: desired.uplink.and_then(|uplink| uplink.endpoint),
-        placement: desired.placement.map(workload::placement).unwrap_or_default(),
-    }
-}
-
-fn entry(document: Bytes, verdict: &v1::Verdict, previous: Option<&v1::Entry>) -> v1::Entry {
-    let before = previous.and_then(|entry| entry.applied.as_ref());
-    let applied = v1::Applied {
-        generation: before.map_or(0, |applied| applied.generation) + 1,
-        version: verdict.version,
-        sha256: verdict.sha256.clone(),
-        origin: verdict.origin,
-        unix_ms: verdict.unix_ms,
-    };
-    v1::Entry { applied: Some(applied), document }
-}
-
-fn reported(identity: &Identity, content: &v1::Ledger) -> v1::Reported {
-    v1::Reported {
-        node: identity.node.clone(),
-        incarnation: identity.incarnation.0,
-        agent_version: VERSION.into(),
-        active: content.active.as_ref().and_then(|entry| entry.applied.clone()),
-        last: content.history.last().cloned(),
-    }
-}
-
-fn sha256(bytes: &[u8]) -> Bytes {
-    Bytes::copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref())
-}
+const NO_TRIAL: &str =
+    "no document is on trial; purlin config history tells what became of the last";
 
 fn refusal_wire(refusal: Refusal) -> v1::Refusal {
     let Refusal { path, value, limit, hint } = refusal;
@@ -369,115 +604,4 @@ fn refusal_wire(refusal: Refusal) -> v1::Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    struct Case {
-        dir: tempfile::TempDir,
-        state: state::StateDir,
-        door: Door,
-    }
-
-    fn case() -> Case {
-        let dir = tempfile::tempdir().expect("a directory");
-        let state = state::StateDir::open(&dir.path().join("state")).expect("a free directory");
-        let door = open(&state);
-        Case { dir, state, door }
-    }
-
-    fn open(state: &state::StateDir) -> Door {
-        let incarnation = purlin_core::identity::Incarnation(1);
-        let spool =
-            Spool::open(&state.path().join("spool"), incarnation, crate::tasks::Board::default())
-                .expect("a spool");
-        let identity = Identity { fleet: "f".into(), node: "n1".into(), incarnation };
-        Door::open(state, identity, Start::default(), spool).0
-    }
-
-    fn offer(text: &str, origin: Origin) -> Offer {
-        Offer { bytes: text.into(), format: Format::Toml, origin, by: "a test".into() }
-    }
-
-    fn interval(door: &Door) -> u32 {
-        door.settings.borrow().interval_s.value
-    }
-
-    #[tokio::test]
-    async fn a_good_document_is_in_force_and_survives_a_restart() {
-        let mut case = case();
-        let verdict =
-            case.door.offer(&offer("version = 3\nsampling.interval_s = 5", Origin::Local)).await;
-        assert!(verdict.accepted && interval(&case.door) == 5);
-        let door = open(&case.state);
-        assert_eq!(
-            (interval(&door), view::applied(&door.content).map(|a| a.version)),
-            (5, Some(3))
-        );
-    }
-
-    #[tokio::test]
-    async fn a_bad_document_changes_nothing_and_is_reported() {
-        let mut case = case();
-        case.door.offer(&offer("sampling.interval_s = 5", Origin::Local)).await;
-        let verdict = case
-            .door
-            .offer(&offer(
-                "node = \"n2\"\nsampling.intervals = 1\nsampling.interval_s = 0\nspool.cap_mib = 0",
-                Origin::Uplink,
-            ))
-            .await;
-        let paths: Vec<_> = verdict.refusals.iter().map(|r| r.path.as_str()).collect();
-        assert_eq!(paths, ["sampling.intervals", "node", "sampling.interval_s", "spool.cap_mib"]);
-        assert_eq!(interval(&case.door), 5);
-        let last = case.door.reported.borrow().last.clone().expect("a verdict");
-        assert!(!last.accepted && last.refusals.len() == 4);
-    }
-
-    #[tokio::test]
-    async fn a_retained_document_delivered_again_does_nothing() {
-        let mut case = case();
-        let retained = offer("sampling.interval_s = 5", Origin::Uplink);
-        assert!(!case.door.offer(&retained).await.repeated);
-        assert!(case.door.offer(&offer("sampling.interval_s = 7", Origin::Local)).await.accepted);
-        let ledgers =
-            || ["ledger.a", "ledger.b"].map(|name| fs::read(case.state.path().join(name)).ok());
-        let before = ledgers();
-        assert!(case.door.offer(&retained).await.repeated, "the technician's later one stays");
-        assert_eq!((interval(&case.door), ledgers() == before), (7, true));
-        assert!(open(&case.state).offer(&retained).await.repeated, "also after a restart");
-    }
-
-    #[tokio::test]
-    async fn a_technician_can_apply_a_document_again() {
-        let mut case = case();
-        let first = offer("sampling.interval_s = 5", Origin::Local);
-        case.door.offer(&first).await;
-        assert!(case.door.offer(&first).await.repeated);
-        case.door.offer(&offer("sampling.interval_s = 6", Origin::Uplink)).await;
-        assert!(!case.door.offer(&first).await.repeated);
-        assert_eq!(interval(&case.door), 5);
-    }
-
-    #[tokio::test]
-    async fn what_can_not_be_made_durable_is_not_put_in_force() {
-        let mut case = case();
-        case.door.offer(&offer("sampling.interval_s = 5", Origin::Local)).await;
-        let elsewhere = case.dir.path().join("moved");
-        fs::rename(case.state.path(), elsewhere).expect("a rename");
-        let verdict = case.door.offer(&offer("sampling.interval_s = 6", Origin::Local)).await;
-        assert!(!verdict.accepted && verdict.refusals[0].hint.contains("ledger"));
-        assert_eq!(interval(&case.door), 5);
-    }
-
-    #[tokio::test]
-    async fn the_history_is_bounded() {
-        let mut case = case();
-        for n in 0..HISTORY + 5 {
-            case.door.offer(&offer(&format!("version = {n}"), Origin::Local)).await;
-        }
-        let verdicts = view::history(&case.door.content).verdicts;
-        assert_eq!((verdicts.len(), verdicts[0].version), (HISTORY, HISTORY as u64 + 4));
-    }
-}
+mod tests;

@@ -36,6 +36,8 @@ pub struct Sources {
     pub inventory: watch::Receiver<Arc<Inventory>>,
     /// The settings.
     pub settings: watch::Receiver<Arc<Settings>>,
+    /// Where it says by which rules it has planned.
+    pub planned: watch::Sender<Option<Rules>>,
 }
 
 /// Owns the book.
@@ -126,6 +128,7 @@ impl Owner {
                 tracing::info!(changed = updates.len(), "planned");
             }
         }
+        self.sources.planned.send_replace(Some(rules.clone()));
         self.planned = Some((machine, rules));
         self.publish();
     }
@@ -195,7 +198,8 @@ mod tests {
         let (inventory_owner, inventory_now) = watch::channel(Arc::default());
         let settings = Settings::resolve(&Start::default(), None);
         let (_settings_owner, settings) = watch::channel(Arc::new(settings));
-        let sources = Sources { inventory: inventory_now, settings };
+        let planned = watch::channel(None).0;
+        let sources = Sources { inventory: inventory_now, settings, planned };
         let (asks, inbox) = mpsc::channel(4);
         let (store, saved, problems) = Store::open(dir.path());
         assert!(problems.is_empty());

@@ -124,11 +124,9 @@ impl Spool {
         _ = self.commands.try_send(Command::Acknowledge(class, seq));
     }
 
-    /// Sets each class's [`limits`].
-    pub fn limit(&self, settings: Arc<Settings>) {
-        if self.commands.try_send(Command::Limit(settings)).is_err() {
-            tracing::warn!("the spool is behind: its new limits were not taken");
-        }
+    /// Sets each class's [`limits`]. False if the thread is behind: nothing was set then.
+    pub fn limit(&self, settings: Arc<Settings>) -> bool {
+        self.commands.try_send(Command::Limit(settings)).is_ok()
     }
 
     /// How each class stands.

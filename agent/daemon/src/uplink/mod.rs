@@ -28,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    document::Format,
     door::{Ask, Identity, Offer},
     spool::{Durable, Frame, Spool},
     state,
@@ -144,7 +143,7 @@ pub struct Wiring {
     pub identity: Identity,
     /// The store it empties.
     pub spool: Spool,
-    /// The settings in force.
+    /// The settings in force; whatever is sent makes it connect anew.
     pub settings: watch::Receiver<Arc<Settings>>,
     /// What the node says of its configuration.
     pub reported: watch::Receiver<Arc<v1::Reported>>,
@@ -202,7 +201,7 @@ impl<T: Transport> Uplink<T> {
         while !self.stop.is_cancelled() {
             let Some(endpoint) = self.endpoint() else {
                 self.show(api::LinkState::Unconfigured, |link| link.endpoint = None);
-                self.wait_until(None, None).await;
+                self.wait_until(None).await;
                 continue;
             };
             let started = Instant::now();
@@ -237,13 +236,11 @@ impl<T: Transport> Uplink<T> {
         });
         let retry_at = Instant::now() + wait;
         self.link.send_modify(|link| link.retry_at = Some(retry_at));
-        self.wait_until(Some(retry_at), Some(endpoint)).await;
+        self.wait_until(Some(retry_at)).await;
     }
 
-    /// Waits for `deadline`, for another endpoint than `endpoint`, or for the end.
-    async fn wait_until(&mut self, deadline: Option<Instant>, endpoint: Option<&Endpoint>) {
-        let mut settings = self.settings.clone();
-        let moved = settings.wait_for(|settings| settings.endpoint.value.as_ref() != endpoint);
+    /// Waits for `deadline`, for being told to connect anew, or for the end.
+    async fn wait_until(&mut self, deadline: Option<Instant>) {
         let elapsed = async {
             match deadline {
                 Some(deadline) => time::sleep_until(deadline).await,
@@ -252,7 +249,7 @@ impl<T: Transport> Uplink<T> {
         };
         tokio::select! {
             () = self.stop.cancelled() => {}
-            _ = moved => {}
+            _ = self.settings.changed() => {}
             () = elapsed => {}
         }
     }
@@ -277,7 +274,7 @@ impl<T: Transport> Uplink<T> {
             link.connects += 1;
             link.attempts = 0;
         });
-        let ended = self.serve(&mut session, endpoint).await?;
+        let ended = self.serve(&mut session).await?;
         session.disconnect().await;
         Ok(ended)
     }
@@ -285,11 +282,7 @@ impl<T: Transport> Uplink<T> {
     /// Sends and receives until the session ends. Each arm of the `select!`
     /// waits on something that keeps its state elsewhere, so that losing the
     /// race loses nothing.
-    async fn serve(
-        &mut self,
-        session: &mut T::Session,
-        endpoint: &Endpoint,
-    ) -> Result<Ended, String> {
+    async fn serve(&mut self, session: &mut T::Session) -> Result<Ended, String> {
         let mut answers = JoinSet::new();
         let mut progress = Instant::now();
         self.reported.mark_changed();
@@ -303,9 +296,7 @@ impl<T: Transport> Uplink<T> {
                 () = self.stop.cancelled() => return Ok(Ended::Stopped),
                 changed = self.settings.changed() => {
                     changed.map_err(|_| "the configuration's task is gone")?;
-                    if self.endpoint().as_ref() != Some(endpoint) {
-                        return Ok(Ended::Moved);
-                    }
+                    return Ok(Ended::Moved);
                 }
                 incoming = session.incoming() => self.received(incoming?).await,
                 Some(answer) = answers.join_next() => {
@@ -421,12 +412,7 @@ impl<T: Transport> Uplink<T> {
         if message.payload.is_empty() {
             return;
         }
-        let offer = Offer {
-            bytes: message.payload.into(),
-            format: Format::Protobuf,
-            origin: v1::Origin::Uplink,
-            by: "the core".into(),
-        };
+        let offer = Offer::from_uplink(message.payload);
         let (reply, _) = oneshot::channel();
         // The door tells its verdict in `reported`.
         _ = self.door.send(Ask::Offer(offer, reply)).await;

@@ -241,7 +241,7 @@ async fn a_desired_document_is_brought_to_the_door_and_reported_is_published() {
     let mut case = case(0, &[], Some(b"document".to_vec())).await;
     let ask = time::timeout(Duration::from_secs(5), case.asks.recv()).await.expect("in time");
     match ask.expect("an ask") {
-        Ask::Offer(offer, _) => assert_eq!(offer.bytes, b"document"),
+        Ask::Offer(offer, _) => assert_eq!(offer.bytes, b"document".as_slice()),
         other => panic!("{other:?}"),
     }
     assert!(case.broker.with(|state| state.reported.is_some()));

@@ -1,0 +1,89 @@
+//! Whether a document may be tried on this node, with *every* reason why not: what it
+//! says of itself, its values, and what the node's own hardware doesn't have.
+
+use prost::{Message, bytes::Bytes};
+use purlin_core::{
+    inventory::Inventory,
+    settings::{self, Desired, Draft, Reader, Refusal, Settings, Start},
+};
+use purlin_proto::v1;
+use ring::digest;
+
+use super::{Identity, Subsystems, VERSION};
+use crate::{
+    document::{self, Format},
+    workload,
+};
+
+/// A document that may be tried.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Its canonical encoding.
+    pub document: Bytes,
+    /// Its values.
+    pub desired: Desired,
+}
+
+/// Checks a document whole.
+pub fn judge(
+    bytes: &[u8],
+    format: Format,
+    identity: &Identity,
+    start: &Start,
+    subsystems: &Subsystems,
+    machine: &Inventory,
+) -> Result<Judged, Vec<Refusal>> {
+    let (document, desired) = read(format, bytes, identity)?;
+    let settings = Settings::resolve(start, Some(&desired));
+    let missing = subsystems.iter().flat_map(|it| it.check(&settings, machine));
+    let missing: Vec<_> = missing.collect();
+    if !missing.is_empty() {
+        return Err(document::bounded(missing));
+    }
+    Ok(Judged { document: document.encode_to_vec().into(), desired })
+}
+
+/// The values of a document in the ledger's encoding.
+pub fn decode(document: &[u8], identity: &Identity) -> Result<Desired, Vec<Refusal>> {
+    read(Format::Protobuf, document, identity).map(|(_, values)| values)
+}
+
+/// Reads a document and checks its values; every reason is told, of either kind.
+fn read(
+    format: Format,
+    bytes: &[u8],
+    identity: &Identity,
+) -> Result<(v1::Desired, Desired), Vec<Refusal>> {
+    let (desired, mut refusals) = document::parse(document::descriptor("Desired"), format, bytes);
+    let reader = Reader { node: &identity.node, agent: VERSION };
+    match settings::check(&draft(&desired), &reader) {
+        Ok(values) if refusals.is_empty() => return Ok((desired, values)),
+        Ok(_) => {}
+        Err(impossible) => refusals.extend(impossible),
+    }
+    Err(document::bounded(refusals))
+}
+
+/// From the wire to the core's own type.
+fn draft(desired: &v1::Desired) -> Draft {
+    let desired = desired.clone();
+    let sampling = desired.sampling.unwrap_or_default();
+    let spool = desired.spool.unwrap_or_default();
+    Draft {
+        node: desired.node,
+        version: desired.version,
+        least_agent: desired.least_agent,
+        interval_s: sampling.interval_s,
+        interval_s_by_sampler: sampling.interval_s_by_sampler.into_iter().collect(),
+        log_level: desired.log.and_then(|log| log.level),
+        spool_cap_mib: spool.cap_mib,
+        commit_window_s: spool.commit_window_s,
+        endpoint: desired.uplink.and_then(|uplink| uplink.endpoint),
+        placement: desired.placement.map(workload::placement).unwrap_or_default(),
+    }
+}
+
+/// What a document is known by.
+pub fn sha256(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref())
+}

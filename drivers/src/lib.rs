@@ -58,6 +58,7 @@ pub use archive::{Archive, MAX_UNPACKED, Node};
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 pub use root::{Dir, MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;
+pub use sys::apart::apart;
 
 /// Reads one part.
 pub fn read(part: Part, root: &Root) -> (Option<PartData>, Vec<Problem>) {

@@ -498,8 +498,14 @@ impl<'a> Dir<'a> {
         self.kind(name).is_some()
     }
 
-    /// The bytes of a file in it, at most [`MAX_FILE`].
+    /// The bytes of a file in it, or further down in it, at most [`MAX_FILE`].
     pub fn bytes(&self, name: &str) -> io::Result<Vec<u8>> {
+        if let Some((first, _)) = name.split_once('/') {
+            return match self.kind(first) {
+                Some(_) if self.has_below(name) => self.root.bytes(&self.path_of(name)),
+                _ => Err(Errno::ENOENT.into()),
+            };
+        }
         match self.kind(name) {
             None => Err(Errno::ENOENT.into()),
             Some(Kind::Plain) => {
@@ -540,19 +546,27 @@ impl<'a> Dir<'a> {
     /// A path from here down. Where a link is on the way it goes by the whole
     /// path, since only from the root are links kept in the dump.
     fn below(&self, path: &str) -> io::Result<Dir<'a>> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match self.open_below(path, DIRECTORY) {
+            Some(Ok(fd)) => Dir::listed(self.root, self.path_of(path), fd),
+            Some(Err(errno)) if errno != Errno::ELOOP => Err(errno.into()),
+            _ => self.root.dir(&self.path_of(path)),
+        }
+    }
+
+    /// False where nothing is for sure; the way there from here is the short one.
+    fn has_below(&self, path: &str) -> bool {
+        !matches!(self.open_below(path, OFlag::O_PATH), Some(Err(Errno::ENOENT)))
+    }
+
+    /// Opens a path from here down that no link is on; only in a dump's directory.
+    fn open_below(&self, path: &str, flags: OFlag) -> Option<Result<OwnedFd, Errno>> {
+        let (Place::Dump(_), Some(open)) = (&self.root.place, &self.open) else { return None };
         let resolve = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
             | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        if let (Place::Dump(_), Some(open)) = (&self.root.place, &self.open) {
-            self.root.opens.fetch_add(1, Ordering::Relaxed);
-            match openat2(open, path, OpenHow::new().flags(flags).resolve(resolve)) {
-                Ok(fd) => return Dir::listed(self.root, self.path_of(path), fd),
-                Err(Errno::ELOOP) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        self.root.dir(&self.path_of(path))
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        self.root.opens.fetch_add(1, Ordering::Relaxed);
+        Some(openat2(open, path, OpenHow::new().flags(flags).resolve(resolve)))
     }
 
     fn kind(&self, name: &str) -> Option<Kind> {

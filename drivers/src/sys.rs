@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod apart;
 pub(crate) mod ethtool;
 pub(crate) mod nvme;
 pub(crate) mod nvml;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use purlin_core::{
+    idset::IdSet,
     inventory::{Inventory, Part, Problem},
     metric::Sampler,
 };
@@ -66,6 +67,18 @@ const EXCEPTIONS: [(&str, &str, &str); 10] = [
 const NO_CONFIG: &str = "hwloc takes a bridge whose config file is not in the dump for a device";
 const MERGED: &str = "hwloc gives up all nodes but the first where their CPUs overlap";
 
+/// Where other readers than hwloc 2 count otherwise, and why they are not followed.
+const OTHERS: [(&str, &str, &str); 5] = [
+    ("hwloc/nvidia-dgx-gb10", "lscpu_cores", BY_CLUSTER),
+    ("lscpu/arm-A510-A710-A715-X3", "lscpu_cores", BY_CLUSTER),
+    ("lscpu/arm-A510-A710-A715-X3", "lscpu_sockets", "its packages have different ids and masks"),
+    ("lscpu/arm-A510-A710-A715-X3", "hwloc3_cpukinds", "it has four designs, by MIDR"),
+    ("nri/2-socket-4-node-40-core", "hwloc3_cpukinds", "it has cpu_core and cpu_atom"),
+];
+
+/// lscpu counts the cores of one cluster.
+const BY_CLUSTER: &str = "core ids are its clusters' own";
+
 type Row = BTreeMap<String, String>;
 
 #[test]
@@ -80,6 +93,7 @@ fn dumps_of_real_machines_count_as_their_kernels_say() {
         let (dump, inventory) = read_dump(&corpus, id);
         let strange = inventory.problems.iter().filter(|it| !is_in_the_dump(it, dump.path()));
         wrong.extend(strange.map(|it| format!("{id}: {} {}", it.at, it.what)));
+        wrong.extend(others_differ(id, row, &inventory));
         let ours = counts(&inventory);
         for column in COLUMNS {
             let (ours, theirs) = (ours[column].as_str(), row[column].as_str());
@@ -90,6 +104,26 @@ fn dumps_of_real_machines_count_as_their_kernels_say() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), expected.len(), wrong.join("\n"));
+}
+
+/// What other readers count, as far as they found anything (0 or empty: they did not).
+fn others_differ(id: &str, row: &Row, inventory: &Inventory) -> Vec<String> {
+    let cpu = inventory.cpu.clone().unwrap_or_default();
+    let ours = [
+        ("hwloc3_cpukinds", cpu.kinds.len().max(1)),
+        ("lscpu_online", cpu.online.as_ref().map_or(0, IdSet::len)),
+        ("lscpu_sockets", cpu.packages()),
+        ("lscpu_cores", cpu.cores()),
+        ("lscpu_nodes", inventory.numa.as_ref().map_or(0, Vec::len)),
+    ];
+    let told = |column: &str| row[column].parse::<usize>().ok().filter(|count| *count > 0);
+    let differs = |(column, ours): (&str, usize)| {
+        let theirs = told(column)?;
+        let excepted = OTHERS.iter().any(|(it, of, _)| (*it, *of) == (id, column));
+        let what = format!("{id}: {column} is {ours}, expected {theirs}");
+        ((ours == theirs) == excepted).then_some(what)
+    };
+    ours.into_iter().filter_map(differs).collect()
 }
 
 fn corpus() -> Option<PathBuf> {

@@ -697,3 +697,31 @@ fn is_same(ours: &Value, theirs: &Value) -> bool {
         _ => ours == theirs,
     }
 }
+
+#[test]
+fn files_of_nvidias_driver_are_those_of_its_version_by_all_their_names() {
+    let tree = Tree::new();
+    assert!(gpu::nvidia_files(&tree.root()).is_empty(), "without the driver");
+    tree.file("sys/module/nvidia/version", "550.54.15\n");
+    let lib = "usr/lib/x86_64-linux-gnu";
+    for name in ["libcuda.so.550.54.15", "libnvidia-ml.so.550.54.15", "libnvidia-ml.so.535.1.2"] {
+        tree.file(&format!("{lib}/{name}"), "");
+    }
+    tree.link(&format!("{lib}/libcuda.so.1"), "libcuda.so.550.54.15");
+    tree.link(&format!("{lib}/libcuda.so"), "libcuda.so.1");
+    // What leads out of the directory, or to another version, is not the driver's.
+    tree.link(&format!("{lib}/libnvidia-ml.so.1"), "libnvidia-ml.so.535.1.2");
+    tree.link(&format!("{lib}/libelse.so.1"), "/etc/alternatives/else.so.550.54.15");
+    tree.file("usr/bin/nvidia-smi", "").file("lib/firmware/nvidia/550.54.15/gsp_ga10x.bin", "");
+    let files = gpu::nvidia_files(&tree.root());
+    let lines: Vec<String> = files.iter().map(|(host, at)| format!("{at} <- {host}\n")).collect();
+    expect![[r#"
+        /lib/firmware/nvidia/550.54.15/gsp_ga10x.bin <- /lib/firmware/nvidia/550.54.15/gsp_ga10x.bin
+        /usr/bin/nvidia-smi <- /usr/bin/nvidia-smi
+        /usr/lib/x86_64-linux-gnu/libcuda.so <- /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15
+        /usr/lib/x86_64-linux-gnu/libcuda.so.1 <- /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15
+        /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15 <- /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15
+        /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.550.54.15 <- /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.550.54.15
+    "#]]
+    .assert_eq(&lines.concat());
+}

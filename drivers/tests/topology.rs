@@ -567,3 +567,135 @@ fn the_largest_dump_is_read_within_the_budget() {
     assert!(tar.expect("tar runs").success());
     check_cost(&Root::dump(dir.path()).expect("a dump's root"), 256);
 }
+
+#[test]
+fn what_is_said_to_be_online_and_contradicts_itself_is_a_problem() {
+    let told = |online: &str, siblings: &str| {
+        let tree = Tree::new();
+        tree.files(CPUS, &[("present", "0-2"), ("online", online)]);
+        for (pu, id) in [(0, "0"), (1, "1")] {
+            let files =
+                [("physical_package_id", "0"), ("core_id", id), ("core_siblings_list", siblings)];
+            topology(&tree, pu, &files);
+        }
+        tree.file(&format!("{CPUS}/cpu2/online"), "0\n")
+            .file(&format!("{CPUS}/cpu3/online"), "0\n");
+        let problems = problems_of(&tree.read(), Part::Cpu);
+        problems
+            .into_iter()
+            .map(|it| it.replace("/sys/devices/system/cpu", "") + "\n")
+            .collect::<String>()
+    };
+    expect![""].assert_eq(&told("0-1", "0-1"));
+    expect![[r#"
+        /cpu2: has no topology, though the CPU is online and others have one
+    "#]]
+    .assert_eq(&told("0-2", "0-1"));
+    expect![[r#"
+        /online: names CPU 3, which is not present
+        /cpu3: has no topology, though the CPU is online and others have one
+    "#]]
+    .assert_eq(&told("0-1,3", "0-1"));
+    expect![[r#"
+        /cpu0/topology: package_cpus names CPU 1, which is not online
+    "#]]
+    .assert_eq(&told("0", "0-1"));
+}
+
+#[test]
+fn cores_of_one_design_that_go_a_little_faster_are_no_kind() {
+    let kinds = |speeds: [(&str, Option<&str>); 3]| {
+        let tree = Tree::new();
+        for (pu, (khz, base)) in speeds.into_iter().enumerate() {
+            topology(
+                &tree,
+                pu as u32,
+                &[("physical_package_id", "0"), ("core_id", &pu.to_string())],
+            );
+            let policy = format!("{CPUS}/cpufreq/policy{pu}");
+            tree.files(&policy, &[("related_cpus", &pu.to_string()), ("cpuinfo_max_freq", khz)]);
+            if let Some(base) = base {
+                tree.files(&policy, &[("base_frequency", base)]);
+            }
+        }
+        cpu(&tree).kinds.len()
+    };
+    let (slow, fast) = ("2800000", "3000000");
+    assert_eq!(kinds([(slow, None), (fast, None), (slow, None)]), 0);
+    assert_eq!(
+        kinds([(slow, Some("1400000")), (fast, Some("1400000")), (slow, Some("1400000"))]),
+        0
+    );
+    assert_eq!(
+        kinds([(slow, Some("1400000")), (fast, Some("2000000")), (slow, Some("1400000"))]),
+        2
+    );
+    assert_eq!(kinds([(slow, None), ("4000000", None), (slow, None)]), 2);
+}
+
+#[test]
+fn clusters_are_groups_of_cores_between_package_and_core() {
+    let tree = Tree::new();
+    for pu in 0..8_u32 {
+        let four = format!("{}-{}", pu / 4 * 4, pu / 4 * 4 + 3);
+        topology(
+            &tree,
+            pu,
+            &[
+                ("physical_package_id", "0"),
+                ("package_cpus_list", "0-7"),
+                ("cluster_id", &(pu / 4 * 100).to_string()),
+                ("cluster_cpus_list", &four),
+                ("core_id", &pu.to_string()),
+                ("core_cpus_list", &pu.to_string()),
+            ],
+        );
+    }
+    let cpu = cpu(&tree);
+    check(&groups(&cpu, GroupKind::Cluster), expect![[r#""0:Some(0):0-3 1:Some(100):4-7""#]]);
+    assert_eq!((cpu.packages(), cpu.cores()), (1, 8));
+}
+
+#[test]
+fn a_list_that_ends_in_a_nul_is_read_to_its_end() {
+    let tree = Tree::new();
+    tree.file(&format!("{CPUS}/online"), "0-1\n\0").file(&format!("{CPUS}/present"), "0-1\0");
+    for pu in 0..2 {
+        topology(&tree, pu, &[("physical_package_id", "0"), ("core_siblings_list", "0-1\n\0")]);
+    }
+    tree.node(0, "0-1\0", 1024, "10");
+    let inventory = tree.read();
+    assert_eq!(problems_of(&inventory, Part::Cpu), Vec::<String>::new());
+    let told = counts(&inventory);
+    assert_eq!((told.packages, told.pus, told.kernel_present_cpus), (1, 2, Some(2)));
+}
+
+#[test]
+fn packages_of_pus_without_a_core_id_are_still_packages() {
+    let tree = Tree::new();
+    for (pu, package, mask) in [(0, "0", "3"), (1, "0", "3"), (2, "1", "c"), (3, "1", "c")] {
+        topology(&tree, pu, &[("physical_package_id", package), ("core_siblings", mask)]);
+    }
+    let inventory = tree.read();
+    assert_eq!(problems_of(&inventory, Part::Cpu), Vec::<String>::new());
+    let told = counts(&inventory);
+    assert_eq!((told.packages, told.cores, told.pus), (2, 0, 4));
+}
+
+#[test]
+fn a_machine_whose_node_0_has_no_memory_and_whose_cpus_are_on_far_nodes() {
+    let tree = Tree::new();
+    tree.files(CPUS, &[("online", "1-2"), ("present", "0-2")]);
+    for pu in 1..3_u32 {
+        topology(&tree, pu, &[("physical_package_id", &pu.to_string()), ("core_id", "0")]);
+    }
+    tree.file(&format!("{CPUS}/cpu0/online"), "0\n");
+    for (id, cpus) in [(0, ""), (1, "1"), (16, "2"), (17, "")] {
+        tree.node(id, cpus, if id == 0 { 0 } else { 1024 }, "10 20 40 80");
+    }
+    let inventory = tree.read();
+    let told = counts(&inventory);
+    assert_eq!((told.packages, told.pus, told.pus_complete), (2, 2, 3));
+    assert_eq!((told.numa_nodes, told.sysfs_nodes, told.mem_kib), (3, 4, 3072));
+    assert_eq!((told.sysfs_cpuless_nodes, told.sysfs_memless_nodes), (2, 1));
+}

@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         test("a_broken_tar_is_said_to_be_one", 60, broken_tar),
         test("a_picture_is_plain_well_formed_svg", 60, picture),
         // hwloc-nox of Debian.
+        test("lstopo_sees_gpus_and_passes_over_wide_domains", 30, lstopo_devices)
+            .needs(&[Need::Program(LSTOPO)]),
         test("lstopo_opens_our_xml_and_counts_the_same", 300, lstopo_counts)
             .needs(&[Need::Program(LSTOPO)]),
     ];
@@ -159,6 +161,45 @@ fn well_formed(xml: &str) -> Result {
 }
 
 const LSTOPO: &str = "lstopo-no-graphics";
+
+/// A GPU and a NIC with RDMA at a node, and a disk behind a controller that makes a
+/// domain of its own.
+fn lstopo_devices(lab: &Lab) -> Result {
+    let sys = "machine/sys";
+    for file in ["online", "present", "possible"] {
+        lab.file(&format!("{sys}/devices/system/cpu/{file}"), "0\n")?;
+    }
+    lab.file(&format!("{sys}/devices/system/cpu/cpu0/topology/core_id"), "0\n")?;
+    lab.file("machine/proc/meminfo", "MemTotal: 1024 kB\n")?;
+    let functions = [
+        ("0000:01:00.0", "0x030200", "drm/card0/dev"),
+        ("0000:02:00.0", "0x020000", "infiniband/mlx5_0/node_guid"),
+        ("10000:e1:00.0", "0x010802", "nvme/nvme0/model"),
+    ];
+    for (address, class, file) in functions {
+        let dir = format!("{sys}/bus/pci/devices/{address}");
+        lab.file(&format!("{dir}/class"), class)?;
+        lab.file(&format!("{dir}/vendor"), "0x1002")?;
+        lab.file(&format!("{dir}/device"), "0x0001")?;
+        lab.file(&format!("{dir}/{file}"), "")?;
+    }
+    let device = lab.dir().join(format!("{sys}/class/net/ib0/device"));
+    lab.file(&format!("{sys}/class/net/ib0/type"), "32\n")?;
+    symlink("../../../bus/pci/devices/0000:02:00.0", device)?;
+    let root = lab.dir().join("machine").display().to_string();
+    let file = lab.dir().join("machine.xml").display().to_string();
+    let answer = Node::new(lab, "node")?.cli(&["hw", "xml", &file, "--root", &root])?;
+    ensure!(answer.code == 0, "{answer:?}");
+    ensure!(fs::read_to_string(&file)?.contains("10000:e1:00.0"), "the wide domain is told");
+    let lstopo =
+        Command::new(LSTOPO).args(["-i", &file, "--whole-io", "--of", "console"]).output()?;
+    let told = String::from_utf8_lossy(&lstopo.stdout);
+    ensure!(lstopo.status.success(), "{lstopo:?}");
+    for object in ["GPU \"card0\"", "Net \"ib0\"", "OpenFabrics \"mlx5_0\""] {
+        ensure!(told.contains(object), "{object} is not in {told}");
+    }
+    Ok(())
+}
 
 /// Of this machine and of each dump of the corpus.
 fn lstopo_counts(lab: &Lab) -> Result {

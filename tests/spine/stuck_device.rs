@@ -29,6 +29,8 @@ pub fn tests() -> Vec<Test> {
         test(name, 180, never_answers),
         test("a_disk_that_never_answers_costs_its_own_health_only", 180, dead_disk)
             .needs(&[Need::Program("unshare")]),
+        test("a_command_ends_beside_disks_that_never_answer", 120, commands_end)
+            .needs(&[Need::Program("unshare")]),
         test("sigkill_does_not_end_the_reader_of_such_a_file", 30, unkillable),
     ];
     tests.into_iter().map(|test| test.needs(&[Need::Fuse])).collect()
@@ -94,9 +96,18 @@ fn never_answers(lab: &Lab) -> Result {
 const IN_MADE_UP_MACHINE: &str = "mount --bind /dev/null \"$0/dev/null\" \
     && mount --rbind \"$0/dev\" /dev && mount --rbind \"$0/sys\" /sys && exec \"$@\"";
 
-/// Two NVMe controllers, seen live; the ioctl that asks the first one about its
-/// health hangs in the kernel.
-fn dead_disk(lab: &Lab) -> Result {
+/// What the disks of the machine with dead ones are known to be.
+const STATES: [&str; 5] =
+    ["nvme7: unknown", "nvme8: ok", "nvme7n1: unknown", "nvme8n1: ok", "sdy: unknown"];
+
+/// Two NVMe controllers, seen live, and an ATA disk; the ioctls that ask the first
+/// and the last one about their health hang in the kernel.
+struct Disks {
+    dead: [StuckFile; 2],
+    well: StuckFile,
+}
+
+fn disks(lab: &Lab, node: &mut Node) -> Result<Disks> {
     for (number, serial) in [(7, "DEAD"), (8, "WELL")] {
         let dir = format!("sys/class/nvme/nvme{number}");
         for (name, content) in [("transport", "pcie"), ("state", "live"), ("serial", serial)] {
@@ -106,42 +117,73 @@ fn dead_disk(lab: &Lab) -> Result {
         let device = lab.dir().join(format!("sys/block/nvme{number}n1/device"));
         symlink(format!("../../class/nvme/nvme{number}"), device)?;
     }
+    let target = "devices/ata9/host9/target9:0:0/9:0:0:0";
+    lab.file(&format!("sys/{target}/vendor"), "ATA     \n")?;
+    lab.file(&format!("sys/{target}/scsi_generic/sg9/dev"), "21:9\n")?;
+    lab.file("sys/block/sdy/size", "8\n")?;
+    symlink(format!("../../{target}"), lab.dir().join("sys/block/sdy/device"))?;
     fs::create_dir_all(lab.dir().join("sys/devices/system/cpu"))?;
     lab.file("dev/null", "")?;
-    let dead = StuckFile::mount(&lab.file("dev/nvme7", "")?)?;
+    let dead = [lab.file("dev/nvme7", "")?, lab.file("dev/sg9", "")?];
+    let [nvme, sg] = dead.map(|path| StuckFile::mount(&path));
+    let dead = [nvme?, sg?];
     let well = StuckFile::mount_well(&lab.file("dev/nvme8", "")?)?;
-
-    let mut node = Node::new(lab, "dead")?;
     let lab_dir = lab.dir().display().to_string();
     let runner = ["unshare", "--mount", "sh", "-c", IN_MADE_UP_MACHINE, &lab_dir];
     let binary = node.binary().to_owned();
     node.run_with(&runner, &binary);
+    Ok(Disks { dead, well })
+}
+
+fn dead_disk(lab: &Lab) -> Result {
+    let mut node = Node::new(lab, "dead")?;
+    let Disks { dead, well } = disks(lab, &mut node)?;
     node.start()?;
-    wait::until("the storage and a stuck helper", NOTICED, || {
-        let inventory: Value = node.json(&["hw", "list"]).map_err(|e| format!("{e:?}"))?;
-        let states = health(&inventory);
-        let expected = ["nvme7: unknown", "nvme8: ok", "nvme7n1: unknown", "nvme8n1: ok"];
-        let told = inventory["problems"].as_array().into_iter().flatten().any(|problem| {
-            let what = problem["what"].as_str().unwrap_or_default();
-            problem["at"] == "nvme7" && what.contains("its helper was abandoned")
-        });
-        if states == expected && told { Ok(()) } else { Err(format!("{inventory}")) }
+    let status = wait::until("two stuck helpers", NOTICED, || {
+        let status = node.status().map_err(|e| format!("{e:?}"))?;
+        let stuck = status.helper.stuck_pids.len();
+        let asked = well.reads();
+        if stuck == 2 && asked >= 3 { Ok(status) } else { Err(format!("{:?}", status.helper)) }
     })?;
-    let status = node.status().map_err(|e| format!("{e:?}"))?;
-    let &[stuck] = &status.helper.stuck_pids[..] else {
-        return Err(format!("one disk hangs: {:?}", status.helper).into());
-    };
-    ensure!(lives(stuck), "helper {stuck} is gone: it was not stuck");
-    // The agent and the command ask for themselves: the dead one hangs at the first
-    // of three questions and is asked no second, the other answers all of them.
-    let (hung, answered) = (dead.reads(), well.reads());
-    ensure!(hung >= 2 && answered == 3 * hung, "{hung} hang, {answered} were answered");
+    for &stuck in &status.helper.stuck_pids {
+        ensure!(lives(stuck), "helper {stuck} is gone: it was not stuck");
+    }
+    // The dead ones hang at the first of three questions and are asked no second, the
+    // other answers all of them.
+    let hung = dead.each_ref().map(StuckFile::reads);
+    let answered = well.reads();
+    ensure!(hung == [1, 1] && answered == 3, "{hung:?} hang, {answered} were answered");
     node.stop()?;
     drop(dead);
-    wait::until("the kernel lets go of the helper", PROMPT * 5, || match lives(stuck) {
-        true => Err(format!("{stuck} still lives")),
-        false => Ok(()),
+    wait::until("the kernel lets go of the helpers", PROMPT * 5, || {
+        match status.helper.stuck_pids.iter().find(|pid| lives(**pid)) {
+            Some(pid) => Err(format!("{pid} still lives")),
+            None => Ok(()),
+        }
     })
+}
+
+/// A command leaves behind what is stuck, and nobody who waits for it or for the end
+/// of its output waits for that.
+fn commands_end(lab: &Lab) -> Result {
+    let mut node = Node::new(lab, "dead")?;
+    let Disks { dead, well } = disks(lab, &mut node)?;
+    let inventory: Value = node.json(&["hw", "list"])?;
+    ensure!(health(&inventory) == STATES, "{inventory}");
+    let told = inventory["problems"].as_array().into_iter().flatten().any(|problem| {
+        let what = problem["what"].as_str().unwrap_or_default();
+        problem["at"] == "nvme7, sdy" && what.contains("no answer within")
+    });
+    ensure!(told, "{inventory}");
+    let hung = dead.each_ref().map(StuckFile::reads);
+    ensure!(hung == [1, 1] && well.reads() == 3, "{hung:?} hang, {} were answered", well.reads());
+
+    let dump = lab.dir().join("dump.tar.gz").display().to_string();
+    let gathered = node.cli(&["hw", "gather", &dump])?;
+    ensure!(gathered.code == 0, "{gathered:?}");
+    let read: Value = node.json(&["hw", "list", "--root", &dump])?;
+    ensure!(read["storage"]["disks"].as_array().map(Vec::len) == Some(3), "{read}");
+    Ok(())
 }
 
 /// How controllers and disks are.

@@ -294,8 +294,14 @@ Examples:
     #[command(after_help = "\
 Examples:
   purlin hw cdi                          by what names can a container ask?
-  purlin hw cdi -o json | jq '.specs[0]' > /etc/cdi/purlin.io-gpu.json")]
-    Cdi,
+  purlin hw cdi -o json | jq '.specs[0]'
+  sudo purlin hw cdi --write             where no service keeps them in /run/cdi")]
+    Cdi {
+        /// Write them for container runtimes, each over its older self if it changed, and
+        /// take back those without devices [default directory: /run/cdi]
+        #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "/run/cdi")]
+        write: Option<PathBuf>,
+    },
 }
 
 /// Where a document goes that is a file of its own.

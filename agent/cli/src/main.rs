@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::Parser;
 use purlin_daemon::helper;
@@ -56,15 +56,33 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         Command::Agent => return purlin_daemon::main(global.config.as_deref()),
         Command::Completions { shell } => shell::completions(shell, &output),
         Command::Man { dir } => shell::man(&dir),
-        Command::Hw(args) => wait(hw::run(&args, &global, &output)),
-        Command::Numa(args) => wait(numa::run(&args, &output)),
+        Command::Hw(args) => {
+            return reading(args.root.as_deref(), || wait(hw::run(&args, &global, &output)));
+        }
+        Command::Numa(args) => {
+            return reading(args.root.as_deref(), || numa::run(&args, &output));
+        }
         Command::Status(args) => wait(status::run(&args, &global, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),
         Command::Link(command) => wait(link::run(&command, &global, &output)),
         Command::Log(watch) => wait(log::run(watch, &global, &output)),
         Command::Config(command) => wait(config::run(&command, &global, &output)),
     };
-    ended.unwrap_or_else(|failure| failure.report()).into()
+    exit(ended).into()
+}
+
+/// What reads the live machine may get stuck in it, in a process that can be left
+/// behind. Where there can be none it is done here, and ends when the device lets go.
+fn reading(root: Option<&Path>, work: impl Fn() -> Ended) -> ExitCode {
+    match root.is_none_or(helper::is_live) {
+        true => helper::apart(|| exit(work()) as u8)
+            .map_or_else(|_| exit(work()).into(), ExitCode::from),
+        false => exit(work()).into(),
+    }
+}
+
+fn exit(ended: Ended) -> Exit {
+    ended.unwrap_or_else(|failure| failure.report())
 }
 
 /// One thread is plenty for one request at a time.

@@ -5,8 +5,9 @@
 //! `SPEC.md`), versions 0.5 to 1.1; each [`Spec`] names the lowest version that
 //! has all it uses, since a runtime refuses one that it does not know. The
 //! kinds are our own, so that they never collide with those that a vendor's
-//! tool writes. It must never name a device that does not answer, and it does
-//! not bring a vendor's libraries into a container (`hw-docs/gpu.md`).
+//! tool writes. It must never name a device that does not answer, and never a hook:
+//! what it brings into a container are device files, interfaces, and files that the
+//! host has (`hw-docs/gpu.md`).
 
 use alloc::{
     borrow::ToOwned,
@@ -22,7 +23,7 @@ use serde::Serialize;
 use crate::inventory::{Gpu, GpuKind, Inventory, Mig, Nic, SliceKind};
 
 /// Where runtimes look for specifications that are made while the machine runs.
-pub const DIRECTORY: &str = "/var/run/cdi";
+pub const DIRECTORY: &str = "/run/cdi";
 
 /// Kind of whole GPUs and of what they are partitioned into.
 pub const GPU_KIND: &str = "purlin.io/gpu";
@@ -54,6 +55,9 @@ pub struct Spec {
     pub kind: &'static str,
     /// The devices; at least one.
     pub devices: Vec<Device>,
+    /// What the runtime does to a container that has any of them.
+    #[serde(skip_serializing_if = "ContainerEdits::is_nothing")]
+    pub container_edits: ContainerEdits,
 }
 
 /// A device that can be asked for.
@@ -79,6 +83,35 @@ pub struct ContainerEdits {
     /// Network interfaces that move into the container.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub net_devices: Vec<NetDevice>,
+    /// Files of the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+}
+
+impl ContainerEdits {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A file of the host in the container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    /// Where it is.
+    pub host_path: String,
+    /// Where it will be.
+    pub container_path: String,
+    /// Options of the mount.
+    pub options: [&'static str; 5],
+}
+
+impl Mount {
+    /// A file that the container may read and run, and not change.
+    pub fn read_only(host: impl Into<String>, container: impl Into<String>) -> Self {
+        let options = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
+        Self { host_path: host.into(), container_path: container.into(), options }
+    }
 }
 
 /// A device file; the runtime finds its numbers on the host.
@@ -105,7 +138,16 @@ pub fn file_name(kind: &str) -> String {
 
 /// The specifications of a machine, one a kind that it has any device of.
 pub fn specs(inventory: &Inventory) -> Vec<Spec> {
-    let gpus = spec(BASE_VERSION, GPU_KIND, gpu_devices(inventory));
+    specs_with(inventory, &[])
+}
+
+/// The same with `files`: those that programs on NVIDIA's GPUs need, which come with
+/// all GPUs if there is one that its driver serves.
+pub fn specs_with(inventory: &Inventory, files: &[Mount]) -> Vec<Spec> {
+    let mut gpus = spec(BASE_VERSION, GPU_KIND, gpu_devices(inventory));
+    if let Some(spec) = gpus.as_mut().filter(|spec| spec.devices.iter().any(is_nvidia)) {
+        spec.container_edits.mounts = files.to_vec();
+    }
     let vfs = nic_vf_devices(inventory);
     let has_net = vfs.iter().any(|vf| !vf.container_edits.net_devices.is_empty());
     let version = if has_net { NET_VERSION } else { BASE_VERSION };
@@ -117,7 +159,8 @@ pub fn specs(inventory: &Inventory) -> Vec<Spec> {
 fn spec(cdi_version: &'static str, kind: &'static str, mut devices: Vec<Device>) -> Option<Spec> {
     let mut names = BTreeSet::new();
     devices.retain(|device| is_name(&device.name) && names.insert(device.name.clone()));
-    (!devices.is_empty()).then_some(Spec { cdi_version, kind, devices })
+    let container_edits = ContainerEdits::default();
+    (!devices.is_empty()).then_some(Spec { cdi_version, kind, devices, container_edits })
 }
 
 /// Whether the specification lets a device be called so.
@@ -152,11 +195,17 @@ fn gpu_devices(inventory: &Inventory) -> Vec<Device> {
 }
 
 fn gpu_device(name: String, nodes: Vec<String>) -> Device {
-    let nvidia = nodes.iter().any(|node| node.starts_with("/dev/nvidia"));
-    let env = if nvidia { vec![NO_NVIDIA_HOOK.to_owned()] } else { Vec::new() };
     let device_nodes = nodes.into_iter().map(|path| DeviceNode { path }).collect();
-    let container_edits = ContainerEdits { env, device_nodes, ..ContainerEdits::default() };
-    Device { name, container_edits }
+    let container_edits = ContainerEdits { device_nodes, ..ContainerEdits::default() };
+    let mut device = Device { name, container_edits };
+    if is_nvidia(&device) {
+        device.container_edits.env.push(NO_NVIDIA_HOOK.to_owned());
+    }
+    device
+}
+
+fn is_nvidia(device: &Device) -> bool {
+    device.container_edits.device_nodes.iter().any(|node| node.path.starts_with("/dev/nvidia"))
 }
 
 /// Compute instances, and the VFs and mediated devices that are ready to be
@@ -427,6 +476,17 @@ mod tests {
               0000:41:00.2: ["/dev/infiniband/uverbs3", "/dev/infiniband/rdma_cm"] ["eth0v1"] []
         "#]],
         );
+    }
+
+    #[test]
+    fn nvidias_files_come_with_its_gpus_alone() {
+        let files = [Mount::read_only("/usr/lib64/libcuda.so.1.2", "/usr/lib64/libcuda.so.1")];
+        let of = |gpu| {
+            let inventory = Inventory { gpus: Some(vec![gpu]), ..Inventory::default() };
+            specs_with(&inventory, &files)[0].container_edits.mounts.clone()
+        };
+        assert_eq!(of(nvidia("0000:01:00.0", 0)), files);
+        assert_eq!(of(Gpu { device_nodes: nodes(&["/dev/kfd"]), ..Gpu::default() }), []);
     }
 
     #[test]

@@ -48,13 +48,15 @@ impl IdSet {
         for (place, word) in mask.rsplit(',').enumerate() {
             let bits = u32::from_str_radix(word.trim(), 16)
                 .map_err(|_| format!("{word} is not a word of a mask"))?;
-            for bit in (0..32).filter(|bit| bits >> bit & 1 == 1) {
-                let id = u32::try_from(place * 32).unwrap_or(u32::MAX).saturating_add(bit);
-                if id > MAX_ID {
-                    return Err(format!("id {id} is over the limit of {MAX_ID}"));
-                }
-                ids.insert(id);
+            if bits == 0 {
+                continue;
             }
+            if place > MAX_ID as usize / 32 {
+                let id = (place as u64 * 32).saturating_add(bits.trailing_zeros().into());
+                return Err(format!("id {id} is over the limit of {MAX_ID}"));
+            }
+            ids.grow(place / 2);
+            ids.0[place / 2] |= u64::from(bits) << (place % 2 * 32);
         }
         Ok(ids)
     }
@@ -72,10 +74,7 @@ impl IdSet {
 
     /// The ids, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> + '_ {
-        let bits = |(place, word): (usize, &u64)| {
-            let (first, word) = (place as u32 * 64, *word);
-            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit)
-        };
+        let bits = |(place, word): (usize, &u64)| Bits { first: place as u32 * 64, word: *word };
         self.0.iter().enumerate().flat_map(bits)
     }
 
@@ -96,16 +95,22 @@ impl IdSet {
 
     /// The smallest id.
     pub fn first(&self) -> Option<u32> {
-        self.iter().next()
+        let place = self.0.iter().position(|word| *word != 0)?;
+        Some(place as u32 * 64 + self.0[place].trailing_zeros())
     }
 
     /// Adds an id.
     pub fn insert(&mut self, id: u32) {
         let place = id as usize / 64;
+        self.grow(place);
+        self.0[place] |= 1 << (id % 64);
+    }
+
+    /// Makes room for a word that gets a bit.
+    fn grow(&mut self, place: usize) {
         if self.0.len() <= place {
             self.0.resize(place + 1, 0);
         }
-        self.0[place] |= 1 << (id % 64);
     }
 
     /// Takes an id out.
@@ -129,12 +134,17 @@ impl IdSet {
 
     /// The ids that are in either.
     pub fn union(&self, other: &Self) -> Self {
-        self.iter().chain(other.iter()).collect()
+        let (long, short) =
+            if self.0.len() < other.0.len() { (other, self) } else { (self, other) };
+        let mut all = long.clone();
+        all.0.iter_mut().zip(&short.0).for_each(|(word, more)| *word |= more);
+        all
     }
 
     /// True if every id is in `other` too.
     pub fn is_subset(&self, other: &Self) -> bool {
-        self.difference(other).is_empty()
+        let theirs = other.0.iter().copied().chain(core::iter::repeat(0));
+        self.0.iter().zip(theirs).all(|(a, b)| a & !b == 0)
     }
 
     fn trimmed(mut words: Vec<u64>) -> Self {
@@ -142,6 +152,30 @@ impl IdSet {
             words.pop();
         }
         Self(words)
+    }
+}
+
+/// The ids of one word.
+struct Bits {
+    first: u32,
+    word: u64,
+}
+
+impl Iterator for Bits {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let bit = (self.word != 0).then(|| self.word.trailing_zeros())?;
+        self.word &= self.word - 1;
+        Some(self.first + bit)
+    }
+}
+
+impl DoubleEndedIterator for Bits {
+    fn next_back(&mut self) -> Option<u32> {
+        let bit = self.word.checked_ilog2()?;
+        self.word &= !(1 << bit);
+        Some(self.first + bit)
     }
 }
 
@@ -230,6 +264,22 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn it_is_a_set(
+            a in proptest::collection::btree_set(0..300u32, 0..80),
+            b in proptest::collection::btree_set(0..300u32, 0..80),
+        ) {
+            let of = |ids: &alloc::collections::BTreeSet<u32>| -> IdSet { ids.iter().copied().collect() };
+            let (x, y) = (of(&a), of(&b));
+            proptest::prop_assert!(x.iter().eq(a.iter().copied()));
+            proptest::prop_assert!(x.iter().rev().eq(a.iter().rev().copied()));
+            proptest::prop_assert_eq!(x.first(), a.first().copied());
+            proptest::prop_assert_eq!(x.union(&y), of(&(&a | &b)));
+            proptest::prop_assert_eq!(x.intersection(&y), of(&(&a & &b)));
+            proptest::prop_assert_eq!(x.difference(&y), of(&(&a - &b)));
+            proptest::prop_assert_eq!(x.is_subset(&y), a.is_subset(&b));
+        }
+
         #[test]
         fn what_is_printed_is_read_back(ids in proptest::collection::btree_set(0..300u32, 0..80)) {
             let set: IdSet = ids.into_iter().collect();

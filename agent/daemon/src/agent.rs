@@ -5,7 +5,7 @@
 //! | `log` | lines | answers with the latest |
 //! | `config` | documents ([`door`](crate::door)) | `Settings`, `Reported` |
 //! | `helper` | requests | answers, `Helper` |
-//! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, CDI files |
+//! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, requests for CDI files |
 //! | `placement` | containers, `Inventory`, `Settings` | `Targets`, the book on disk |
 //! | `nri` | the container runtime, `Targets` | containers to `placement`, `Nri` |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
@@ -26,7 +26,6 @@ use std::{
 };
 
 use purlin_core::{
-    cdi,
     drift::Watcher,
     identity::Class,
     inventory::{Inventory, Nic},
@@ -46,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api,
     boot::{self, Boot},
+    cdi::Runtimes,
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     helper,
     inventory::{Due, Hardware, Owner},
@@ -243,8 +243,9 @@ impl Opened {
             spool: spool.clone(),
             state_dir: boot.state_dir.clone(),
             // Nobody is told of a machine that is only played.
-            cdi_dir: (boot.mode == Mode::System && boot.test.root.is_none())
-                .then(|| cdi::DIRECTORY.into()),
+            runtimes: (boot.mode == Mode::System && boot.test.root.is_none())
+                .then(Runtimes::default),
+            runtimes_due: None,
             inventory,
             hardware,
             inbox: hardware_inbox,

@@ -28,7 +28,8 @@ use tokio::{
 
 use crate::{
     baseline::Baseline,
-    cdi, clock,
+    cdi::{Runtimes, SERVED_WITHIN},
+    clock,
     helper::{self, Client},
     sample,
     spool::Spool,
@@ -97,8 +98,10 @@ pub struct Owner {
     pub spool: Spool,
     /// Where the baseline is.
     pub state_dir: PathBuf,
-    /// Where container runtimes look; `None`: they are told nothing.
-    pub cdi_dir: Option<PathBuf>,
+    /// Who tells container runtimes; `None`: they are told nothing.
+    pub runtimes: Option<Runtimes>,
+    /// When they should have been told what was asked for last.
+    pub runtimes_due: Option<Instant>,
     /// What it publishes: the machine …
     pub inventory: watch::Sender<Arc<Inventory>>,
     /// … and the rest.
@@ -137,6 +140,7 @@ impl Owner {
                     _ = reply.send(self.accept(by).await);
                 }
                 () = time::sleep_until(self.due.at) => self.read().await,
+                () = at(self.runtimes_due) => self.check_runtimes().await,
                 _ = gpu_events.tick(), if has_nvidia => self.gpu_events().await,
                 _ = neighbours.tick(), if has_port => self.neighbours().await,
             }
@@ -240,23 +244,32 @@ impl Owner {
 
     /// Container runtimes are told what is sure: while a reader seems to fail, what
     /// they were told before stands.
-    async fn tell_runtimes(&self) {
+    async fn tell_runtimes(&mut self) {
         let matters = |part| matches!(part, Part::Gpu | Part::Nic | Part::Pci);
-        let Some(dir) = self.cdi_dir.clone() else { return };
+        let Some(runtimes) = self.runtimes.clone() else { return };
         if self.watcher.faults().any(|kind| matters(kind.part())) {
             return;
         }
         let inventory = self.inventory.borrow().clone();
-        let told = task::spawn_blocking(move || cdi::write(&dir, &inventory)).await;
-        let told = told.unwrap_or_else(|error| Err(error.to_string()));
-        match &told {
-            Ok(changed) if !changed.is_empty() => {
-                tracing::info!(?changed, "container runtimes are told what devices there are");
+        let asked = task::spawn_blocking(move || runtimes.ask(&inventory)).await;
+        match asked.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(true) => {
+                tracing::info!("container runtimes are to be told what devices there are");
+                self.runtimes_due = Some(Instant::now() + SERVED_WITHIN);
             }
-            Ok(_) => {}
-            Err(why) => tracing::debug!(why, "container runtimes are not told"),
+            Ok(false) if self.runtimes_due.is_some() => {}
+            Ok(false) => self.check_runtimes().await,
+            Err(why) => self.limit(TELL_RUNTIMES, Some(why)),
         }
-        self.limit(TELL_RUNTIMES, told.err());
+    }
+
+    /// What was asked of another is not done before it is seen.
+    async fn check_runtimes(&mut self) {
+        self.runtimes_due = None;
+        let Some(runtimes) = self.runtimes.clone() else { return };
+        let inventory = self.inventory.borrow().clone();
+        let told = task::spawn_blocking(move || runtimes.told(&inventory)).await;
+        self.limit(TELL_RUNTIMES, told.unwrap_or_else(|error| Err(error.to_string())).err());
     }
 
     /// What a node is made of when it is first seen is taken for right.
@@ -323,6 +336,14 @@ impl Owner {
 
     fn publish(&self, change: impl FnOnce(&mut Hardware)) {
         self.hardware.send_modify(|hardware| change(Arc::make_mut(hardware)));
+    }
+}
+
+/// Never, if there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => time::sleep_until(time).await,
+        None => future::pending().await,
     }
 }
 

@@ -12,7 +12,7 @@ pub mod baseline;
 pub mod boot;
 #[cfg(feature = "broker")]
 mod broker;
-mod cdi;
+pub mod cdi;
 mod clock;
 mod document;
 mod door;

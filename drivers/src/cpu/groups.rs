@@ -43,13 +43,14 @@ impl Level {
 fn levels() -> [Level; 6] {
     use GroupKind::*;
     [
-        Level::new(Drawer, "drawer_id", &[("drawer_siblings", "drawer_siblings_list")]),
-        Level::new(Book, "book_id", &[("book_siblings", "book_siblings_list")]),
+        // First, since what a kernel doesn't tell of one PU it tells of none in its package.
         Level::new(
             Package,
             "physical_package_id",
             &[("package_cpus", "package_cpus_list"), ("core_siblings", "core_siblings_list")],
         ),
+        Level::new(Drawer, "drawer_id", &[("drawer_siblings", "drawer_siblings_list")]),
+        Level::new(Book, "book_id", &[("book_siblings", "book_siblings_list")]),
         Level::new(Die, "die_id", &[("die_cpus", "die_cpus_list")]),
         Level::new(
             Core,
@@ -67,21 +68,30 @@ pub(super) fn read(
     info: &CpuInfo,
 ) -> Vec<Group> {
     let mut levels = levels();
+    let mut untold = IdSet::default();
     let modules = info.vendor.as_deref() == Some(MODULES.0) && info.family == Some(MODULES.1);
     for pu in online.iter() {
         if levels.iter().all(|level| level.told.contains(pu)) {
             continue;
         }
-        let Some(dir) = probe.dir_in(cpus, &format!("cpu{pu}/topology")) else { continue };
+        let Some(dir) = probe.dir_in(cpus, &format!("cpu{pu}/topology")) else {
+            untold.insert(pu);
+            continue;
+        };
         for place in 0..levels.len() {
             if levels[place].told.contains(pu) {
                 continue;
             }
             let (above, rest) = levels.split_at_mut(place);
             if let Some(level) = rest.first_mut() {
-                tell(probe, &dir, pu, level, above, online, modules);
+                tell(probe, (cpus, &dir), pu, level, above, online, modules);
             }
         }
+    }
+    // A kernel has it for all that are online, or for none.
+    if let Some(pu) = untold.first().filter(|_| untold != *online) {
+        let what = "has no topology, though the CPU is online and others have one";
+        probe.problem(&cpus.path_of(&format!("cpu{pu}")), what);
     }
     let mut groups: Vec<Group> = levels.into_iter().flat_map(|level| level.groups).collect();
     if groups.is_empty() {
@@ -99,7 +109,7 @@ pub(super) fn read(
 
 fn tell(
     probe: &mut Probe<'_>,
-    dir: &Dir<'_>,
+    (cpus, dir): (&Dir<'_>, &Dir<'_>),
     pu: u32,
     level: &mut Level,
     above: &[Level],
@@ -120,6 +130,13 @@ fn tell(
     }
     let mask = level.masks.iter().find(|(mask, list)| dir.has(mask) || dir.has(list));
     let mask = mask.and_then(|(mask, list)| probe.mask_or_set((dir, *mask), (dir, *list)));
+    // Where the CPU itself isn't in the dump, neither is the proof.
+    let off = mask.as_ref().map(|mask| mask.difference(online));
+    let off = off.and_then(|off| off.iter().find(|id| cpus.has(&format!("cpu{id}"))));
+    if let Some(off) = off {
+        let what = format!("{} names CPU {off}, which is not online", level.masks[0].0);
+        probe.problem(dir.path(), what);
+    }
     let mask = mask.map(|mask| mask.intersection(online));
     let by_id = modules && level.kind == GroupKind::Core;
     match mask {
@@ -189,7 +206,7 @@ fn within(above: &[Level], pu: u32, kind: GroupKind) -> IdSet {
 /// Kernels before 2.6.16 have no topology in sysfs, and x86 ones tell packages
 /// and cores in `/proc/cpuinfo`.
 fn of_cpuinfo(online: &IdSet, info: &CpuInfo) -> Vec<Group> {
-    let [_, _, mut packages, _, mut cores, _] = levels();
+    let [mut packages, _, _, _, mut cores, _] = levels();
     for pu in online.iter() {
         let Some(told) = info.pus.get(&pu) else { continue };
         by_ids(pu, &mut packages, told.package, online);

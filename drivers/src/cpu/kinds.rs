@@ -31,7 +31,11 @@ pub(super) fn read(
     let mut capacity = Capacities { known: BTreeMap::new(), caches };
     let mut capacity_of = |probe: &mut Probe<'_>, pu| capacity.of(probe, cpus, pu, max_khz(pu));
 
-    let (told_by, named) = tell(probe, cpus, online, info, &mut capacity_of, &max_khz);
+    let speed = |pu| {
+        let policy = policies.iter().find(|policy| policy.pus.contains(pu))?;
+        Some((policy.base_khz, policy.hardware_max_khz?))
+    };
+    let (told_by, named) = tell(probe, cpus, online, info, &mut capacity_of, &speed);
     let mut kinds: Vec<CoreKind> = Vec::new();
     for (name, pus) in named {
         kinds.push(CoreKind {
@@ -55,7 +59,7 @@ fn tell(
     online: &IdSet,
     info: &CpuInfo,
     capacity_of: &mut impl FnMut(&mut Probe<'_>, u32) -> Option<u32>,
-    max_khz: &impl Fn(u32) -> Option<u64>,
+    speed: &impl Fn(u32) -> Option<Speed>,
 ) -> (KindSource, Named) {
     let mut named: Named = Vec::new();
     for (pmu, name) in PMUS {
@@ -77,9 +81,26 @@ fn tell(
     if capacities.len() > 1 {
         return (KindSource::Capacity, unnamed(capacities.into_values().collect()));
     }
-    let speeds = alike(online, max_khz);
-    let speeds = if speeds.len() > 1 { speeds.into_values().collect() } else { Vec::new() };
-    (KindSource::Frequency, unnamed(speeds))
+    let speeds = apart(alike(online, speed));
+    (KindSource::Frequency, unnamed(if speeds.len() > 1 { speeds } else { Vec::new() }))
+}
+
+/// Guaranteed frequency, where it is known, and the highest one.
+type Speed = (Option<u64>, u64);
+
+/// What is guaranteed the same and goes less than a tenth faster than the slowest is of
+/// one kind: cores of one design that turned out well (Turbo Boost Max, preferred cores).
+fn apart(speeds: BTreeMap<Speed, IdSet>) -> Vec<IdSet> {
+    let mut kinds: Vec<(Speed, IdSet)> = Vec::new();
+    for ((base, khz), pus) in speeds {
+        match kinds.last_mut() {
+            Some(((of, lowest), kind)) if *of == base && khz - *lowest < *lowest / 10 => {
+                *kind = kind.union(&pus);
+            }
+            _ => kinds.push(((base, khz), pus)),
+        }
+    }
+    kinds.into_iter().map(|(_, pus)| pus).collect()
 }
 
 /// PUs by what is told of them; those of which nothing is told are left out.

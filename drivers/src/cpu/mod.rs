@@ -32,6 +32,7 @@ use crate::{
 mod cache;
 mod cgroup;
 mod cpuinfo;
+mod device_tree;
 mod groups;
 mod kinds;
 mod power;
@@ -53,7 +54,7 @@ fn read_cpu(probe: &mut Probe<'_>) -> Option<Cpu> {
     };
     let listed = numbered(&dir, "cpu");
     let online = set_of(probe, &dir, "online", &listed).filter(|set| !set.is_empty());
-    let online = online.unwrap_or_else(|| not_switched_off(probe, &listed));
+    let online = online.unwrap_or_else(|| not_switched_off(probe, &dir, &listed));
     let seen = online.intersection(&listed);
     if seen.is_empty() {
         probe.problem(CPUS, "no CPU in it is online");
@@ -61,9 +62,17 @@ fn read_cpu(probe: &mut Probe<'_>) -> Option<Cpu> {
     if let Some(missing) = online.difference(&listed).first() {
         probe.problem(&format!("{CPUS}/cpu{missing}"), "is not there, though the CPU is online");
     }
+    let [possible, present] =
+        ["possible", "present"].map(|name| set_of(probe, &dir, name, &listed));
+    let absent = present.as_ref().and_then(|present| online.difference(present).first());
+    if let Some(absent) = absent {
+        probe.problem(&dir.path_of("online"), format!("names CPU {absent}, which is not present"));
+    }
     let info = cpuinfo::read(probe);
     let mut groups = groups::read(probe, &dir, &seen, &info);
     let mut caches = cache::read(probe, &dir, &seen, &groups);
+    let told: IdSet = caches.iter().flat_map(|cache| cache.shared_by.iter()).collect();
+    caches.extend(device_tree::read(probe, &dir, &seen.difference(&told)));
     let nodes = numa::cpus_of_nodes(probe);
     let pus = pus(&seen, &mut groups, &caches, &nodes);
     caches.sort_by_cached_key(|cache| (cache.level, cache.kind, cache.shared_by.first()));
@@ -77,8 +86,8 @@ fn read_cpu(probe: &mut Probe<'_>) -> Option<Cpu> {
         flags: info.flags,
         microcode: info.microcode,
         vulnerabilities: vulnerabilities(probe, &dir),
-        possible: set_of(probe, &dir, "possible", &listed),
-        present: set_of(probe, &dir, "present", &listed),
+        possible,
+        present,
         allowed,
         allowed_nodes,
         isolated: probe.set((&dir, "isolated")),
@@ -111,8 +120,8 @@ fn set_of(probe: &mut Probe<'_>, dir: &Dir<'_>, name: &str, listed: &IdSet) -> O
 
 /// The online CPUs on kernels before 2.6.26, which have no `online` list: a
 /// CPU's own `online` file is 0 or 1, and absent where it can't be switched.
-fn not_switched_off(probe: &mut Probe<'_>, listed: &IdSet) -> IdSet {
-    let on = |id: &u32| probe.flag(&format!("{CPUS}/cpu{id}/online")) != Some(false);
+fn not_switched_off(probe: &mut Probe<'_>, dir: &Dir<'_>, listed: &IdSet) -> IdSet {
+    let on = |id: &u32| probe.flag((dir, &*format!("cpu{id}/online"))) != Some(false);
     listed.iter().filter(on).collect()
 }
 

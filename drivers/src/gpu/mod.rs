@@ -26,10 +26,12 @@ mod events;
 mod hwmon;
 mod intel;
 mod nvidia;
+mod nvidia_files;
 mod nvml;
 mod xid;
 
 pub use events::{Events, GpuEvent, GpuEventKind};
+pub use nvidia_files::nvidia_files;
 pub use xid::xid_text;
 
 /// Base class of display controllers, and of processing accelerators

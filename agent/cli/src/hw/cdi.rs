@@ -1,11 +1,31 @@
 //! `purlin hw cdi`: what a container can be given, as its runtime reads it.
 
-use purlin_core::cdi::{Device, Spec};
+use std::path::Path;
+
+use purlin_core::{
+    cdi::{Device, Spec},
+    inventory::Inventory,
+};
+use purlin_daemon::cdi;
 use serde::Serialize;
 
-use crate::table::{self, Column::*, Width};
+use crate::{
+    exit::Failure,
+    output::note,
+    table::{self, Column::*, Width},
+};
 
-/// The specifications; each is the content of a file in `/var/run/cdi`.
+/// `purlin hw cdi --write`
+pub fn write(dir: &Path, inventory: &Inventory) -> Result<(), Failure> {
+    let changed = cdi::write(dir, inventory).map_err(Failure::Failed)?;
+    match changed.as_slice() {
+        [] => note(&format!("{}: nothing to change", dir.display())),
+        changed => changed.iter().for_each(|name| note(&format!("{}", dir.join(name).display()))),
+    }
+    Ok(())
+}
+
+/// The specifications; each is the content of a file in `/run/cdi`.
 #[derive(Serialize)]
 pub struct Specs {
     /// One a kind.
@@ -19,7 +39,12 @@ impl Specs {
             return "no GPU and no virtual function of a NIC to give to a container\n".into();
         }
         let rows = self.specs.iter().flat_map(|spec| spec.devices.iter().map(|it| row(spec, it)));
-        table::columns(&[Whole("DEVICE"), Left("BRINGS")], rows, width)
+        let files: usize = self.specs.iter().map(|spec| spec.container_edits.mounts.len()).sum();
+        let with_files = match files {
+            0 => String::new(),
+            files => format!("each GPU with {files} files of NVIDIA's driver\n"),
+        };
+        table::columns(&[Whole("DEVICE"), Left("BRINGS")], rows, width) + &with_files
     }
 }
 
@@ -34,10 +59,7 @@ fn row(spec: &Spec, device: &Device) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use purlin_core::{
-        cdi,
-        inventory::{Gpu, Inventory},
-    };
+    use purlin_core::{cdi, inventory::Gpu};
 
     use super::*;
     use crate::sample;
@@ -81,6 +103,9 @@ mod tests {
               }
             ]"#]]
         .assert_eq(&json);
+        let mount = cdi::Mount::read_only("/usr/lib64/libcuda.so.1.2", "/usr/lib64/libcuda.so.1");
+        expect![[r#"{"hostPath":"/usr/lib64/libcuda.so.1.2","containerPath":"/usr/lib64/libcuda.so.1","options":["ro","nosuid","nodev","rbind","rprivate"]}"#]]
+            .assert_eq(&serde_json::to_string(&mount).unwrap());
         let keys = serde_json::to_value(&specs().specs[0]).unwrap();
         let mut keys: Vec<&str> = keys.as_object().unwrap().keys().map(String::as_str).collect();
         keys.sort_unstable();

@@ -28,10 +28,10 @@ pub async fn diff(args: &DiffArgs, global: &Global, output: &Output) -> Ended {
     let diff = match &args.before {
         None => against_accepted(global).await?,
         Some(before) => {
-            let left = inventory(before).await?;
+            let left = inventory(before)?;
             let (to, right) = match &args.after {
-                Some(after) => (after.display().to_string(), inventory(after).await?),
-                None => (THIS_MACHINE.into(), helper::inventory(None).await),
+                Some(after) => (after.display().to_string(), inventory(after)?),
+                None => (THIS_MACHINE.into(), helper::inventory(None)),
             };
             between(&before.display().to_string(), &to, &drift::diff(&left, &right))
         }
@@ -69,7 +69,7 @@ async fn against_accepted(global: &Global) -> Result<HardwareDiff, Failure> {
     match offline::baseline(boot) {
         Ok(baseline) => {
             note("the agent can't be reached; this is what it accepted, against this machine now");
-            Ok(compare(&baseline, &helper::inventory(None).await))
+            Ok(compare(&baseline, &helper::inventory(None)))
         }
         Err(why) => {
             note(&format!("what was accepted can't be read either: {why}"));
@@ -79,10 +79,10 @@ async fn against_accepted(global: &Global) -> Result<HardwareDiff, Failure> {
 }
 
 /// The machine in a file of `purlin hw list -o json`, or in a dump.
-async fn inventory(path: &Path) -> Result<Inventory, Failure> {
+fn inventory(path: &Path) -> Result<Inventory, Failure> {
     match json(path)? {
         Some(inventory) => Ok(inventory),
-        None => super::read(Some(path)).await,
+        None => super::read(Some(path)),
     }
 }
 

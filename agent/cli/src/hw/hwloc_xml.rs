@@ -21,7 +21,9 @@ const GROUP_KIND: u32 = 1001;
 
 /// hwloc's numbers of kinds of I/O objects (`hwloc_obj_osdev_type_e`).
 const OSDEV_BLOCK: u32 = 0;
+const OSDEV_GPU: u32 = 1;
 const OSDEV_NET: u32 = 2;
+const OSDEV_RDMA: u32 = 3;
 
 /// Base class and subclass of a bridge between PCI buses.
 const PCI_BRIDGE: u32 = 0x0604;
@@ -171,7 +173,7 @@ impl<'a> Writer<'a> {
         let known = |id: &u32| self.inventory.numa.iter().flatten().any(|node| node.id == *id);
         let at = |device: &PciDevice| device.node.filter(known);
         let all = self.inventory.pci.iter().flatten().filter_map(Function::of);
-        let mut roots: BTreeMap<(u16, u8), Vec<Function<'_>>> = BTreeMap::new();
+        let mut roots: BTreeMap<(u32, u8), Vec<Function<'_>>> = BTreeMap::new();
         for function in all.filter(|it| it.device.parent.is_none() && at(it.device) == node) {
             roots.entry((function.domain, function.bus)).or_default().push(function);
         }
@@ -235,23 +237,37 @@ impl<'a> Writer<'a> {
         last.unwrap_or(function.bus).max(function.bus)
     }
 
-    /// Interfaces and disks of a PCI function.
+    /// Interfaces, disks and GPUs of a PCI function.
     fn kernel_devices(&mut self, address: &str) {
         let inventory = self.inventory;
         for nic in inventory.nics.iter().flatten().filter(|nic| nic.pci.as_deref() == Some(address))
         {
-            let name = Escaped(&nic.name);
-            self.open("OSDev", None, &format!("name=\"{name}\" osdev_type=\"{OSDEV_NET}\""));
-            nic.mac.iter().for_each(|mac| self.info("Address", mac));
-            self.close();
+            self.device(OSDEV_NET, &nic.name, &[("Address", &nic.mac)]);
+            for rdma in &nic.rdma {
+                self.device(OSDEV_RDMA, &rdma.name, &[]);
+            }
         }
         let disks = inventory.storage.iter().flat_map(|storage| &storage.disks);
         for disk in disks.filter(|disk| disk.pci.as_deref() == Some(address)) {
-            let name = Escaped(&disk.name);
-            self.open("OSDev", None, &format!("name=\"{name}\" osdev_type=\"{OSDEV_BLOCK}\""));
-            disk.model.iter().for_each(|model| self.info("Model", model));
-            self.close();
+            let facts = [("Model", &disk.model), ("SerialNumber", &disk.serial)];
+            self.device(OSDEV_BLOCK, &disk.name, &facts);
         }
+        // Its names in the kernel, as far as it has a driver that gives it one.
+        for gpu in inventory.gpus.iter().flatten().filter(|gpu| gpu.pci == address) {
+            let names = gpu.device_nodes.iter().filter_map(|path| gpu_name(path));
+            let facts =
+                [("GPUModel", &gpu.name), ("UUID", &gpu.uuid), ("SerialNumber", &gpu.serial)];
+            names.for_each(|name| self.device(OSDEV_GPU, name, &facts));
+        }
+    }
+
+    fn device(&mut self, kind: u32, name: &str, facts: &[(&str, &Option<String>)]) {
+        let name = Escaped(name);
+        self.open("OSDev", None, &format!("name=\"{name}\" osdev_type=\"{kind}\""));
+        for (fact, value) in facts {
+            value.iter().for_each(|value| self.info(fact, value));
+        }
+        self.close();
     }
 
     fn all_nodes(&self) -> IdSet {
@@ -292,9 +308,10 @@ impl<'a> Writer<'a> {
 /// Bridges behind bridges; the standard allows 256 buses, and machines have four.
 const MAX_BRIDGES: u32 = 32;
 
-/// A PCI function that hwloc 2 can name: it has domains of 16 bits.
+/// A PCI function. hwloc 2 as most distributions build it passes over a domain of more
+/// than 16 bits, and what is in it.
 struct Function<'a> {
-    domain: u16,
+    domain: u32,
     bus: u8,
     device: &'a PciDevice,
 }
@@ -302,9 +319,19 @@ struct Function<'a> {
 impl<'a> Function<'a> {
     fn of(device: &'a PciDevice) -> Option<Self> {
         let mut parts = device.address.split(':');
-        let domain = u16::from_str_radix(parts.next()?, 16).ok()?;
+        let domain = u32::from_str_radix(parts.next()?, 16).ok()?;
         Some(Self { domain, bus: u8::from_str_radix(parts.next()?, 16).ok()?, device })
     }
+}
+
+/// What a GPU's own device file is called: `card0`, `renderD128`, `nvidia0`. Files that
+/// all GPUs of a driver share are nobody's name.
+fn gpu_name(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("/dev/")?;
+    let name = name.strip_prefix("dri/").unwrap_or(name);
+    let prefixes = ["card", "renderD", "nvidia"].into_iter();
+    let number = prefixes.filter_map(|prefix| name.strip_prefix(prefix)).next()?;
+    number.parse::<u32>().is_ok().then_some(name)
 }
 
 fn cache_type(cache: &Cache) -> Option<String> {

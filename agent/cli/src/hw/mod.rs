@@ -1,7 +1,7 @@
 //! `purlin hw`: the hardware, read here and now, with the agent or without.
 //!
-//! The reading is done by a helper process under deadlines, as the agent's is, so that
-//! a device that hangs costs its own line and not the whole answer. Only [`diff`]
+//! Each part is read under a deadline, as the agent's is, so that a device that hangs
+//! costs its own line and not the whole answer. Only [`diff`]
 //! asks the agent, which alone keeps what was accepted.
 
 use std::{
@@ -43,10 +43,14 @@ pub async fn run(args: &HwArgs, global: &Global, output: &Output) -> Ended {
         }
         HwCommand::Diff(between) => return diff::diff(between, global, output).await,
         HwCommand::Accept => return diff::accept(global, output).await,
+        HwCommand::Cdi { write: Some(_) } if args.root.is_some() => {
+            let what = "what --root names has no devices to give to a container here";
+            return Err(Failure::Usage(what.into()));
+        }
         _ => {}
     }
-    let inventory = read(args.root.as_deref()).await?;
-    show(&args.command, &inventory, output)?;
+    let inventory = read(args.root.as_deref())?;
+    show(args, &inventory, output)?;
     match &args.root {
         Some(root) if is_no_machine(&inventory) => note(&plain(&format!(
             "{}: has no proc and no sys of a machine in it; give the directory that has them, \
@@ -59,8 +63,8 @@ pub async fn run(args: &HwArgs, global: &Global, output: &Output) -> Ended {
 }
 
 /// Reads this machine or a dump, which must be one that can be read.
-async fn read(root: Option<&Path>) -> Result<Inventory, Failure> {
-    let inventory = helper::inventory(root).await;
+fn read(root: Option<&Path>) -> Result<Inventory, Failure> {
+    let inventory = helper::inventory(root);
     match unusable(&inventory.problems) {
         Some(why) => Err(Failure::Failed(plain(why))),
         None => Ok(inventory),
@@ -82,13 +86,15 @@ fn is_no_machine(inventory: &Inventory) -> bool {
     platform.is_none() && cpu.is_none() && memory.is_none() && pci.is_none()
 }
 
-fn show(command: &HwCommand, inventory: &Inventory, output: &Output) -> Result<(), Failure> {
-    match command {
+fn show(args: &HwArgs, inventory: &Inventory, output: &Output) -> Result<(), Failure> {
+    let root = args.root.as_deref().unwrap_or(Path::new("/"));
+    match &args.command {
         HwCommand::List => output.show(inventory, |width| list(inventory, width))?,
         HwCommand::Counts => output.show(&counts(inventory), |_| counted(inventory))?,
         HwCommand::Tree => output.show(inventory, |_| tree(inventory))?,
-        HwCommand::Cdi => {
-            let specs = cdi::Specs { specs: purlin_core::cdi::specs(inventory) };
+        HwCommand::Cdi { write: Some(dir) } => cdi::write(dir, inventory)?,
+        HwCommand::Cdi { write: None } => {
+            let specs = cdi::Specs { specs: purlin_daemon::cdi::specs(root, inventory) };
             output.show(&specs, |width| specs.page(width))?;
         }
         HwCommand::Draw(to) => save(to, draw_svg::svg(inventory))?,

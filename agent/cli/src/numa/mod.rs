@@ -23,8 +23,8 @@ use crate::{
 mod page;
 
 /// `purlin numa …`
-pub async fn run(args: &NumaArgs, output: &Output) -> Ended {
-    let inventory = helper::inventory(args.root.as_deref()).await;
+pub fn run(args: &NumaArgs, output: &Output) -> Ended {
+    let inventory = helper::inventory(args.root.as_deref());
     let machine = Machine::of(&inventory)
         .map_err(|why| Failure::Failed(format!("nothing can be placed on this machine: {why}")))?;
     match &args.command {

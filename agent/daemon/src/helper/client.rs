@@ -5,15 +5,9 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     path::{Path, PathBuf},
     process::Stdio,
-    sync::mpsc as blocking,
-    thread,
 };
 
-use purlin_core::{
-    inventory::{Inventory, Part},
-    metric::Sampler,
-};
-use purlin_drivers::Archive;
+use purlin_core::inventory::{Inventory, Part};
 use purlin_proto::api;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,14 +17,13 @@ use tokio::{
     time,
 };
 
-use super::{ANSWER_DEADLINE, Answer, COMMAND, Request, What, checked_length, encode, server};
+use super::{
+    ANSWER_DEADLINE, Answer, COMMAND, MAX_STUCK_DEVICES, Request, What, checked_length, encode,
+    put, too_many_stuck,
+};
 
 /// Where systemd listens for the agent, to start a helper that may write.
 const WRITER_SOCKET: &str = "/run/purlin-helper.sock";
-/// Devices that may be stuck while they are asked about their health before no
-/// other is asked: each costs a process and a deadline, and more than that hang
-/// together, on what they share.
-const MAX_STUCK_DEVICES: usize = 8;
 /// Requests that may wait for the one under way.
 const INBOX: usize = 32;
 
@@ -49,13 +42,6 @@ impl Client {
             return Answer::nothing(&what, "the agent is stopping");
         }
         answer.await.unwrap_or_else(|_| Answer::nothing(&what, "the helper's task was restarted"))
-    }
-
-    /// Reads every part into `inventory`; what can't be read stays as it was.
-    pub async fn read_inventory(&self, inventory: &mut Inventory) {
-        for part in Part::ALL {
-            self.read(part, inventory, true).await;
-        }
     }
 
     /// Reads one part into `inventory`; false if it can't be read and stays as it
@@ -78,18 +64,6 @@ impl Client {
     }
 }
 
-/// Puts a part in its place; which devices are to be asked next.
-fn put(inventory: &mut Inventory, part: Part, answer: Answer, again: bool) -> Vec<String> {
-    let is_storage = part == Part::Storage && answer.data.is_some();
-    let before = inventory.storage.take_if(|_| is_storage);
-    inventory.put(part, answer.data, answer.problems);
-    let Some(storage) = inventory.storage.as_mut().filter(|_| is_storage) else {
-        return Vec::new();
-    };
-    storage.keep_health(&before.unwrap_or_default());
-    storage.to_ask(again)
-}
-
 /// A client, and the owner of the helpers that its task runs. `root` is what
 /// they read: the machine, or a dump.
 pub fn client(root: PathBuf) -> (Client, Helpers) {
@@ -107,102 +81,6 @@ fn lane(root: PathBuf, socket: Option<PathBuf>) -> (Client, Helpers) {
     let (publish, state) = watch::channel(api::Helper::default());
     let helpers = Helpers { root, socket, inbox, publish, running: None, stuck: Vec::new() };
     (Client { asks, state }, helpers)
-}
-
-/// Reads the whole machine through a helper of its own, each part under a
-/// deadline, or the dump at `root`; for commands that work without the agent.
-pub async fn inventory(root: Option<&Path>) -> Inventory {
-    let root = root.unwrap_or(Path::new("/"));
-    // A helper works in /, wherever the command was typed.
-    let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
-    if root != Path::new("/") {
-        return inventory_of_dump(root).await;
-    }
-    let (client, mut helpers) = client(root.clone());
-    let mut inventory = Inventory::default();
-    match helpers.start().await {
-        Ok(helper) => helpers.running = Some(helper),
-        Err(_) => return inventory_in_threads(&root),
-    }
-    tokio::select! {
-        () = client.read_inventory(&mut inventory) => {}
-        () = helpers.run() => {}
-    }
-    inventory
-}
-
-/// A dump can't hang in the kernel, and a tar is unpacked once for all parts.
-async fn inventory_of_dump(root: PathBuf) -> Inventory {
-    let read = tokio::task::spawn_blocking(move || server::dump(&root));
-    read.await.unwrap_or_default()
-}
-
-/// The same where no process can be started (under an emulator, or a seccomp
-/// filter): in threads, which are left behind if they get stuck.
-fn inventory_in_threads(root: &Path) -> Inventory {
-    let mut inventory = Inventory::default();
-    for part in Part::ALL {
-        read_part(&mut inventory, part, |what| {
-            let root = root.to_owned();
-            let read = in_thread(&what, move |what| server::answer(&root, what));
-            read.unwrap_or_else(|| no_answer(&what))
-        });
-    }
-    inventory
-}
-
-/// Reads one part, and each device's health, by `ask`.
-fn read_part(inventory: &mut Inventory, part: Part, mut ask: impl FnMut(What) -> Answer) {
-    let answer = ask(What::Part(part));
-    let devices = put(inventory, part, answer, true);
-    let all = devices.into_iter().map(|it| ask(What::Smart(it.clone())).of_device(it)).collect();
-    inventory.put_health(all);
-}
-
-/// What `read` brings; `None` if it gets stuck.
-fn in_thread<T: Send + 'static>(
-    what: &What,
-    read: impl FnOnce(&What) -> T + Send + 'static,
-) -> Option<T> {
-    let (answers, inbox) = blocking::channel();
-    let asked = what.clone();
-    thread::spawn(move || _ = answers.send(read(&asked)));
-    inbox.recv_timeout(ANSWER_DEADLINE).ok()
-}
-
-fn no_answer(what: &What) -> Answer {
-    Answer::nothing(what, format!("no answer within {ANSWER_DEADLINE:?}"))
-}
-
-/// A machine and the files it was read from.
-#[derive(Debug, Default)]
-pub struct Dump {
-    /// What was read.
-    pub inventory: Inventory,
-    /// Every file that was.
-    pub files: Archive,
-}
-
-/// Reads this machine and keeps each file that is read; `told` hears which part
-/// is next. Each read is in a thread that is left behind if it gets stuck.
-pub fn gather(told: impl Fn(Part)) -> Dump {
-    let mut dump = Dump::default();
-    let Dump { inventory, files } = &mut dump;
-    let mut ask = |what| {
-        let read = in_thread(&what, server::gather);
-        let (answer, read) = read.unwrap_or_else(|| (no_answer(&what), Archive::default()));
-        // The limits of an archive are far above what drivers read of a machine.
-        _ = files.absorb(&read);
-        answer
-    };
-    for part in Part::ALL {
-        told(part);
-        read_part(inventory, part, &mut ask);
-    }
-    for sampler in Sampler::ALL {
-        ask(What::Sample(sampler));
-    }
-    dump
 }
 
 /// Owns the helper processes.
@@ -245,8 +123,7 @@ impl Helpers {
             return Answer::nothing(&what, why);
         }
         if matches!(what, What::Smart(_)) && self.stuck_devices() >= MAX_STUCK_DEVICES {
-            let why = format!("not asked: {MAX_STUCK_DEVICES} other devices do not answer");
-            return Answer::nothing(&what, why);
+            return Answer::nothing(&what, too_many_stuck());
         }
         // One that died since it was asked last, for whatever reason, costs a retry.
         let mut answer = self.ask_running(&what).await;

@@ -20,20 +20,26 @@ use std::{io, path::PathBuf, time::Duration};
 
 use purlin_core::{
     cpuset::{Change, Cpuset, To},
-    inventory::{Asked, GpuEvent, Neighbour, Part, PartData, Problem, Smart},
+    inventory::{Asked, GpuEvent, Inventory, Neighbour, Part, PartData, Problem, Smart},
     irq::Affinity,
     metric::{Point, Sampler},
 };
 use serde::{Deserialize, Serialize};
 
 mod client;
+mod once;
 mod server;
 
-pub use client::{Client, Dump, Helpers, client, gather, inventory, writer};
+pub use client::{Client, Helpers, client, writer};
+pub use once::{Dump, apart, gather, inventory, is_live};
 pub use server::main;
 
 /// What the agent types to start one: `purlin helper`.
 pub const COMMAND: &str = "helper";
+/// Devices that may be stuck while they are asked about their health before no
+/// other is asked: each costs a process and a deadline, and more than that hang
+/// together, on what they share.
+const MAX_STUCK_DEVICES: usize = 8;
 /// Largest frame: a hundred times the inventory of a machine with 256 PUs, which
 /// `purlin hw list -o json` prints in 81 kB.
 const MAX_FRAME_BYTES: usize = 8 << 20;
@@ -171,6 +177,22 @@ impl Answer {
     fn of_device(self, device: String) -> Asked {
         Asked { device, smart: self.smart, problems: self.problems }
     }
+}
+
+fn too_many_stuck() -> String {
+    format!("not asked: {MAX_STUCK_DEVICES} other devices do not answer")
+}
+
+/// Puts a part in its place; which devices are to be asked next.
+fn put(inventory: &mut Inventory, part: Part, answer: Answer, again: bool) -> Vec<String> {
+    let is_storage = part == Part::Storage && answer.data.is_some();
+    let before = inventory.storage.take_if(|_| is_storage);
+    inventory.put(part, answer.data, answer.problems);
+    let Some(storage) = inventory.storage.as_mut().filter(|_| is_storage) else {
+        return Vec::new();
+    };
+    storage.keep_health(&before.unwrap_or_default());
+    storage.to_ask(again)
 }
 
 fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {

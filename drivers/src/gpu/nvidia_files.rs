@@ -1,0 +1,80 @@
+//! Files that programs on NVIDIA's GPUs need of the host: the driver's libraries,
+//! which must be of the kernel driver's own version, its tools and firmware.
+//!
+//! Source: where the driver's installer and distributions' packages put them (the
+//! driver's README, "Installed Components"). They are told by their names alone:
+//! whatever ends in the version of the driver that runs is its.
+
+use crate::{Dir, Root};
+
+const VERSION: &str = "/sys/module/nvidia/version";
+
+/// Where libraries are: of Debian and its heirs, of the others, and Debian's own
+/// alternatives.
+const LIBRARIES: [&str; 6] = [
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/lib/x86_64-linux-gnu/nvidia/current",
+    "/usr/lib/aarch64-linux-gnu/nvidia/current",
+];
+
+/// What a program in a container may start or talk to.
+const OTHERS: [&str; 6] = [
+    "/usr/bin/nvidia-smi",
+    "/usr/bin/nvidia-debugdump",
+    "/usr/bin/nvidia-persistenced",
+    "/usr/bin/nvidia-cuda-mps-control",
+    "/usr/bin/nvidia-cuda-mps-server",
+    "/run/nvidia-persistenced/socket",
+];
+
+/// The files, each with the path that it is to have in a container: its own, and for
+/// a library also each name that a link beside it gives it, by which programs load it.
+/// None without the driver.
+pub fn nvidia_files(root: &Root) -> Vec<(String, String)> {
+    let Ok(version) = root.read(VERSION) else { return Vec::new() };
+    let mut files = Vec::new();
+    for dir in LIBRARIES.iter().filter_map(|path| root.dir(path).ok()) {
+        libraries(root, &dir, &format!(".so.{version}"), &mut files);
+    }
+    let firmware = format!("/lib/firmware/nvidia/{version}");
+    if let Ok(dir) = root.dir(&firmware) {
+        files.extend(dir.names().map(|name| dir.path_of(name)).map(|path| (path.clone(), path)));
+    }
+    let others = OTHERS.iter().filter(|path| root.exists(path));
+    files.extend(others.map(|path| ((*path).to_owned(), (*path).to_owned())));
+    // A directory may be there under two names.
+    files.sort_unstable_by(|a, b| a.1.cmp(&b.1));
+    files.dedup_by(|a, b| a.1 == b.1);
+    files
+}
+
+fn libraries(root: &Root, dir: &Dir<'_>, ending: &str, files: &mut Vec<(String, String)>) {
+    for name in dir.names().filter(|name| name.contains(".so")) {
+        let path = dir.path_of(name);
+        let target = root.link_target(&path).ok();
+        match target.as_deref() {
+            None if name.ends_with(ending) => files.push((path.clone(), path)),
+            // `libcuda.so.1`, and links to it, to be there under the same name.
+            Some(target) if !target.contains('/') && leads_to(root, dir, target, ending) => {
+                let file = followed(root, dir, target);
+                files.push((dir.path_of(&file), path));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn leads_to(root: &Root, dir: &Dir<'_>, target: &str, ending: &str) -> bool {
+    let file = followed(root, dir, target);
+    file.ends_with(ending) && dir.has(&file)
+}
+
+/// Where a link in the directory ends, through one more at most: `libcuda.so` leads
+/// to `libcuda.so.1`.
+fn followed(root: &Root, dir: &Dir<'_>, target: &str) -> String {
+    let next = root.link_target(&dir.path_of(target)).ok();
+    next.filter(|next| !next.contains('/')).unwrap_or_else(|| target.to_owned())
+}

@@ -10,6 +10,7 @@ use purlin_daemon::{
     offline,
 };
 use purlin_proto::api::{HardwareChange, HardwareDiff};
+use serde_json::Value;
 
 use crate::{
     args::{DiffArgs, Global},
@@ -97,8 +98,11 @@ fn json(path: &Path) -> Result<Option<Inventory>, Failure> {
         return Err(failed(format!("over {MAX_FILE} bytes")));
     }
     let bytes = fs::read(path).map_err(|error| failed(error.to_string()))?;
-    // By way of a value: whatever it was wrapped in may have a `schema` too.
-    let inventory = serde_json::from_slice(&bytes).and_then(serde_json::from_value::<Inventory>);
+    // By way of a value: whatever it was wrapped in may have a `schema` too. And then from
+    // bytes again, which helpers' answers are read from: one reader of inventories is
+    // enough for the executable.
+    let inventory = serde_json::from_slice::<Value>(&bytes)
+        .and_then(|value| serde_json::from_slice::<Inventory>(&serde_json::to_vec(&value)?));
     inventory.map(Some).map_err(|error| {
         failed(format!("no inventory: {error}; make one with `purlin hw list -o json`"))
     })

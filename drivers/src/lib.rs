@@ -10,7 +10,7 @@
 //! | [`platform`] | who made it, what it runs | `hw-docs/platform.md` |
 //! | [`cpu`] | packages, cores, PUs, caches | `hw-docs/cpu.md` |
 //! | [`cgroup`] | what each container may run on; writes too | `hw-docs/numa.md` |
-//! | [`irq`] | where interrupts arrive; writes too | `hw-docs/cpu.md` |
+//! | [`irq`] | where interrupts arrive; writes too | `hw-docs/interrupts.md` |
 //! | [`numa`] | NUMA nodes | `hw-docs/numa.md` |
 //! | [`memory`] | memory of the whole machine | `hw-docs/memory.md` |
 //! | [`pci`] | PCI functions | `hw-docs/pci.md` |

@@ -49,6 +49,62 @@ pub struct Status {
     pub bounds: Vec<Bound>,
 }
 
+/// `GET /v1/placement/enforcement`: what every container has, as read back from its
+/// cgroup, and what was done about it since the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Enforcement {
+    /// When everything was last read back.
+    pub checked_unix_ms: Option<u64>,
+    /// Generation of the plan that it was compared with.
+    pub generation: u64,
+    /// Every container of the plan that has a cgroup.
+    pub containers: Vec<EnforcedContainer>,
+    /// Cpusets written.
+    pub written: u64,
+    /// Bytes that moves of memory found on another node.
+    pub moved_bytes: u64,
+    /// Container whose memory is being moved.
+    pub moving: Option<String>,
+    /// Device interrupts.
+    pub interrupts: Interrupts,
+    /// What can't be read.
+    pub problem: Option<String>,
+}
+
+/// One container's cpuset.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EnforcedContainer {
+    /// The runtime's id of it.
+    pub id: String,
+    /// Path of its cgroup, below where cpusets are mounted.
+    pub cgroup: String,
+    /// CPUs that the kernel grants it.
+    pub cpus: String,
+    /// NUMA nodes that the kernel grants it memory of.
+    pub mems: String,
+    /// What it is to the scheduler (cgroup v2): `member`, `isolated`, or why not.
+    pub partition: Option<String>,
+    /// It has what the plan says.
+    pub in_place: bool,
+    /// Why not.
+    pub why: Option<String>,
+    /// How often it was found otherwise and set right.
+    pub repaired: u64,
+}
+
+/// Where device interrupts arrive.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Interrupts {
+    /// CPUs that they are kept off.
+    pub kept_off: String,
+    /// Interrupts that are elsewhere than they were.
+    pub moved: u64,
+    /// Those whose driver decides where they arrive.
+    pub managed: Vec<String>,
+    /// Why one is not where it should be.
+    pub refused: Option<String>,
+}
+
 /// How the agent runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -7,6 +7,7 @@ mod containerd;
 mod cri;
 mod nri;
 mod plugin;
+mod wrapper;
 
 use std::process::ExitCode;
 
@@ -15,5 +16,5 @@ use std::process::ExitCode;
 const IMAGE: &str = "127.0.0.1:1/busybox:1";
 
 fn main() -> ExitCode {
-    purlin_tests::run(nri::tests())
+    purlin_tests::run(nri::tests().into_iter().chain(wrapper::tests()))
 }

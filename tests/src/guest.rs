@@ -19,13 +19,29 @@ use serde_json::{Value, json};
 
 use crate::{Lab, Need, Result, ensure, process::Process, wait};
 
-/// What a guest needs to be there.
-pub const NEEDS: [Need; 4] = [
-    Need::Program("qemu-system-x86_64"),
-    Need::Program("swtpm"),
-    Need::Path("PURLIN_GUEST_KERNEL"),
-    Need::Path("PURLIN_GUEST_INITRAMFS"),
-];
+/// What a guest needs to be there, besides its kernel.
+pub const NEEDS: [Need; 2] = [Need::Program("qemu-system-x86_64"), Need::Program("swtpm")];
+
+/// A kernel, and what it needs.
+#[derive(Debug)]
+pub struct Kernel {
+    /// The variable that holds its path.
+    pub image: &'static str,
+    /// The same of its initramfs.
+    pub initramfs: &'static str,
+    /// What is emulated.
+    pub cpu: &'static str,
+}
+
+/// This system's own. Debian's 6.1 with `max` aborts a static busybox.
+pub const OWN: Kernel =
+    Kernel { image: "PURLIN_GUEST_KERNEL", initramfs: "PURLIN_GUEST_INITRAMFS", cpu: "Nehalem" };
+/// One that has remote cpuset partitions (6.7 or newer).
+pub const NEWER: Kernel = Kernel {
+    image: "PURLIN_GUEST_NEWER_KERNEL",
+    initramfs: "PURLIN_GUEST_NEWER_INITRAMFS",
+    cpu: "max,-cx16",
+};
 
 /// How long QEMU and swtpm may take to listen.
 const START: Duration = Duration::from_secs(20);
@@ -39,6 +55,13 @@ const MAX_OUTPUT: usize = 16 << 20;
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet nowatchdog panic=-1 memhp_default_state=online";
 /// The bus of whatever names no other. A machine with expander bridges has several.
 pub const ROOT_BUS: &str = "pcie.0";
+
+impl Kernel {
+    /// That it is there.
+    pub fn needs(&self) -> [Need; 2] {
+        [Need::Path(self.image), Need::Path(self.initramfs)]
+    }
+}
 
 /// A running guest. It ends when dropped.
 #[derive(Debug)]
@@ -63,9 +86,9 @@ pub struct Output {
 impl Guest {
     /// Starts one that has a TPM and a shell, besides what `arguments` of QEMU say.
     /// Returns when the shell answers.
-    pub fn boot(lab: &Lab, arguments: &[String]) -> Result<Self> {
+    pub fn boot(lab: &Lab, kernel: &Kernel, arguments: &[String]) -> Result<Self> {
         let tpm = software_tpm(lab)?;
-        let qemu = Process::start(&mut qemu(lab, arguments)?)?;
+        let qemu = Process::start(&mut qemu(lab, kernel, arguments)?)?;
         let mut qmp = connect(&lab.dir().join("qmp"))?;
         qmp.read_line(&mut String::new())?;
         let mut guest =
@@ -132,7 +155,7 @@ impl Guest {
     }
 }
 
-fn qemu(lab: &Lab, arguments: &[String]) -> Result<Command> {
+fn qemu(lab: &Lab, kernel: &Kernel, arguments: &[String]) -> Result<Command> {
     let socket = |name: &str| {
         let path = lab.dir().join(name);
         format!("socket,id={name},path={},server=on,wait=off", path.display())
@@ -140,10 +163,9 @@ fn qemu(lab: &Lab, arguments: &[String]) -> Result<Command> {
     let log = File::create(lab.dir().join("qemu.log"))?;
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
-    // Debian's 6.1 kernel with `max` aborts a static busybox.
-    command.args(["-accel", "tcg", "-cpu", "Nehalem"]);
-    command.arg("-kernel").arg(path("PURLIN_GUEST_KERNEL")?);
-    command.arg("-initrd").arg(path("PURLIN_GUEST_INITRAMFS")?);
+    command.args(["-accel", "tcg", "-cpu", kernel.cpu]);
+    command.arg("-kernel").arg(path(kernel.image)?);
+    command.arg("-initrd").arg(path(kernel.initramfs)?);
     command.args(["-append", KERNEL_ARGUMENTS]);
     command.arg("-serial").arg(format!("file:{}", lab.dir().join("guest.log").display()));
     command.args(["-chardev", &socket("qmp"), "-mon", "chardev=qmp,mode=control"]);

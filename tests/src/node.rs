@@ -5,6 +5,8 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs::{self, File},
+    io::{Read, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -69,6 +71,8 @@ impl Node {
             fs::create_dir_all(&folder)?;
             node.set(variable, folder);
         }
+        // Agents of other tests have containers of their own on this machine.
+        node.set("PURLIN_TEST__CGROUP", node.cgroup());
         node.set("PATH", env::var_os("PATH").unwrap_or_default());
         node.set("RUST_BACKTRACE", "1");
         Ok(node)
@@ -93,6 +97,38 @@ impl Node {
     /// Takes one back.
     pub fn unset(&mut self, variable: &str) {
         self.environment.remove(variable);
+    }
+
+    /// The environment of all that is started.
+    pub fn environment(&self) -> &BTreeMap<String, OsString> {
+        &self.environment
+    }
+
+    /// The cgroup outside which its agent sees and changes no container.
+    pub fn cgroup(&self) -> String {
+        format!("/{}", self.dir.parent().and_then(Path::file_name).unwrap_or_default().display())
+    }
+
+    /// What the local API answers to `GET`.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let body = self.ask("GET", path)?;
+        serde_json::from_str(&body).map_err(|e| format!("{path}: {e} in {body}").into())
+    }
+
+    /// The same for `DELETE`.
+    pub fn delete(&self, path: &str) -> Result {
+        self.ask("DELETE", path).map(drop)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> Result<String> {
+        let mut socket = UnixStream::connect(self.dir.join("agent.sock"))?;
+        socket.set_read_timeout(Some(START))?;
+        write!(socket, "{method} {path} HTTP/1.1\r\nHost: purlin\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no whole answer")?;
+        ensure!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
+        Ok(body.to_owned())
     }
 
     /// The directory that holds everything of this node.

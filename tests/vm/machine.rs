@@ -6,7 +6,10 @@
 
 use std::{fs::File, time::Instant};
 
-use purlin_tests::{Guest, Lab, Result, guest::ROOT_BUS};
+use purlin_tests::{
+    Guest, Lab, Result,
+    guest::{OWN, ROOT_BUS},
+};
 
 /// Memory of each NUMA node in MiB, all different.
 pub const MEMORY_MIB: [u64; 5] = [768, 512, 384, 256, 640];
@@ -51,7 +54,7 @@ pub fn boot(lab: &Lab) -> Result<Guest> {
         File::create(lab.dir().join(serial))?.set_len(GIB)?;
     }
     let began = Instant::now();
-    let guest = Guest::boot(lab, &[memory(), devices(lab)].concat())?;
+    let guest = Guest::boot(lab, &OWN, &[memory(), devices(lab)].concat())?;
     println!("the guest is up after {:.1} s", began.elapsed().as_secs_f64());
     Ok(guest)
 }

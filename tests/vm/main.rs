@@ -6,12 +6,15 @@
 mod hotplug;
 mod inventory;
 mod machine;
+mod placement;
 
 use std::process::ExitCode;
 
-use purlin_tests::guest;
+use purlin_tests::guest::{self, NEWER, OWN};
 
 fn main() -> ExitCode {
     let tests = [inventory::tests(), hotplug::tests()];
-    purlin_tests::run(tests.into_iter().flatten().map(|test| test.needs(&guest::NEEDS)))
+    let tests = tests.into_iter().flatten().map(|test| test.needs(&OWN.needs()));
+    let placement = placement::tests().into_iter().map(|test| test.needs(&NEWER.needs()));
+    purlin_tests::run(tests.chain(placement).map(|test| test.needs(&guest::NEEDS)))
 }

@@ -40,7 +40,7 @@ pub struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = GLOBAL)]
 pub struct Global {
     /// How to print
@@ -107,6 +107,27 @@ Examples:
   purlin numa map                        what each node has
   purlin numa what-if app.toml           where would it go, and why?")]
     Numa(NumaArgs),
+
+    /// Stand in for runc or crun, and pin what they create
+    ///
+    /// For podman, docker and containerd without NRI: asks the agent where a new container
+    /// goes, puts its CPUs and memory nodes into the container's specification, and becomes
+    /// the real runtime. Everything else is passed on as it is. While the agent is dead the
+    /// last plan on disk holds. A link to purlin that is called runc or crun does the same.
+    #[command(after_help = "\
+Examples:
+  podman --runtime /usr/libexec/purlin/crun run \
+      --annotation purlin.dev/exclusive-cpus=2 IMAGE
+  purlin oci-runtime run -b BUNDLE box   by hand, with the first of runc and crun
+  purlin oci-runtime --runtime /opt/bin/youki state box")]
+    OciRuntime {
+        /// The real runtime [default: runc or crun on the PATH]
+        #[arg(long, value_name = "PATH")]
+        runtime: Option<PathBuf>,
+        /// What the runtime is called with
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        arguments: Vec<std::ffi::OsString>,
+    },
 
     /// Show what waits on disk for the cloud
     ///

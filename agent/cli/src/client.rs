@@ -213,6 +213,7 @@ fn judge(status: StatusCode, body: Bytes) -> Result<Bytes, Failure> {
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::CONFLICT
         | StatusCode::UNPROCESSABLE_ENTITY => Failure::Refused(error),
         _ => Failure::Failed(error.error),
     })

@@ -27,6 +27,7 @@ mod hw;
 mod link;
 mod log;
 mod numa;
+mod oci;
 mod output;
 mod queue;
 #[cfg(test)]
@@ -43,7 +44,11 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == helper::COMMAND) {
         return helper::main(std::env::args_os().nth(2).as_deref());
     }
-    match Cli::try_parse() {
+    let words: Vec<_> = std::env::args_os().collect();
+    if oci::is_meant(&words) {
+        return oci::main(words);
+    }
+    match Cli::try_parse_from(words) {
         Ok(cli) => run(cli),
         Err(error) => not_run(&error).into(),
     }
@@ -61,6 +66,9 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         }
         Command::Numa(args) => {
             return reading(args.root.as_deref(), || numa::run(&args, &output));
+        }
+        Command::OciRuntime { runtime, arguments } => {
+            return oci::main_with(runtime, arguments);
         }
         Command::Status(args) => wait(status::run(&args, &global, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),

@@ -50,27 +50,44 @@ pub struct Rule<'a> {
     pub nodes: &'a [(u32, IdSet)],
 }
 
+/// What we made of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// What its driver called it then: a number may have gone to another.
+    pub name: String,
+    /// Where it was allowed before.
+    pub original: IdSet,
+    /// Where we put it.
+    pub put: IdSet,
+}
+
 impl Rule<'_> {
-    /// Where an interrupt should be allowed; `None` if that is where it is. A driver that
-    /// spread its queues over CPUs is left its choice as far as that goes.
-    pub fn wants(&self, it: &Interrupt) -> Option<IdSet> {
-        let free = self.online.difference(self.off);
+    /// Where an interrupt is to be put; `None` if it is well where it is. What its driver
+    /// or anyone else chose is left as far as it keeps to the rule.
+    pub fn next(&self, it: &Interrupt, held: Option<&Held>) -> Option<IdSet> {
         let near = self.nodes.iter().find(|(id, _)| Some(*id) == it.node);
-        let near = near.map(|(_, cpus)| cpus.intersection(&free)).filter(|it| !it.is_empty());
-        self.narrowed(&it.allowed, &near.unwrap_or(free))
+        let near = near.map(|(_, cpus)| cpus.intersection(&self.free()));
+        let to = near.filter(|near| !near.is_empty()).unwrap_or_else(|| self.free());
+        next(&it.allowed.intersection(self.online), held, &to)
     }
 
-    /// The same for those that are new: all that is free.
-    pub fn default(&self, now: &IdSet) -> Option<IdSet> {
-        self.narrowed(now, &self.online.difference(self.off))
+    /// The same for those that are new.
+    pub fn next_default(&self, now: &IdSet, held: Option<&Held>) -> Option<IdSet> {
+        next(&now.intersection(self.online), held, &self.free())
     }
 
-    fn narrowed(&self, now: &IdSet, to: &IdSet) -> Option<IdSet> {
-        let now = now.intersection(self.online);
-        let kept = now.intersection(to);
-        let want = if kept.is_empty() { to } else { &kept };
-        (*want != now && !want.is_empty()).then(|| want.clone())
+    fn free(&self) -> IdSet {
+        self.online.difference(self.off)
     }
+}
+
+fn next(now: &IdSet, held: Option<&Held>, to: &IdSet) -> Option<IdSet> {
+    let kept = held.map_or(now, |held| &held.original).intersection(to);
+    let want = if kept.is_empty() { to.clone() } else { kept };
+    // Where we put it ourselves, it has back what has become free.
+    let is_ours = held.is_some_and(|held| held.put == *now);
+    let is_well = !now.is_empty() && now.is_subset(to) && !is_ours;
+    (!is_well && want != *now && !want.is_empty()).then_some(want)
 }
 
 #[cfg(test)]
@@ -81,13 +98,21 @@ mod tests {
         IdSet::parse(list).expect("a list")
     }
 
-    /// Eight CPUs on two nodes, 2-3 taken.
+    /// Eight CPUs on two nodes.
+    #[track_caller]
+    fn check_off(off: &str, it: &Interrupt, held: Option<&Held>, expected: Option<&str>) {
+        let nodes = [(0, set("0-3")), (1, set("4-7"))];
+        let rule = Rule { online: &set("0-7"), off: &set(off), nodes: &nodes };
+        assert_eq!(rule.next(it, held), expected.map(set), "{it:?} off {off}");
+    }
+
+    fn interrupt(node: Option<u32>, allowed: &str) -> Interrupt {
+        Interrupt { irq: 1, name: String::new(), node, allowed: set(allowed) }
+    }
+
     #[track_caller]
     fn check(node: Option<u32>, allowed: &str, expected: Option<&str>) {
-        let nodes = [(0, set("0-3")), (1, set("4-7"))];
-        let rule = Rule { online: &set("0-7"), off: &set("2-3"), nodes: &nodes };
-        let it = Interrupt { irq: 1, name: String::new(), node, allowed: set(allowed) };
-        assert_eq!(rule.wants(&it), expected.map(set), "{node:?} {allowed}");
+        check_off("2-3", &interrupt(node, allowed), None, expected);
     }
 
     #[test]
@@ -100,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drivers_own_choice_is_left_as_far_as_it_goes() {
+    fn another_ones_choice_is_left_as_far_as_it_goes() {
         check(Some(0), "1", None);
         check(Some(1), "5-6", None);
         check(Some(1), "2,6", Some("6"));
@@ -110,11 +135,17 @@ mod tests {
 
     #[test]
     fn a_node_without_a_free_cpu_is_no_reason_to_be_nowhere() {
-        let nodes = [(0, set("0-3")), (1, set("4-7"))];
-        let rule = Rule { online: &set("0-7"), off: &set("4-7"), nodes: &nodes };
-        let it = Interrupt { node: Some(1), allowed: set("4"), ..Interrupt::default() };
-        assert_eq!(rule.wants(&it), Some(set("0-3")));
-        let rule = Rule { off: &set("0-7"), ..rule };
-        assert_eq!(rule.wants(&it), None);
+        check_off("4-7", &interrupt(Some(1), "4"), None, Some("0-3"));
+        check_off("0-7", &interrupt(Some(1), "4"), None, None);
+    }
+
+    #[test]
+    fn what_becomes_free_is_given_back() {
+        let held = Held { name: String::new(), original: set("0-7"), put: set("0-1") };
+        check_off("2-3", &interrupt(Some(0), "0-1"), Some(&held), None);
+        check_off("3", &interrupt(Some(0), "0-1"), Some(&held), Some("0-2"));
+        // Someone chose among what is allowed.
+        check_off("3", &interrupt(Some(0), "1"), Some(&held), None);
+        check_off("0-1", &interrupt(Some(0), "0-1"), Some(&held), Some("2-3"));
     }
 }

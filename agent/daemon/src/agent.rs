@@ -8,6 +8,8 @@
 //! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, requests for CDI files |
 //! | `placement` | containers, `Inventory`, `Settings` | `Targets`, the book on disk |
 //! | `nri` | the container runtime, `Targets` | containers to `placement`, `Nri` |
+//! | `enforce` | `Targets`, cgroups | `Enforcement`, cpusets and interrupts |
+//! | `writer`, `mover` | requests | answers |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
@@ -33,7 +35,7 @@ use purlin_core::{
     place::book::Book,
     settings::Settings,
 };
-use purlin_proto::api::{Mode, Nri};
+use purlin_proto::api::{Enforcement, Mode, Nri};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -47,7 +49,7 @@ use crate::{
     boot::{self, Boot},
     cdi::Runtimes,
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
-    helper,
+    enforce, helper,
     inventory::{Due, Hardware, Owner},
     logging, nri,
     placement::{self, Store},
@@ -260,17 +262,40 @@ impl Opened {
         let (places, places_inbox) = mpsc::channel(placement::INBOX);
         let (owner, targets) = placement::Owner::new(sources, places_inbox, placements);
         spawn_owner(tasks, "placement", owner, |owner| Box::pin(owner.run()));
+        let placement = placement::Client(places);
         let (nri, nri_now) = watch::channel(Nri::default());
         // Run by hand it leaves the node's containers alone unless told otherwise.
-        if boot.mode == Mode::System || boot.nri_socket.is_some() {
+        let is_told = boot.mode == Mode::System || boot.nri_socket.is_some();
+        if is_told {
             let wiring = nri::Wiring {
-                placement: placement::Client(places.clone()),
-                targets,
+                placement: placement.clone(),
+                targets: targets.clone(),
                 inventory: inventory_now.clone(),
                 status: nri,
             };
             let plugin = nri::Plugin::new(boot.nri_socket.clone(), wiring, spool.clone());
             spawn_owner(tasks, "nri", plugin, |plugin| Box::pin(plugin.run()));
+        }
+        let (enforcement, enforced) = watch::channel(Arc::new(Enforcement::default()));
+        // A machine that is only played has no cgroups.
+        if is_told && boot.test.root.is_none() {
+            let [writer, mover] = ["writer", "mover"].map(|name| {
+                let (client, helpers) = helper::writer();
+                spawn_owner(tasks, name, helpers, |helpers| Box::pin(helpers.run()));
+                client
+            });
+            let owner = enforce::Owner::new(enforce::Wiring {
+                targets,
+                placement: placement.clone(),
+                inventory: inventory_now.clone(),
+                writer,
+                mover,
+                spool: spool.clone(),
+                status: enforcement,
+                state_dir: boot.state_dir.clone(),
+                below: boot.test.cgroup.clone(),
+            });
+            spawn_owner(tasks, "enforce", owner, |owner| Box::pin(owner.run()));
         }
         let source = sample::Source {
             settings: sampled,
@@ -306,6 +331,7 @@ impl Opened {
             link: link_now,
             nri: nri_now,
             hardware: hardware_now,
+            enforced: enforced.clone(),
             damage,
         };
         let access = api::Access {
@@ -315,7 +341,8 @@ impl Opened {
             settings: settings.clone(),
             inventory: inventory_now.clone(),
             hardware: hardware_asks,
-            placement: placement::Client(places),
+            placement,
+            enforced: enforced.clone(),
             lines,
             mqtt,
         };

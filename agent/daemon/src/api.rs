@@ -80,6 +80,8 @@ pub struct Access {
     pub hardware: mpsc::Sender<HardwareAsk>,
     /// The placements' owner.
     pub placement: PlacementClient,
+    /// What was made of the placements.
+    pub enforced: watch::Receiver<Arc<api::Enforcement>>,
     /// The log.
     pub lines: Lines,
     /// How to reach a broker, for the link test.
@@ -197,6 +199,7 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(config::generation))
         .routes(routes!(log))
         .routes(routes!(placement::placements))
+        .routes(routes!(placement::enforcement))
         .routes(routes!(placement::create))
         .routes(routes!(placement::remove))
         .routes(routes!(placement::pause))
@@ -344,6 +347,7 @@ mod tests {
                 "/v1/placement",
                 "/v1/placement/containers",
                 "/v1/placement/containers/{id}",
+                "/v1/placement/enforcement",
                 "/v1/placement/pause",
                 "/v1/placement/resume",
                 "/v1/queue",

@@ -56,6 +56,8 @@ pub struct Boot {
     pub broker_port: u16,
     /// The container runtime's NRI socket, if one was named.
     pub nri_socket: Option<PathBuf>,
+    /// Nothing is created by the OCI runtime wrapper while the agent can't be asked.
+    pub oci_fail_closed: bool,
     /// Set by this project's own tests alone.
     pub test: v1::AgentTest,
 }
@@ -146,6 +148,7 @@ impl Reader {
             trust_anchors: path(uplink.trust_anchors),
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
             nri_socket: path(file.nri.unwrap_or_default().socket),
+            oci_fail_closed: file.oci_runtime.unwrap_or_default().fail_closed(),
             test: file.test.unwrap_or_default(),
             state_dir,
         };
@@ -285,8 +288,9 @@ fn variable_name(path: &str) -> String {
 }
 
 fn typed(field: &FieldDescriptor, value: &str) -> Json {
-    match (field.kind(), value.parse::<u64>()) {
-        (Kind::Uint32 | Kind::Uint64, Ok(number)) => number.into(),
+    match (field.kind(), value.parse::<u64>(), value.parse::<bool>()) {
+        (Kind::Uint32 | Kind::Uint64, Ok(number), _) => number.into(),
+        (Kind::Bool, _, Ok(truth)) => truth.into(),
         _ => value.into(),
     }
 }
@@ -409,7 +413,7 @@ mod tests {
             &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
             expect![[r#"
                 broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
-                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, test; did you mean "fleet"? (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, test; did you mean "fleet"? (in FILE))
                 node: 7 (may be text in quotes; correct this value (in FILE))
                 test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
             "#]],

@@ -16,6 +16,7 @@ pub mod cdi;
 mod clock;
 mod document;
 mod door;
+mod enforce;
 pub mod helper;
 pub mod inventory;
 mod ledger;
@@ -35,3 +36,4 @@ mod uplink;
 pub mod workload;
 
 pub use agent::main;
+pub use placement::LastPlan;

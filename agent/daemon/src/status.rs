@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     document,
     door::{Identity, VERSION},
-    helper::Client,
+    helper::{Client, WRITER_SOCKET},
     inventory::{Hardware, KEPT_CHANGES},
     logging, nri,
     tasks::Board,
@@ -47,6 +47,8 @@ pub struct Sources {
     pub nri: watch::Receiver<api::Nri>,
     /// The hardware, against what was accepted.
     pub hardware: watch::Receiver<Arc<Hardware>>,
+    /// What was made of the placements.
+    pub enforced: watch::Receiver<Arc<api::Enforcement>>,
     /// What was found damaged at the start.
     pub damage: Vec<String>,
 }
@@ -84,6 +86,7 @@ impl Sources {
         status.faults = faults(&status, &self.damage);
         status.faults.extend(hardware_faults(&hardware));
         status.faults.extend(nri::faults(&self.nri));
+        status.faults.extend(placement_faults(&self.enforced.borrow()));
         status
     }
 }
@@ -165,6 +168,24 @@ fn hardware_faults(hardware: &Hardware) -> Vec<api::Fault> {
     faults
 }
 
+/// One fault for all containers that do not have what the plan says.
+fn placement_faults(enforced: &api::Enforcement) -> Option<api::Fault> {
+    let mut wrong = enforced.containers.iter().filter(|it| !it.in_place && it.why.is_some());
+    let first = wrong.next()?;
+    let more = match wrong.count() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let id: String = first.id.chars().take(12).collect();
+    let why = first.why.as_deref().unwrap_or_default();
+    Some(api::Fault {
+        id: "placement-not-in-force".into(),
+        what: format!("container {id} is on CPUs {}: {why}{more}", first.cpus),
+        next: "`purlin numa explain` tells of each container what it should have and what it has"
+            .into(),
+    })
+}
+
 fn bounds(status: &api::Status) -> Vec<api::Bound> {
     let bound = |what: &str, used, limit, unit: &str| api::Bound {
         what: what.into(),
@@ -186,17 +207,24 @@ fn bounds(status: &api::Status) -> Vec<api::Bound> {
     bounds
 }
 
+/// What needs a privilege that a helper of its own may have.
+const PIN: &str = "pin containers";
+
 /// What this process may not do, and why.
 pub fn limitations() -> Vec<api::Limitation> {
     // What is not there at all, this machine doesn't have.
     const NEEDED: [(&str, AccessFlags, &str); 4] = [
         ("/sys/class/dmi/id/product_serial", AccessFlags::R_OK, "tell the machine's serial number"),
         ("/dev/ipmi0", AccessFlags::R_OK, "ask the BMC"),
-        ("/sys/fs/cgroup/cgroup.procs", AccessFlags::W_OK, "pin containers"),
-        ("/sys/fs/cgroup/cpuset/cgroup.procs", AccessFlags::W_OK, "pin containers (cgroup v1)"),
+        ("/sys/fs/cgroup/cgroup.procs", AccessFlags::W_OK, PIN),
+        ("/sys/fs/cgroup/cpuset/cgroup.procs", AccessFlags::W_OK, PIN),
     ];
     let uid = Uid::effective();
     let denied = NEEDED.into_iter().filter_map(|(path, mode, what)| {
+        // Another process has that privilege.
+        if what == PIN && access(WRITER_SOCKET, AccessFlags::W_OK).is_ok() {
+            return None;
+        }
         let denied = access(path, mode).err().filter(|error| *error != nix::Error::ENOENT)?;
         let verb = if mode == AccessFlags::R_OK { "read" } else { "write" };
         let why = format!("uid {uid} may not {verb} {path}: {}", denied.desc());

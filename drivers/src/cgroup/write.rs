@@ -167,6 +167,12 @@ impl Place<'_> {
                 self.cgroup
             ));
         }
+        // What made an earlier one invalid also took from the cgroups above what they had
+        // for it, whatever their files say: begin anew.
+        let is = self.root.read(&format!("{}/cpuset.cpus.partition", self.path()));
+        if is.is_ok_and(|is| is.contains("invalid")) {
+            self.dissolve()?;
+        }
         for above in ancestors(self.cgroup).chain([self.cgroup]) {
             let had = self.had(above, "cpuset.cpus.exclusive")?;
             if !cpus.is_subset(&had) {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::idset::IdSet;
 
 mod owner;
+pub mod repair;
 
 pub use owner::{Owner, Runtime, owner, path_of};
 
@@ -198,6 +199,11 @@ impl Cpusets {
             self.containers.iter().find(|found| found.cpuset.cgroup == path)
         })
     }
+}
+
+/// For messages: `3`, or `nothing`.
+fn text(set: &IdSet) -> String {
+    if set.is_empty() { "nothing".into() } else { alloc::format!("{set}") }
 }
 
 #[cfg(test)]

@@ -33,6 +33,14 @@ pub async fn placements(State(access): State<Access>) -> Result<Json<Placements>
     placements.map(Json).ok_or_else(stopping)
 }
 
+/// What every container has, as read back, and what was done about it.
+#[utoipa::path(get, path = "/v1/placement/enforcement", responses(
+    (status = 200, body = api::Enforcement),
+))]
+pub async fn enforcement(State(access): State<Access>) -> Json<api::Enforcement> {
+    Json(api::Enforcement::clone(&access.enforced.borrow()))
+}
+
 /// Places a container that is about to be created.
 #[utoipa::path(post, path = "/v1/placement/containers", request_body = Object, responses(
     (status = 200, body = Object),

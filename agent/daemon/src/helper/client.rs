@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Where systemd listens for the agent, to start a helper that may write.
-const WRITER_SOCKET: &str = "/run/purlin-helper.sock";
+pub const WRITER_SOCKET: &str = "/run/purlin-helper.sock";
 /// Requests that may wait for the one under way.
 const INBOX: usize = 32;
 

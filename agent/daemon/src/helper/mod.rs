@@ -30,7 +30,7 @@ mod client;
 mod once;
 mod server;
 
-pub use client::{Client, Helpers, client, writer};
+pub use client::{Client, Helpers, WRITER_SOCKET, client, writer};
 pub use once::{Dump, apart, gather, inventory, is_live};
 pub use server::main;
 

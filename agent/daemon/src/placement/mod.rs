@@ -14,9 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::api::placement::Placements;
 
+mod last;
 mod owner;
 mod store;
 
+pub use last::LastPlan;
 pub use owner::{Owner, Sources};
 pub use store::Store;
 

@@ -314,8 +314,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         resources.cpu_quota_us = resources.cpu_quota_us.or(before.cpu_quota_us);
         resources.cpu_period_us = resources.cpu_period_us.or(before.cpu_period_us);
         resources.memory_limit = resources.memory_limit.or(before.memory_limit);
-        resources.cpus = resources.cpus.or(before.cpus);
-        resources.mems = resources.mems.or(before.mems);
+        // The cpuset that we gave it is nobody else's decision.
+        let ours = self.wiring.targets.borrow().containers.get(&id).map(view::wanted);
+        let (cpus, mems) = ours.unwrap_or_default();
+        resources.cpus = resources.cpus.or(before.cpus).filter(|it| *it != cpus);
+        resources.mems = resources.mems.or(before.mems).filter(|it| *it != mems);
         container.resources = resources;
         let grant = match decided(self.wiring.placement.update(container)).await? {
             Ok(grant) => grant,
@@ -492,3 +495,6 @@ fn decode<T: prost::Message + Default>(payload: &[u8]) -> Result<T, String> {
 fn unreadable(error: prost::DecodeError) -> String {
     format!("what the runtime says can't be read: {error}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,11 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "purlin/v1/agent.proto",
     "purlin/v1/desired.proto",
     "purlin/v1/ledger.proto",
+    "purlin/v1/mesh.proto",
     "purlin/v1/placement.proto",
     "purlin/v1/reported.proto",
     "purlin/v1/telemetry.proto",

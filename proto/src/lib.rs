@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use prost_reflect::DescriptorPool;
 
 pub mod api;
+pub mod mesh;
 pub mod topic;
 
 /// The messages of `purlin.v1`; each field is documented in its `.proto` file.

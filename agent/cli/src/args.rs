@@ -129,6 +129,19 @@ Examples:
         arguments: Vec<std::ffi::OsString>,
     },
 
+    /// Route traffic between services, or look at how that is done
+    ///
+    /// Without a command it is the router itself, and runs until a signal ends it; the
+    /// node's service, or a standalone agent, starts it. The commands ask that router and
+    /// need no agent.
+    #[command(after_help = "\
+Examples:
+  purlin mesh show                       does it listen, and what was refused?
+  purlin mesh routes                     which requests go where?
+  purlin mesh endpoints -w               how are they doing?
+  purlin mesh why http://shop.rack/cart  what would become of this request?")]
+    Mesh(MeshArgs),
+
     /// Show what waits on disk for the cloud
     ///
     /// Everything the agent measures goes to disk first, and stays there until the cloud
@@ -205,6 +218,62 @@ pub struct StatusArgs {
     /// Watching.
     #[command(flatten)]
     pub watch: Watch,
+}
+
+/// `purlin mesh`
+#[derive(Debug, Args)]
+pub struct MeshArgs {
+    /// What to show.
+    #[command(subcommand)]
+    pub command: Option<MeshCommand>,
+}
+
+/// `purlin mesh …`
+#[derive(Debug, Subcommand)]
+pub enum MeshCommand {
+    /// Show whether it listens, what it counted, and what is wrong
+    ///
+    /// Exits 2 if anything is wrong.
+    #[command(after_help = "\
+Examples:
+  purlin mesh show -w                    watch the requests come in")]
+    Show(Watch),
+    /// List every route, rule and match
+    #[command(after_help = "\
+Examples:
+  purlin mesh routes -o json | jq -r '.routes[].route' | uniq")]
+    Routes,
+    /// List every endpoint: requests under way, latency, failures
+    #[command(after_help = "\
+Examples:
+  purlin mesh endpoints -w=1             which one is slow?")]
+    Endpoints(Watch),
+    /// Tell which route and endpoint a request would take, and why
+    ///
+    /// Nothing is sent. Every rule that is tried before the one that matches is listed
+    /// with what it wants otherwise.
+    #[command(after_help = "\
+Examples:
+  purlin mesh why http://shop.rack/cart
+  purlin mesh why -X POST -H 'x-canary: 1' http://shop.rack/cart
+  purlin mesh why --listener plant http://shop.rack/")]
+    Why(WhyArgs),
+}
+
+/// `purlin mesh why`
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// The request's address, e.g. http://shop.rack/cart?id=7
+    pub url: String,
+    /// Its method
+    #[arg(short = 'X', long, default_value = "GET")]
+    pub method: String,
+    /// A header of it, e.g. 'x-canary: 1'; may be given again
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// The listener it comes in at, where there are more than one for HTTP
+    #[arg(long, value_name = "NAME")]
+    pub listener: Option<String>,
 }
 
 /// `purlin hw`

@@ -18,7 +18,7 @@ use hyper::{
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
-use purlin_daemon::boot::{Boot, SYSTEM_FILE};
+use purlin_daemon::boot::{self, Boot, SYSTEM_FILE};
 use purlin_proto::api;
 use serde::de::DeserializeOwned;
 use tokio::{net::UnixStream, time::timeout};
@@ -41,13 +41,29 @@ pub const LINK_TEST_DEADLINE: Duration = Duration::from_secs(30);
 /// under this.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// One agent.
+/// One agent, or one mesh.
 #[derive(Debug)]
 pub struct Client {
+    who: &'static Who,
     socket: PathBuf,
     /// Absent when only the socket was told: whose state it is, nobody knows then.
     boot: Option<Boot>,
 }
+
+/// Which process is asked, and how it is looked after.
+#[derive(Debug)]
+struct Who {
+    name: &'static str,
+    unit: &'static str,
+    start: &'static str,
+}
+
+const AGENT: Who = Who { name: "agent", unit: "purlind", start: "start it with: purlin agent" };
+const MESH: Who = Who {
+    name: "mesh",
+    unit: "purlin-mesh",
+    start: "start it with: purlin mesh; a standalone agent does once its document has a mesh",
+};
 
 /// A document, and what there is to say about where it came from.
 #[derive(Debug)]
@@ -72,10 +88,21 @@ impl Client {
     /// that was told (or from the usual place) and the environment.
     pub fn find(global: &Global) -> Result<Self, Failure> {
         if let Some(socket) = &global.socket {
-            return Ok(Self { socket: socket.clone(), boot: None });
+            return Ok(Self { who: &AGENT, socket: socket.clone(), boot: None });
         }
         let boot = Boot::load(global.config.as_deref()).map_err(invalid_file)?;
-        Ok(Self { socket: boot.socket.clone(), boot: Some(boot) })
+        Ok(Self { who: &AGENT, socket: boot.socket.clone(), boot: Some(boot) })
+    }
+
+    /// The mesh beside that agent.
+    pub fn find_mesh(global: &Global) -> Result<Self, Failure> {
+        let agent = Self::find(global)?;
+        Ok(Self { who: &MESH, socket: boot::mesh_socket(&agent.socket), boot: None })
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// What the agent starts from; `None` when only its socket was told.
@@ -169,18 +196,19 @@ impl Client {
     }
 
     fn unreachable(&self, found: Found) -> Failure {
-        let next = next(&found, Path::new(SYSTEM_FILE).exists());
-        Failure::Unreachable(Unreachable { socket: self.socket.clone(), found, next })
+        let next = next(self.who, &found, Path::new(SYSTEM_FILE).exists());
+        let (who, socket) = (self.who.name, self.socket.clone());
+        Failure::Unreachable(Unreachable { who, socket, found, next })
     }
 }
 
-/// What to do about an agent that can't be reached.
-fn next(found: &Found, system: bool) -> &'static str {
+/// What to do about one that can't be reached.
+fn next(who: &Who, found: &Found, system: bool) -> String {
     match (found.may_have_heard(), system) {
-        (false, true) => "systemctl status purlind",
-        (false, false) => "start it with: purlin agent",
-        (true, true) => "journalctl -u purlind",
-        (true, false) => "see what the agent prints; if it hangs, start it again",
+        (false, true) => format!("systemctl status {}", who.unit),
+        (false, false) => who.start.into(),
+        (true, true) => format!("journalctl -u {}", who.unit),
+        (true, false) => format!("see what the {} prints; if it hangs, start it again", who.name),
     }
 }
 
@@ -272,7 +300,7 @@ mod tests {
             let _ = stream.read(&mut [0; 4096]).await;
             let _ = stream.write_all(answer.as_bytes()).await;
         });
-        let answer = Client { socket, boot: None }.get("/v1/queue").await;
+        let answer = Client { who: &AGENT, socket, boot: None }.get("/v1/queue").await;
         server.await.unwrap();
         answer
     }
@@ -317,7 +345,7 @@ mod tests {
     async fn no_socket_and_a_dead_one_are_unreachable() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("agent.sock");
-        let client = Client { socket: socket.clone(), boot: None };
+        let client = Client { who: &AGENT, socket: socket.clone(), boot: None };
         let nothing = client.get::<api::Queue>("/v1/queue").await.unwrap_err();
         assert!(found(&nothing).starts_with("no socket"), "{nothing}");
         drop(UnixListener::bind(&socket).unwrap());
@@ -330,7 +358,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("agent.sock");
         let _listener = UnixListener::bind(&socket).unwrap();
-        let client = Client { socket, boot: None };
+        let client = Client { who: &AGENT, socket, boot: None };
         let limit = Duration::from_millis(50);
         let started = Instant::now();
         let asked = client.post::<api::LinkTest>("/v1/link/test", Body::default(), limit).await;
@@ -357,8 +385,8 @@ mod tests {
 
     #[test]
     fn the_next_step_fits_the_mode() {
-        assert_eq!(next(&Found::Nothing, true), "systemctl status purlind");
-        assert_eq!(next(&Found::Nothing, false), "start it with: purlin agent");
-        assert_eq!(next(&Found::Silence(DEADLINE), true), "journalctl -u purlind");
+        assert_eq!(next(&AGENT, &Found::Nothing, true), "systemctl status purlind");
+        assert_eq!(next(&AGENT, &Found::Nothing, false), "start it with: purlin agent");
+        assert_eq!(next(&AGENT, &Found::Silence(DEADLINE), true), "journalctl -u purlind");
     }
 }

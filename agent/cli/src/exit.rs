@@ -75,12 +75,14 @@ pub enum Failure {
 /// Where the agent was looked for, and what was found there.
 #[derive(Debug)]
 pub struct Unreachable {
+    /// Who was looked for: the agent or the mesh.
+    pub who: &'static str,
     /// The socket that was tried.
     pub socket: PathBuf,
     /// What came of it.
     pub found: Found,
     /// What to do next.
-    pub next: &'static str,
+    pub next: String,
 }
 
 /// What was found in place of an agent.
@@ -108,8 +110,8 @@ impl Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Found::Nothing => f.write_str("no socket: the agent is not running"),
-            Found::Remains => f.write_str("a socket that nobody listens on: the agent has died"),
+            Found::Nothing => f.write_str("no socket: it is not running"),
+            Found::Remains => f.write_str("a socket that nobody listens on: it has died"),
             Found::Silence(limit) => write!(f, "no answer within {} s", limit.as_secs()),
             Found::HungUp(how) => write!(f, "no whole answer: it hung up ({how})"),
             Found::Error(error) => error.fmt(f),
@@ -150,7 +152,7 @@ impl fmt::Display for Failure {
                 error.refusals.iter().try_for_each(|refusal| fmt_refusal(f, refusal))
             }
             Failure::Unreachable(it) => {
-                writeln!(f, "the agent can't be reached")?;
+                writeln!(f, "the {} can't be reached", it.who)?;
                 writeln!(f, "  looked at:  {}", it.socket.display())?;
                 writeln!(f, "  found:      {}", it.found)?;
                 write!(f, "  next:       {}", it.next)

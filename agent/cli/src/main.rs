@@ -26,6 +26,7 @@ mod exit;
 mod hw;
 mod link;
 mod log;
+mod mesh;
 mod numa;
 mod oci;
 mod output;
@@ -70,6 +71,10 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         Command::OciRuntime { runtime, arguments } => {
             return oci::main_with(runtime, arguments);
         }
+        Command::Mesh(args) => match args.command {
+            None => return mesh::serve(&global),
+            Some(command) => wait(mesh::run(&command, &global, &output)),
+        },
         Command::Status(args) => wait(status::run(&args, &global, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),
         Command::Link(command) => wait(link::run(&command, &global, &output)),

@@ -22,6 +22,7 @@
 //! | [`retention`] | what a full store gives up first |
 //! | [`backoff`] | when to try again |
 //! | [`cpuset`] | what every container may run on, and what is to be written so that it is so |
+//! | [`mesh`] | which request goes to which endpoint |
 //! | [`cdi`] | what a container may be given, as its runtime reads it |
 
 #![no_std]
@@ -38,6 +39,7 @@ pub mod identity;
 pub mod idset;
 pub mod inventory;
 pub mod irq;
+pub mod mesh;
 pub mod metric;
 pub mod modbus;
 pub mod place;

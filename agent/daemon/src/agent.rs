@@ -11,6 +11,7 @@
 //! | `enforce` | `Targets`, cgroups | `Enforcement`, cpusets and interrupts |
 //! | `writer`, `mover` | requests | answers |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
+//! | `mesh` | the document's mesh | hands it to the mesh process, and starts that standalone |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
 //!
@@ -51,7 +52,7 @@ use crate::{
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     enforce, helper,
     inventory::{Due, Hardware, Owner},
-    logging, nri,
+    logging, mesh, nri,
     placement::{self, Store},
     sample,
     spool::Spool,
@@ -213,6 +214,7 @@ impl Opened {
         let (mut door, inventory) = (self.door, self.inventory);
         let (placements, damage) = (self.placements, self.damage);
         let (settings, reported, lines) = (door.settings(), door.reported(), keeper.lines());
+        let mesh = door.mesh();
         let (asks, inbox) = mpsc::channel(DOOR_INBOX);
         let (link, link_now) = watch::channel(uplink::Link::default());
         let inventory_now = inventory.subscribe();
@@ -305,6 +307,14 @@ impl Opened {
             test_interval: None,
         };
         spawn_samplers(tasks, &source, boot.test.cpu_interval_ms);
+        let handover = mesh::Handover {
+            socket: boot::mesh_socket(&boot.socket),
+            table: mesh,
+            stop: stop.clone(),
+            child: (boot.mode == Mode::Standalone).then(|| mesh::Child::new(&boot)),
+        };
+        let handover = Arc::new(handover);
+        tasks.spawn_until_done("mesh", move || mesh::run(handover.clone()));
         let wiring = uplink::Wiring {
             identity: identity.clone(),
             spool: spool.clone(),

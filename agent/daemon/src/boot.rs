@@ -22,6 +22,8 @@ use crate::{document, state};
 
 /// The file whose presence means: this is a node's service.
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
+/// Where a node's service listens unless its file says otherwise.
+const SYSTEM_SOCKET: &str = "/run/purlin/agent.sock";
 /// Where the embedded broker listens unless the port is taken: away from 1883,
 /// so that a real broker on this machine is left alone.
 pub const BROKER_PORT: u16 = 18_830;
@@ -95,6 +97,11 @@ impl Boot {
         });
         Self::from_sources(path, variables.collect())
             .map_err(|refusals| refusals.into_iter().map(document::refusal_view).collect())
+    }
+
+    /// Where the mesh keeps its last table.
+    pub fn mesh_dir(&self) -> PathBuf {
+        self.state_dir.join("mesh")
     }
 
     fn from_sources(
@@ -172,7 +179,7 @@ impl Reader {
 
     fn default_socket(&self, mode: Mode, state_dir: &Path) -> PathBuf {
         match (mode, self.variable("XDG_RUNTIME_DIR")) {
-            (Mode::System, _) => "/run/purlin/agent.sock".into(),
+            (Mode::System, _) => SYSTEM_SOCKET.into(),
             (_, Some(runtime)) => PathBuf::from(runtime).join("purlin/agent.sock"),
             (_, None) => state_dir.join("agent.sock"),
         }
@@ -236,6 +243,15 @@ impl Reader {
     fn refuse(&mut self, path: &str, value: String, limit: &str, hint: &str) {
         let hint = format!("{hint} (in {})", self.origin(path));
         self.refusals.push(Refusal { path: path.into(), value, limit: limit.into(), hint });
+    }
+}
+
+/// The mesh's socket beside an agent's. The service's own is in a directory that its own
+/// unit owns: systemd takes an agent's away with the agent.
+pub fn mesh_socket(agents: &Path) -> PathBuf {
+    match agents == Path::new(SYSTEM_SOCKET) {
+        true => "/run/purlin-mesh/mesh.sock".into(),
+        false => agents.with_file_name("mesh.sock"),
     }
 }
 

@@ -142,6 +142,16 @@ fn build_field(
     path: &str,
     refusals: &mut Vec<Refusal>,
 ) -> Option<Value> {
+    if field.is_list() {
+        let Json::Array(items) = tree else {
+            return wrong(path, tree, "a list", refusals);
+        };
+        let items = items.iter().enumerate();
+        let built = items.filter_map(|(n, item)| {
+            build_value(&field.kind(), item, &format!("{path}[{n}]"), refusals)
+        });
+        return Some(Value::List(built.collect()));
+    }
     if !field.is_map() {
         return build_value(&field.kind(), tree, path, refusals);
     }
@@ -250,6 +260,13 @@ fn find_unknown(message: &DynamicMessage, path: &str, refusals: &mut Vec<Refusal
                     }
                 }
             }
+            Value::List(items) => {
+                for (n, inner) in items.iter().enumerate() {
+                    if let Value::Message(inner) = inner {
+                        find_unknown(inner, &format!("{path}[{n}]"), refusals);
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -352,7 +369,7 @@ mod tests {
                 format,
                 text.as_bytes(),
                 expect![[r#"
-                Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None, placement: None }
+                Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None, placement: None, mesh: None }
             "#]],
             );
         }
@@ -369,8 +386,30 @@ mod tests {
                 sampling.interval_s: "10" (may be a whole number from 0 to 4294967295; correct this value)
                 sampling.interval_s_by_sampler.cpu: -1 (may be a whole number from 0 to 4294967295; correct this value)
                 spool.cap_mib: 1.5 (may be a whole number from 0 to 4294967295; correct this value)
-                verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink, placement; did you mean "version"?)
-                zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink, placement; leave it out, or update the agent if it is newer than this one)
+                verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, mesh; did you mean "version"?)
+                zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, mesh; leave it out, or update the agent if it is newer than this one)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_list_says_which_item() {
+        check(
+            Format::Toml,
+            b"mesh = { listeners = [{ name = \"a\" }, { nam = 1, name = 2 }], services = 3, routes = [4] }",
+            expect![[r#"
+                mesh.listeners[1].nam: nam (may be one of name, address, protocol, zone, proxy_protocol; did you mean "name"?)
+                mesh.listeners[1].name: 2 (may be text in quotes; correct this value)
+                mesh.routes[0]: 4 (may be a table of settings; correct this value)
+                mesh.services: 3 (may be a list; correct this value)
+            "#]],
+        );
+        // Listeners (20.1), the second with field 50 = 1.
+        check(
+            Format::Protobuf,
+            &[0xa2, 1, 7, 0x0a, 0, 0x0a, 3, 0x90, 3, 1],
+            expect![[r#"
+                mesh.listeners[1].field 50:  (may be a field of purlin.v1.Listener; it was written for a newer agent: update this one, or leave the field out)
             "#]],
         );
     }

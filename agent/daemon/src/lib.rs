@@ -21,6 +21,7 @@ pub mod helper;
 pub mod inventory;
 mod ledger;
 mod logging;
+mod mesh;
 pub mod nri;
 pub mod offline;
 mod placement;

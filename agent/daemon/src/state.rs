@@ -8,19 +8,21 @@
 //! baseline.json  the accepted hardware
 //! placement.a .b  who is placed where
 //! spool/         telemetry on its way to the core
+//! mesh/          the mesh's last table, and standalone its log
 //! broker.password  standalone only, mode 0600
 //! ```
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use nix::fcntl::{Flock, FlockArg};
 use purlin_core::identity::Incarnation;
+pub use purlin_mesh::keep::replace;
 use purlin_proto::topic;
 use ring::{hmac, rand::SecureRandom};
 
@@ -139,20 +141,6 @@ impl StateDir {
         replace(&path, mode, format!("{text}\n").as_bytes())?;
         Ok((text, damage))
     }
-}
-
-/// Puts a file in place of another so that after a power cut either the old or
-/// the new one is there, whole.
-pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The node id of this machine: an application-specific hash of its machine id,

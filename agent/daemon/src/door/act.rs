@@ -105,6 +105,10 @@ impl Door {
                 };
                 if well || what == What::Undo {
                     self.settings.send_replace(in_force);
+                    self.tell_mesh(match what {
+                        What::Apply => self.content.trial.as_ref(),
+                        _ => self.content.active.as_ref(),
+                    });
                 }
                 // It is read back before it is called well.
                 self.said = if well { Said::new() } else { said };

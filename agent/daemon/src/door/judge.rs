@@ -54,7 +54,11 @@ fn read(
     bytes: &[u8],
     identity: &Identity,
 ) -> Result<(v1::Desired, Desired), Vec<Refusal>> {
-    let (desired, mut refusals) = document::parse(document::descriptor("Desired"), format, bytes);
+    let (desired, mut refusals): (v1::Desired, _) =
+        document::parse(document::descriptor("Desired"), format, bytes);
+    if let Some(Err(impossible)) = desired.mesh.as_ref().map(|it| purlin_mesh::wire::table(0, it)) {
+        refusals.extend(impossible);
+    }
     let reader = Reader { node: &identity.node, agent: VERSION };
     match settings::check(&draft(&desired), &reader) {
         Ok(values) if refusals.is_empty() => return Ok((desired, values)),

@@ -11,7 +11,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use prost::bytes::Bytes;
+use prost::{Message, bytes::Bytes};
 use purlin_core::{
     identity::Class,
     inventory::Inventory,
@@ -177,6 +177,7 @@ pub struct Door {
     machine_read: watch::Receiver<Arc<Inventory>>,
     settings: watch::Sender<Arc<Settings>>,
     reported: watch::Sender<Arc<v1::Reported>>,
+    mesh: watch::Sender<Option<Arc<v1::MeshTable>>>,
     spool: Spool,
     terms: Terms,
     looks: Instant,
@@ -232,10 +233,13 @@ impl Door {
             }
         };
         let settings = Settings::resolve(&start, active.as_ref());
+        let good = content.active.as_ref().filter(|_| active.is_some());
+        let mesh = good.and_then(|good| mesh_of(&identity, good)).map(Arc::new);
         let of = |ms: Option<u32>, usual| ms.map_or(usual, |ms| Duration::from_millis(ms.into()));
         let door = Self {
             settings: watch::channel(Arc::new(settings)).0,
             reported: watch::channel(Arc::default()).0,
+            mesh: watch::channel(mesh).0,
             machine: Machine::boot(None).0,
             candidate: None,
             waiting: None,
@@ -277,6 +281,28 @@ impl Door {
     /// What the node says of its configuration.
     pub fn reported(&self) -> watch::Receiver<Arc<v1::Reported>> {
         self.reported.subscribe()
+    }
+
+    /// What the mesh is to do; `None` while no document says anything, also not that
+    /// there is to be nothing.
+    pub fn mesh(&self) -> watch::Receiver<Option<Arc<v1::MeshTable>>> {
+        self.mesh.subscribe()
+    }
+
+    /// Tells what the mesh is to do by a document that is in force from now on.
+    fn tell_mesh(&self, document: Option<&v1::Entry>) {
+        let nothing =
+            || v1::MeshTable { incarnation: self.identity.incarnation.0, ..Default::default() };
+        // Undone to no document at all, a mesh is taken back too.
+        let told = document.map_or_else(|| Some(nothing()), |it| mesh_of(&self.identity, it));
+        self.mesh.send_if_modified(|now| {
+            let before = now.as_ref().map(|it| &it.mesh);
+            let is_new = before != told.as_ref().map(|it| &it.mesh);
+            if is_new {
+                *now = told.map(Arc::new);
+            }
+            is_new
+        });
     }
 
     /// Answers until nobody is left to ask. The timer goes before the inbox: no stream
@@ -597,6 +623,15 @@ impl Door {
 
 const NO_TRIAL: &str =
     "no document is on trial; purlin config history tells what became of the last";
+
+/// The mesh's part of a document.
+fn mesh_of(identity: &Identity, entry: &v1::Entry) -> Option<v1::MeshTable> {
+    Some(v1::MeshTable {
+        generation: entry.applied.as_ref()?.generation,
+        incarnation: identity.incarnation.0,
+        mesh: v1::Desired::decode(entry.document.clone()).ok()?.mesh,
+    })
+}
 
 fn refusal_wire(refusal: Refusal) -> v1::Refusal {
     let Refusal { path, value, limit, hint } = refusal;

@@ -1,0 +1,238 @@
+//! `purlin mesh`: the router, and what it says of itself.
+
+use std::process::ExitCode;
+
+use anstyle::AnsiColor;
+use purlin_daemon::boot::Boot;
+use purlin_mesh::Place;
+use purlin_proto::mesh::{Endpoint, Endpoints, Routes, Status, Why, WhyAsked};
+
+use crate::{
+    args::{Global, MeshCommand, WhyArgs},
+    client::{Body, Client, DEADLINE},
+    exit::{Ended, Exit, Failure},
+    output::{Output, Page},
+    table::{self, Column::*, Width, pair},
+    watch,
+};
+
+/// `purlin mesh`: the router itself.
+pub fn serve(global: &Global) -> ExitCode {
+    let found = Client::find_mesh(global).and_then(|client| {
+        let boot = Boot::load(global.config.as_deref());
+        let boot =
+            boot.map_err(|_| Failure::Usage("the agent's own configuration is refused".into()))?;
+        Ok(Place { dir: boot.mesh_dir(), socket: client.socket().to_owned() })
+    });
+    match found {
+        Ok(place) => purlin_mesh::main(place),
+        Err(failure) => failure.report().into(),
+    }
+}
+
+/// `purlin mesh …`
+pub async fn run(command: &MeshCommand, global: &Global, output: &Output) -> Ended {
+    let client = Client::find_mesh(global)?;
+    match command {
+        MeshCommand::Show(every) => {
+            watch::show(output, every.every(), async || client.get::<Status>("/v1/status").await)
+                .await
+        }
+        MeshCommand::Routes => {
+            watch::show(output, None, async || client.get::<Routes>("/v1/routes").await).await
+        }
+        MeshCommand::Endpoints(every) => {
+            let fetch = async || client.get::<Endpoints>("/v1/endpoints").await;
+            watch::show(output, every.every(), fetch).await
+        }
+        MeshCommand::Why(args) => why(args, &client, output).await,
+    }
+}
+
+async fn why(args: &WhyArgs, client: &Client, output: &Output) -> Ended {
+    let asked = asked(args)?;
+    let bytes = serde_json::to_vec(&asked)
+        .map_err(|error| Failure::Failed(format!("the question can't be written: {error}")))?;
+    let body = Body { content_type: Some("application/json"), bytes };
+    let why: Why = client.post("/v1/why", body, DEADLINE).await?;
+    output.show(&why, |width| why.page(width))?;
+    Ok(Exit::Ok)
+}
+
+fn asked(args: &WhyArgs) -> Result<WhyAsked, Failure> {
+    let rest = args.url.strip_prefix("http://").ok_or_else(|| {
+        Failure::Usage(format!("{} is no address of a request: write http://HOST/PATH", args.url))
+    })?;
+    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let header = |text: &String| {
+        let (name, value) = text
+            .split_once(':')
+            .ok_or_else(|| Failure::Usage(format!("{text} is no header: write 'NAME: VALUE'")))?;
+        Ok((name.trim().to_lowercase(), value.trim().to_owned()))
+    };
+    Ok(WhyAsked {
+        listener: args.listener.clone(),
+        method: args.method.clone(),
+        host: host.into(),
+        path: format!("{slash}{path}"),
+        headers: args.headers.iter().map(header).collect::<Result<_, Failure>>()?,
+    })
+}
+
+impl Page for Status {
+    fn page(&self, width: Width) -> String {
+        let counts = &self.counts;
+        let table = match self.generation {
+            0 => "none yet: the agent hands one over once its document has a mesh".into(),
+            generation => format!("generation {generation}"),
+        };
+        let open = format!(
+            "{} open, {} of them parked, {} in all",
+            counts.open, counts.parked, counts.connections
+        );
+        let [informed, succeeded, redirected, wrong, failed] = counts.answers;
+        let requests = format!(
+            "{}: {} ok, {redirected} redirected, {wrong} refused, {failed} failed",
+            counts.requests,
+            informed + succeeded
+        );
+        let state = if self.draining { "draining" } else { "running" };
+        table::sections([
+            [
+                pair(
+                    "mesh",
+                    &format!(
+                        "{state}, version {}, pid {}, {} workers",
+                        self.version, self.pid, self.workers
+                    ),
+                    width,
+                ),
+                pair("table", &table, width),
+                pair("connections", &open, width),
+                pair("requests", &requests, width),
+            ]
+            .concat(),
+            listeners(self, width),
+            counted(self, width),
+            self.problems
+                .iter()
+                .map(|it| table::paint(AnsiColor::Red.on_default(), &pair("wrong", it, width)))
+                .collect(),
+        ])
+    }
+
+    fn exit(&self) -> Exit {
+        if self.problems.is_empty() { Exit::Ok } else { Exit::Faults }
+    }
+}
+
+fn listeners(status: &Status, width: Width) -> String {
+    let header = [Left("LISTENER"), Left("ADDRESS"), Left("PROTOCOL"), Left("SIDE"), Left("STATE")];
+    let row = |it: &purlin_proto::mesh::Listener| {
+        vec![
+            it.name.clone(),
+            it.address.clone(),
+            it.protocol.clone(),
+            it.zone.as_ref().map_or("egress".into(), |zone| format!("ingress from {zone}")),
+            if it.listening { "listening" } else { "not listening" }.into(),
+        ]
+    };
+    table::columns(&header, status.listeners.iter().map(row), width)
+}
+
+/// What is only worth a line when there was any.
+fn counted(status: &Status, width: Width) -> String {
+    let counts = &status.counts;
+    let plain =
+        [("slow", counts.slow), ("unmatched", counts.unmatched), ("retried", counts.retries)];
+    let violations = counts.violations.iter().map(|(why, &count)| (why.as_str(), count));
+    let all = plain.into_iter().chain(violations).filter(|(_, count)| *count > 0);
+    let rows = all.map(|(why, count)| vec![why.to_owned(), count.to_string()]);
+    table::columns(&[Left("REFUSED OR REPEATED"), Right("TIMES")], rows, width)
+}
+
+impl Page for Routes {
+    fn page(&self, width: Width) -> String {
+        let header = [
+            Left("ROUTE"),
+            Right("RULE"),
+            Left("LISTENERS"),
+            Left("HOSTS"),
+            Left("MATCHES"),
+            Left("TO"),
+        ];
+        let row = |it: &purlin_proto::mesh::Route| {
+            let hosts =
+                if it.hostnames.is_empty() { "any".into() } else { it.hostnames.join(", ") };
+            vec![
+                it.route.clone(),
+                it.rule.to_string(),
+                it.listeners.join(", "),
+                hosts,
+                it.matches.clone(),
+                it.to.clone(),
+            ]
+        };
+        match self.routes.is_empty() {
+            true => "no route: the document in force has none\n".into(),
+            false => table::columns(&header, self.routes.iter().map(row), width),
+        }
+    }
+}
+
+impl Page for Endpoints {
+    fn page(&self, width: Width) -> String {
+        match self.endpoints.is_empty() {
+            true => "no endpoint: the document in force has none\n".into(),
+            false => endpoints(&self.endpoints, width),
+        }
+    }
+}
+
+fn endpoints(all: &[Endpoint], width: Width) -> String {
+    let header = [
+        Left("SERVICE"),
+        Whole("ENDPOINT"),
+        Right("WEIGHT"),
+        Right("ACTIVE"),
+        Right("LATENCY"),
+        Right("REQUESTS"),
+        Right("FAILED"),
+    ];
+    let row = |it: &Endpoint| {
+        vec![
+            it.service.clone(),
+            it.address.clone(),
+            it.weight.to_string(),
+            it.active.to_string(),
+            it.latency_ms.map_or("unknown".into(), |ms| format!("{ms:.1} ms")),
+            it.requests.to_string(),
+            it.failures.to_string(),
+        ]
+    };
+    table::columns(&header, all.iter().map(row), width)
+}
+
+impl Page for Why {
+    fn page(&self, width: Width) -> String {
+        let header = [Left("PASSED OVER"), Right("RULE"), Left("BECAUSE")];
+        let row = |it: &purlin_proto::mesh::Passed| {
+            vec![it.route.clone(), it.rule.to_string(), it.because.clone()]
+        };
+        let route = match &self.route {
+            Some((route, rule)) => format!("{route}, rule {rule}"),
+            None => "none".into(),
+        };
+        table::sections([
+            [
+                pair("listener", &self.listener, width),
+                pair("route", &route, width),
+                pair("request", &self.outcome, width),
+            ]
+            .concat(),
+            table::columns(&header, self.passed_over.iter().map(row), width),
+            endpoints(&self.endpoints, width),
+        ])
+    }
+}

@@ -1,0 +1,254 @@
+//! Listeners, services and routes, each value checked by itself. Names follow the
+//! Gateway API's HTTPRoute, GRPCRoute, TCPRoute and TLSRoute.
+
+use alloc::{string::String, vec::Vec};
+use core::{net::SocketAddr, str::FromStr, time::Duration};
+
+use super::{host::Hostname, path::PathMatch};
+use crate::settings::{Impossible, one_of};
+
+/// An enum whose values have names in documents.
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            /// The name used in documents.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)+ }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Impossible;
+            fn from_str(text: &str) -> Result<Self, Impossible> {
+                match text {
+                    $($text => Ok($name::$variant),)+
+                    _ => Err(Impossible {
+                        limit: one_of(&[$($text),+]),
+                        hint: "choose one, or leave it out".into(),
+                    }),
+                }
+            }
+        }
+    };
+}
+
+named! {
+    /// What a listener expects of a connection.
+    Protocol {
+        /// HTTP/1.1 or HTTP/2 without TLS.
+        #[default]
+        Http = "http",
+        /// Bytes.
+        Tcp = "tcp",
+        /// TLS that is not ended here; its server name is read.
+        Tls = "tls",
+    }
+}
+
+named! {
+    /// What an endpoint is spoken to in.
+    AppProtocol {
+        /// HTTP/1.1.
+        #[default]
+        Http = "http",
+        /// HTTP/2 without TLS.
+        H2c = "h2c",
+        /// Bytes.
+        Tcp = "tcp",
+    }
+}
+
+named! {
+    /// What a route is made for.
+    Kind {
+        /// HTTP requests.
+        #[default]
+        Http = "http",
+        /// gRPC calls.
+        Grpc = "grpc",
+        /// TCP connections.
+        Tcp = "tcp",
+        /// TLS connections, by server name.
+        Tls = "tls",
+    }
+}
+
+named! {
+    /// How one of the endpoints is chosen.
+    Policy {
+        /// The better of two by peak-EWMA latency times requests under way.
+        #[default]
+        P2c = "p2c",
+        /// The one of two with fewer requests under way.
+        LeastRequest = "least_request",
+        /// In turn, smoothly by weight.
+        RoundRobin = "round_robin",
+        /// At random by weight.
+        Random = "random",
+    }
+}
+
+/// An address that connections are accepted at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Unique among listeners.
+    pub name: String,
+    /// Address of this node.
+    pub address: SocketAddr,
+    /// What comes in.
+    pub protocol: Protocol,
+    /// Who is outside; `None` for an egress, which serves local workloads.
+    pub zone: Option<String>,
+    /// Whether connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+}
+
+/// Endpoints that all do the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Unique among services.
+    pub name: String,
+    /// Where it runs.
+    pub endpoints: Vec<Endpoint>,
+    /// What the endpoints are spoken to in.
+    pub protocol: AppProtocol,
+    /// Version of the PROXY protocol header sent first.
+    pub send_proxy_protocol: Option<u8>,
+    /// How an endpoint is chosen.
+    pub policy: Policy,
+    /// How long a stage may take.
+    pub timeouts: Timeouts,
+}
+
+/// One of a service's places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Share relative to the others.
+    pub weight: u32,
+}
+
+/// How long a stage may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To connect to an endpoint.
+    pub connect: Duration,
+    /// From the request to the head of the answer.
+    pub request: Duration,
+    /// Without a byte either way, where bytes are passed through.
+    pub idle: Duration,
+}
+
+/// Which requests, or connections, go where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Unique among routes.
+    pub name: String,
+    /// What it is made for.
+    pub kind: Kind,
+    /// Names of its listeners.
+    pub listeners: Vec<String>,
+    /// Zones it is exposed to.
+    pub zones: Vec<String>,
+    /// Names it answers to; none: any.
+    pub hostnames: Vec<Hostname>,
+    /// Tried in the Gateway API's order of precedence.
+    pub rules: Vec<Rule>,
+}
+
+/// What is done with what matches.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    /// One must match; never empty once checked.
+    pub matches: Vec<Match>,
+    /// Answered with another address, and goes to no backend.
+    pub redirect: Option<Redirect>,
+    /// Asked for under another address.
+    pub rewrite: Option<Rewrite>,
+    /// Changes to the request's headers.
+    pub request_headers: HeaderEdit,
+    /// Changes to the answer's headers.
+    pub response_headers: HeaderEdit,
+    /// Where it goes, by weight.
+    pub backends: Vec<Backend>,
+}
+
+/// What a request must be like. All that is given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// Its path.
+    pub path: PathMatch,
+    /// Its method.
+    pub method: Option<String>,
+    /// Its headers, names in lower case.
+    pub headers: Vec<ValueMatch>,
+    /// Its query parameters.
+    pub query: Vec<ValueMatch>,
+    /// Its cookies.
+    pub cookies: Vec<ValueMatch>,
+}
+
+/// A named value that must be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValueMatch {
+    /// Name.
+    pub name: String,
+    /// Exactly this; `None`: whatever it is.
+    pub value: Option<String>,
+}
+
+/// An answer that names another address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is documented in proto/purlin/v1/mesh.proto")]
+pub struct Redirect {
+    pub scheme: Option<String>,
+    pub hostname: Option<String>,
+    pub port: Option<u16>,
+    pub path: Option<PathEdit>,
+    pub status: u16,
+}
+
+/// Another address for the same request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// In place of its host.
+    pub hostname: Option<String>,
+    /// In place of its path.
+    pub path: Option<PathEdit>,
+}
+
+/// A change of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathEdit {
+    /// In place of all of it.
+    Full(String),
+    /// In place of what a prefix match matched.
+    Prefix(String),
+}
+
+/// Changes to headers: removed, then set, then added.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdit {
+    /// In place of what is there.
+    pub set: Vec<(String, String)>,
+    /// Beside what is there.
+    pub add: Vec<(String, String)>,
+    /// Taken away.
+    pub remove: Vec<String>,
+}
+
+/// A service and its share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Name of the service.
+    pub service: String,
+    /// Where it stands in the table, once that is checked.
+    pub index: usize,
+    /// Share relative to the rule's other backends.
+    pub weight: u32,
+}

@@ -1,0 +1,374 @@
+//! Whether listeners, services and routes fit together. A table is refused whole, with
+//! every reason, or it holds.
+
+use alloc::{
+    collections::BTreeMap,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use super::model::{
+    Endpoint, HeaderEdit, Kind, Listener, Match, PathEdit, Protocol, Route, Rule, Service,
+};
+use crate::{mesh::path::PathMatch, settings::Refusal};
+
+/// Each is a few sockets a core.
+pub const MAX_LISTENERS: usize = 64;
+/// Ten times what a rack runs.
+pub const MAX_SERVICES: usize = 1024;
+/// A choice among them looks at each once.
+pub const MAX_ENDPOINTS: usize = 256;
+/// Ten times what a rack runs.
+pub const MAX_ROUTES: usize = 1024;
+/// As many as the Gateway API allows in sum over rules (64 after 1.1; 128 in all).
+pub const MAX_RULES: usize = 64;
+/// The Gateway API's own limit.
+pub const MAX_MATCHES: usize = 64;
+/// The Gateway API's own limit, for backends and for headers of one match.
+pub const MAX_ITEMS: usize = 16;
+/// Of a name: what a DNS label may be.
+pub const MAX_NAME: usize = 63;
+
+/// Listeners, services and routes that fit together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    /// Which document it is from; grows.
+    pub generation: u64,
+    /// Addresses.
+    pub listeners: Vec<Listener>,
+    /// Targets.
+    pub services: Vec<Service>,
+    /// What goes where.
+    pub routes: Vec<Route>,
+}
+
+impl Table {
+    /// Checks that the parts fit together. The error holds every reason, its paths
+    /// beginning with `mesh`.
+    pub fn checked(mut self) -> Result<Self, Vec<Refusal>> {
+        let mut check = Check::default();
+        check.listeners(&self.listeners);
+        check.services(&self.services);
+        check.names("mesh.routes", self.routes.iter().map(|it| &it.name), MAX_ROUTES);
+        for (n, route) in self.routes.iter().enumerate() {
+            check.route(&format!("mesh.routes[{n}]"), route, &self);
+        }
+        check.one_connection_route_each(&self);
+        if !check.refusals.is_empty() {
+            return Err(check.refusals);
+        }
+        let indexes: BTreeMap<_, _> =
+            self.services.iter().enumerate().map(|(n, it)| (it.name.as_str(), n)).collect();
+        let rules = self.routes.iter_mut().flat_map(|route| &mut route.rules);
+        for backend in rules.flat_map(|rule| &mut rule.backends) {
+            backend.index = indexes.get(backend.service.as_str()).copied().unwrap_or_default();
+        }
+        Ok(self)
+    }
+
+    /// A service by name.
+    pub fn service(&self, name: &str) -> Option<usize> {
+        self.services.iter().position(|service| service.name == name)
+    }
+}
+
+#[derive(Default)]
+struct Check {
+    refusals: Vec<Refusal>,
+}
+
+impl Check {
+    fn refuse(
+        &mut self,
+        path: impl Into<String>,
+        value: impl Into<String>,
+        limit: &str,
+        hint: &str,
+    ) {
+        self.refusals.push(Refusal {
+            path: path.into(),
+            value: value.into(),
+            limit: limit.into(),
+            hint: hint.into(),
+        });
+    }
+
+    fn at_most(&mut self, path: &str, count: usize, most: usize) {
+        if count > most {
+            self.refuse(
+                path,
+                count.to_string(),
+                &format!("at most {most}"),
+                "split it, or leave some out",
+            );
+        }
+    }
+
+    /// Names: there, well-formed, and no two alike.
+    fn names<'a>(
+        &mut self,
+        path: &str,
+        names: impl ExactSizeIterator<Item = &'a String>,
+        most: usize,
+    ) {
+        self.at_most(path, names.len(), most);
+        let mut seen = BTreeMap::new();
+        for (n, name) in names.enumerate() {
+            let path_of = |n| format!("{path}[{n}].name");
+            if !is_name(name) {
+                let limit = format!("1 to {MAX_NAME} lower-case letters, digits, '-', '_' or '.'");
+                self.refuse(path_of(n), name, &limit, "it becomes part of metrics and commands");
+            } else if let Some(first) = seen.insert(name, n) {
+                self.refuse(
+                    path_of(n),
+                    name,
+                    "a name of its own",
+                    &format!("{} has it too", path_of(first)),
+                );
+            }
+        }
+    }
+
+    fn listeners(&mut self, listeners: &[Listener]) {
+        self.names("mesh.listeners", listeners.iter().map(|it| &it.name), MAX_LISTENERS);
+        for (n, listener) in listeners.iter().enumerate() {
+            let path = format!("mesh.listeners[{n}]");
+            let address = listener.address;
+            if address.port() == 0 {
+                self.refuse(
+                    format!("{path}.address"),
+                    address.to_string(),
+                    "a port from 1 to 65535",
+                    "name the port",
+                );
+            }
+            if let Some(before) = listeners[..n].iter().find(|it| it.address == address) {
+                let hint = format!("listener {} has it too", before.name);
+                self.refuse(
+                    format!("{path}.address"),
+                    address.to_string(),
+                    "an address of its own",
+                    &hint,
+                );
+            }
+            if listener.zone.as_deref().is_some_and(|zone| !is_name(zone)) {
+                let zone = listener.zone.clone().unwrap_or_default();
+                self.refuse(
+                    format!("{path}.zone"),
+                    zone,
+                    "a name, e.g. plant",
+                    "or leave it out for an egress",
+                );
+            }
+        }
+    }
+
+    fn services(&mut self, services: &[Service]) {
+        self.names("mesh.services", services.iter().map(|it| &it.name), MAX_SERVICES);
+        for (n, service) in services.iter().enumerate() {
+            let path = format!("mesh.services[{n}].endpoints");
+            self.at_most(&path, service.endpoints.len(), MAX_ENDPOINTS);
+            for (m, Endpoint { address, .. }) in service.endpoints.iter().enumerate() {
+                let path = format!("{path}[{m}].address");
+                if address.port() == 0 || address.ip().is_unspecified() {
+                    self.refuse(
+                        &path,
+                        address.to_string(),
+                        "an address that can be connected to",
+                        "name host and port",
+                    );
+                }
+                if service.endpoints[..m].iter().any(|it| it.address == *address) {
+                    self.refuse(
+                        &path,
+                        address.to_string(),
+                        "each endpoint once",
+                        "give it more weight instead",
+                    );
+                }
+            }
+        }
+    }
+
+    fn route(&mut self, path: &str, route: &Route, table: &Table) {
+        self.at_most(&format!("{path}.rules"), route.rules.len(), MAX_RULES);
+        self.at_most(&format!("{path}.hostnames"), route.hostnames.len(), MAX_ITEMS);
+        if route.listeners.is_empty() {
+            self.refuse(
+                format!("{path}.listeners"),
+                "",
+                "at least one listener",
+                "name those that it is served at",
+            );
+        }
+        for (n, name) in route.listeners.iter().enumerate() {
+            self.attached(&format!("{path}.listeners[{n}]"), name, route, table);
+        }
+        let is_for_bytes = matches!(route.kind, Kind::Tcp | Kind::Tls);
+        if is_for_bytes && route.rules.len() != 1 {
+            let rules = route.rules.len().to_string();
+            self.refuse(
+                format!("{path}.rules"),
+                rules,
+                "exactly one",
+                "a connection tells nothing to choose by",
+            );
+        }
+        if route.kind == Kind::Tcp && !route.hostnames.is_empty() {
+            let hint = "a TCP connection names no host: leave them out, or use kind tls";
+            self.refuse(
+                format!("{path}.hostnames"),
+                route.hostnames[0].to_string(),
+                "none for kind tcp",
+                hint,
+            );
+        }
+        for (n, rule) in route.rules.iter().enumerate() {
+            self.rule(&format!("{path}.rules[{n}]"), rule, route.kind, table);
+        }
+    }
+
+    fn attached(&mut self, path: &str, name: &str, route: &Route, table: &Table) {
+        let Some(listener) = table.listeners.iter().find(|it| it.name == name) else {
+            let names: Vec<_> = table.listeners.iter().map(|it| it.name.as_str()).collect();
+            return self.refuse(
+                path,
+                name,
+                "the name of a listener",
+                &format!("there are: {}", names.join(", ")),
+            );
+        };
+        if !route.kind.fits(listener.protocol) {
+            let limit = format!("a listener for {} routes", route.kind.name());
+            let hint = format!("{name} is of protocol {}", listener.protocol.name());
+            self.refuse(path, name, &limit, &hint);
+        }
+        if let Some(zone) = listener.zone.as_ref().filter(|zone| !route.zones.contains(zone)) {
+            let limit = "an ingress whose zone the route names";
+            let hint = format!(
+                "add \"{zone}\" to its zones to expose it there: nothing is exposed by default"
+            );
+            self.refuse(path, name, limit, &hint);
+        }
+    }
+
+    fn rule(&mut self, path: &str, rule: &Rule, kind: Kind, table: &Table) {
+        self.at_most(&format!("{path}.matches"), rule.matches.len(), MAX_MATCHES);
+        self.at_most(&format!("{path}.backend_refs"), rule.backends.len(), MAX_ITEMS);
+        let is_for_bytes = matches!(kind, Kind::Tcp | Kind::Tls);
+        if is_for_bytes
+            && *rule
+                != (Rule {
+                    matches: alloc::vec![Match::default()],
+                    backends: rule.backends.clone(),
+                    ..Rule::default()
+                })
+        {
+            self.refuse(
+                path,
+                kind.name(),
+                "backend_refs and nothing else",
+                "bytes are passed on as they are",
+            );
+        }
+        for (n, backend) in rule.backends.iter().enumerate() {
+            if table.service(&backend.service).is_none() {
+                let path = format!("{path}.backend_refs[{n}].name");
+                self.refuse(
+                    path,
+                    &backend.service,
+                    "the name of a service",
+                    "add it to mesh.services, or correct the name",
+                );
+            }
+        }
+        match (&rule.redirect, rule.backends.is_empty()) {
+            (None, true) => self.refuse(
+                format!("{path}.backend_refs"),
+                "",
+                "at least one, or a request_redirect",
+                "say where it goes",
+            ),
+            (Some(_), false) => self.refuse(
+                format!("{path}.request_redirect"),
+                "",
+                "either a redirect or backends",
+                "leave one out",
+            ),
+            _ => {}
+        }
+        if rule.redirect.is_some() && rule.rewrite.is_some() {
+            self.refuse(
+                format!("{path}.url_rewrite"),
+                "",
+                "either a redirect or a rewrite",
+                "leave one out",
+            );
+        }
+        let edits = rule
+            .redirect
+            .iter()
+            .filter_map(|it| it.path.as_ref())
+            .chain(rule.rewrite.iter().filter_map(|it| it.path.as_ref()));
+        let all_prefix = rule.matches.iter().all(|it| matches!(it.path, PathMatch::Prefix(_)));
+        if edits.into_iter().any(|edit| matches!(edit, PathEdit::Prefix(_))) && !all_prefix {
+            let hint = "make each match of the rule one by prefix, or use replace_full_path";
+            self.refuse(
+                format!("{path}.matches"),
+                "",
+                "paths of type prefix, as replace_prefix_match needs them",
+                hint,
+            );
+        }
+        for (n, it) in rule.matches.iter().enumerate() {
+            let items = it.headers.len().max(it.query.len()).max(it.cookies.len());
+            self.at_most(&format!("{path}.matches[{n}]"), items, MAX_ITEMS);
+        }
+        let sizes = |edit: &HeaderEdit| edit.set.len().max(edit.add.len()).max(edit.remove.len());
+        self.at_most(
+            &format!("{path}.request_header_modifier"),
+            sizes(&rule.request_headers),
+            MAX_ITEMS,
+        );
+        self.at_most(
+            &format!("{path}.response_header_modifier"),
+            sizes(&rule.response_headers),
+            MAX_ITEMS,
+        );
+    }
+
+    /// Two routes of one TCP listener, or for one server name, can't be told apart.
+    fn one_connection_route_each(&mut self, table: &Table) {
+        for listener in table.listeners.iter().filter(|it| it.protocol != Protocol::Http) {
+            let mut seen: Vec<(Option<String>, &str)> = Vec::new();
+            for (n, route) in table.routes.iter().enumerate() {
+                if !route.listeners.contains(&listener.name) || !route.kind.fits(listener.protocol)
+                {
+                    continue;
+                }
+                let named: Vec<_> = route.hostnames.iter().map(|it| Some(it.to_string())).collect();
+                for host in if named.is_empty() { alloc::vec![None] } else { named } {
+                    if let Some((_, before)) = seen.iter().find(|(known, _)| *known == host) {
+                        let what = host.clone().unwrap_or_else(|| "any name".into());
+                        let hint =
+                            format!("route {before} has {what} at listener {} too", listener.name);
+                        self.refuse(
+                            format!("mesh.routes[{n}].listeners"),
+                            &listener.name,
+                            "one route for each name",
+                            &hint,
+                        );
+                    }
+                    seen.push((host, &route.name));
+                }
+            }
+        }
+    }
+}
+
+/// A name that can stand in a metric, a file name and a command.
+pub fn is_name(name: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_plain)
+}

@@ -1,0 +1,160 @@
+//! What becomes of a connection: who is at the other end (PROXY protocol), and then
+//! HTTP, TLS passed through by its server name, or plain bytes.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use purlin_core::mesh::{
+    hello::{self, Hello},
+    model::{Protocol, Service},
+    proxy,
+};
+use tokio::{io::AsyncReadExt, net::TcpStream, time};
+
+use crate::{
+    counters::{Counters, Open},
+    http,
+    live::{Endpoint, Target, Under},
+    relay,
+    worker::Worker,
+};
+
+/// For the bytes that say what a connection is: a PROXY header, a ClientHello. They
+/// come in one piece with a connection's start; seconds are for a bad radio link.
+const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
+/// Endpoints of a service that a connection is tried on.
+pub const MAX_ATTEMPTS: usize = 3;
+
+/// A connection from a client.
+#[derive(Debug)]
+pub struct Client {
+    /// The bare connection.
+    pub stream: TcpStream,
+    /// Who is at the other end.
+    pub peer: SocketAddr,
+    /// The listener's address that it came in at.
+    pub at: SocketAddr,
+    /// Counts it as open.
+    pub open: Rc<Open>,
+}
+
+/// Serves one connection until it ends.
+pub async fn serve(worker: Rc<Worker>, mut client: Client) {
+    let at = client.at;
+    let found = worker.live().listener(at).map(|it| (it.protocol, it.proxy_protocol));
+    let Some((protocol, is_proxied)) = found else { return };
+    let (stream, mut first) = (&mut client.stream, Vec::new());
+    if is_proxied {
+        match time::timeout(FIRST_BYTES_DEADLINE, proxied(stream, &mut first)).await {
+            Ok(Ok(source)) => client.peer = source.unwrap_or(client.peer),
+            _ => return Counters::one(&worker.counters.slow),
+        }
+    }
+    let name = match protocol {
+        Protocol::Http => return http::serve(worker, client, first).await,
+        Protocol::Tcp => None,
+        Protocol::Tls => {
+            let read = time::timeout(FIRST_BYTES_DEADLINE, server_name(stream, &mut first));
+            let Ok(Ok(name)) = read.await else { return Counters::one(&worker.counters.slow) };
+            name
+        }
+    };
+    match target(&worker, at, name.as_deref()) {
+        Some(target) => pass_on(&worker, &target, client, first).await,
+        None => Counters::one(&worker.counters.unmatched),
+    }
+}
+
+/// Where a connection goes; the table it was found in is not held any longer.
+fn target(worker: &Worker, at: SocketAddr, name: Option<&str>) -> Option<Arc<Target>> {
+    let live = worker.live();
+    let place = live.by_name(at, name)?;
+    live.backend(live.table.rule(place), worker.random()).cloned()
+}
+
+/// Reads the PROXY header; what comes after it is left in `first`.
+async fn proxied(stream: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<Option<SocketAddr>> {
+    loop {
+        match proxy::read(first) {
+            proxy::Header::Is(bytes, ends) => {
+                first.drain(..bytes);
+                return Ok(ends.map(|(source, _)| source));
+            }
+            proxy::Header::Not => return Err(io::ErrorKind::InvalidData.into()),
+            proxy::Header::More => more(stream, first, proxy::MAX_BYTES).await?,
+        }
+    }
+}
+
+/// Reads the ClientHello; it stays in `first`.
+async fn server_name(stream: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<Option<String>> {
+    loop {
+        match hello::read(first) {
+            Hello::Names(name) => return Ok(name),
+            Hello::Not => return Err(io::ErrorKind::InvalidData.into()),
+            Hello::More => more(stream, first, 2 * hello::MAX_BYTES).await?,
+        }
+    }
+}
+
+/// Reads more of what is to be looked at before it is passed on.
+pub async fn more(stream: &mut TcpStream, first: &mut Vec<u8>, most: usize) -> io::Result<()> {
+    first.reserve(1024);
+    match first.len() < most && stream.read_buf(first).await? > 0 {
+        true => Ok(()),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+async fn pass_on(worker: &Rc<Worker>, target: &Target, mut client: Client, first: Vec<u8>) {
+    let mut tried = Vec::new();
+    while tried.len() < MAX_ATTEMPTS {
+        let endpoint = target.pick(&tried, worker.random(), worker.now_ms()).cloned();
+        let Some(endpoint) = endpoint else { return };
+        let under = Under::way(&endpoint);
+        match connect(worker, &endpoint, &target.service, client.peer, client.at).await {
+            Ok(mut stream) => {
+                let idle = target.service.timeouts.idle;
+                let passed = async {
+                    relay::write_first(&mut stream, &first).await?;
+                    drop(first);
+                    relay::relay(worker, &mut client.stream, &mut stream, idle).await
+                };
+                if let Err(error) = passed.await {
+                    tracing::debug!(peer = %client.peer, endpoint = %endpoint.address, %error, "a connection broke");
+                }
+                return drop(under);
+            }
+            Err(error) => {
+                tracing::debug!(endpoint = %endpoint.address, %error, "can't connect");
+                Counters::one(&worker.counters.retries);
+                tried.push(endpoint.id);
+            }
+        }
+    }
+}
+
+/// Connects to an endpoint, and tells it who is asking where it wants to know.
+pub async fn connect(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    service: &Service,
+    peer: SocketAddr,
+    at: SocketAddr,
+) -> io::Result<TcpStream> {
+    let limit = service.timeouts.connect;
+    let connected = time::timeout(limit, async {
+        let mut stream = TcpStream::connect(endpoint.address).await?;
+        stream.set_nodelay(true)?;
+        if let Some(version) = service.send_proxy_protocol {
+            relay::write_first(&mut stream, &proxy::write(version, peer, at)).await?;
+        }
+        Ok(stream)
+    });
+    let connected = connected.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    if connected.is_err() {
+        endpoint.failed();
+        // Whatever is chosen by latency avoids it for a while.
+        endpoint.answered(limit, worker.now_ms());
+    }
+    connected
+}

@@ -1,0 +1,69 @@
+//! What one worker counts. Only that worker writes; whoever reads adds them up.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use purlin_core::mesh::strict::Violation;
+
+/// Counters of one worker, all of them growing.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub connections: AtomicU64,
+    /// Connections that have ended.
+    pub ended: AtomicU64,
+    pub requests: AtomicU64,
+    /// By the first digit of the status, from 1xx to 5xx.
+    pub answers: [AtomicU64; 5],
+    /// Requests that were refused before they were parsed, by why.
+    pub violations: [AtomicU64; Violation::ALL.len()],
+    /// Connections that were closed for being too slow.
+    pub slow: AtomicU64,
+    /// Requests and connections that no route matched.
+    pub unmatched: AtomicU64,
+    /// Attempts on another endpoint after one failed.
+    pub retries: AtomicU64,
+    /// Times that a connection was parked, and taken up again or given up.
+    pub parked: AtomicU64,
+    pub unparked: AtomicU64,
+}
+
+impl Counters {
+    /// Counts one.
+    pub fn one(counter: &AtomicU64) {
+        // A load and a store: there is one writer.
+        counter.store(counter.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Counts an answer.
+    pub fn answer(&self, status: u16) {
+        if let Some(counter) = self.answers.get(usize::from(status / 100).wrapping_sub(1)) {
+            Self::one(counter);
+        }
+    }
+
+    /// Counts a violation.
+    pub fn violation(&self, violation: Violation) {
+        Self::one(&self.violations[violation as usize]);
+    }
+}
+
+/// A connection that is open; it has ended when this is dropped.
+#[derive(Debug)]
+pub struct Open(Arc<Counters>);
+
+impl Open {
+    /// Begins.
+    pub fn new(counters: &Arc<Counters>) -> Self {
+        Counters::one(&counters.connections);
+        Self(counters.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        Counters::one(&self.0.ended);
+    }
+}

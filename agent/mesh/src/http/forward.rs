@@ -1,0 +1,206 @@
+//! Sends a request to an endpoint, and on to another one where that failed before it
+//! was sent.
+
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use http_body_util::Empty;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body as _, Incoming},
+    header::{self, HeaderValue},
+};
+use purlin_core::mesh::model::{AppProtocol, Service};
+use tokio::time;
+
+use super::{
+    Body,
+    body::Request as Begun,
+    handle::{Refusal, origin},
+    headers, upgrade,
+};
+use crate::{
+    accept::{self, MAX_ATTEMPTS},
+    connection::Connection,
+    counters::Counters,
+    live::{Endpoint, Target, Under},
+    pool::{Lease, Outgoing, Sender},
+    worker::Worker,
+};
+
+/// What comes of a request that goes nowhere: why, and whose it was.
+type Failed = (Refusal, Begun);
+
+/// Sends a request to one of a service's endpoints.
+pub async fn forward(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    target: &Target,
+    mut request: Request<Incoming>,
+    begun: Begun,
+) -> Result<Response<Body>, Failed> {
+    let service = &target.service;
+    if request.method() == Method::CONNECT || service.protocol == AppProtocol::Tcp {
+        return upgrade::connect(worker, connection, target, request, begun).await;
+    }
+    let upgrade = headers::wanted_upgrade(request.headers(), request.version());
+    let clients_end = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let mut request = request.map(Outgoing::Left);
+    for_endpoint(&mut request, service, connection, upgrade);
+    let may_repeat = headers::may_repeat(request.method()) && request.body().is_end_stream();
+    let deadline = time::Instant::now() + service.timeouts.request;
+    let mut tried = Vec::new();
+    let mut refusal = Refusal(StatusCode::SERVICE_UNAVAILABLE, "the service has no endpoint\n");
+    // A connection that was idle may be closed by the other side just now: that is the
+    // pool's fault and not the endpoint's, and costs no attempt.
+    let mut stale = 0;
+    while tried.len() < MAX_ATTEMPTS {
+        let endpoint = target.pick(&tried, worker.random(), worker.now_ms()).cloned();
+        let Some(endpoint) = endpoint else { break };
+        if !tried.is_empty() {
+            Counters::one(&worker.counters.retries);
+        }
+        let under = Under::way(&endpoint);
+        let (mut lease, is_fresh) =
+            match lease(worker, connection, &endpoint, service, stale < MAX_ATTEMPTS).await {
+                Ok(leased) => leased,
+                Err(_) => {
+                    refusal = Refusal(
+                        StatusCode::BAD_GATEWAY,
+                        "no endpoint of the service can be connected to\n",
+                    );
+                    tried.push(endpoint.id);
+                    continue;
+                }
+            };
+        let spare = may_repeat.then(|| copy(&request));
+        let began = Instant::now();
+        let sent = time::timeout_at(deadline, lease.sender().send(request)).await;
+        match sent {
+            Ok(Ok(answer)) => {
+                endpoint.answered(began.elapsed(), worker.now_ms());
+                let upgrade = clients_end.map(|end| (end, service.timeouts.idle));
+                let answer =
+                    from_endpoint(worker, connection, answer, lease, under, begun, upgrade);
+                return Ok(answer);
+            }
+            Ok(Err(mut error)) => match error.take_message() {
+                Some(unsent) if !is_fresh => (request, stale) = (unsent, stale + 1),
+                Some(unsent) => {
+                    endpoint.failed();
+                    tried.push(endpoint.id);
+                    request = unsent;
+                }
+                None => {
+                    if is_fresh {
+                        endpoint.failed();
+                        tried.push(endpoint.id);
+                    } else {
+                        stale += 1;
+                    }
+                    tracing::debug!(endpoint = %endpoint.address, error = %error.error(), "no answer");
+                    refusal = Refusal(
+                        StatusCode::BAD_GATEWAY,
+                        "the endpoint hung up without an answer\n",
+                    );
+                    match spare {
+                        Some(again) => request = again,
+                        None => break,
+                    }
+                }
+            },
+            Err(_) => {
+                endpoint.failed();
+                endpoint.answered(service.timeouts.request, worker.now_ms());
+                refusal = Refusal(StatusCode::GATEWAY_TIMEOUT, "the endpoint took too long\n");
+                break;
+            }
+        }
+    }
+    Err((refusal, begun))
+}
+
+/// A connection to an endpoint, and whether it is a new one.
+async fn lease(
+    worker: &Rc<Worker>,
+    connection: &Connection,
+    endpoint: &Endpoint,
+    service: &Service,
+    may_be_old: bool,
+) -> std::io::Result<(Lease, bool)> {
+    if may_be_old && let Some(sender) = worker.pool.take(endpoint.id) {
+        return Ok((Lease::new(worker, endpoint.id, sender), false));
+    }
+    let stream = accept::connect(worker, endpoint, service, connection.peer, connection.at).await?;
+    let sender = Sender::start(stream, service.protocol).await.map_err(std::io::Error::other)?;
+    worker.pool.opened();
+    Ok((Lease::new(worker, endpoint.id, sender), true))
+}
+
+/// A request as the endpoint is to see it.
+fn for_endpoint(
+    request: &mut Request<Outgoing>,
+    service: &Service,
+    connection: &Connection,
+    upgrade: Option<HeaderValue>,
+) {
+    let authority =
+        request.uri().authority().and_then(|it| HeaderValue::from_str(it.as_str()).ok());
+    let headers = request.headers_mut();
+    headers::end_hop(headers);
+    headers.remove(header::EXPECT);
+    headers::forwarded(headers, connection.peer);
+    if let Some(authority) = authority {
+        headers.insert(header::HOST, authority);
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+    if service.protocol == AppProtocol::H2c {
+        // HTTP/2 has its host in :authority, and no Host beside it.
+        let host = request.headers_mut().remove(header::HOST);
+        let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let path = origin(request.uri());
+        let uri =
+            hyper::Uri::builder().scheme("http").authority(host).path_and_query(path.to_string());
+        *request.uri_mut() = uri.build().unwrap_or(path);
+        *request.version_mut() = hyper::Version::HTTP_2;
+    } else {
+        if request.uri().scheme().is_some() || request.uri().authority().is_some() {
+            *request.uri_mut() = origin(request.uri());
+        }
+        *request.version_mut() = hyper::Version::HTTP_11;
+    }
+}
+
+/// The same request once more; it has no body.
+fn copy(request: &Request<Outgoing>) -> Request<Outgoing> {
+    let mut copy = Request::new(Outgoing::Right(Empty::new()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+fn from_endpoint(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    mut answer: Response<Incoming>,
+    lease: Lease,
+    under: Under,
+    begun: Begun,
+    upgrade: Option<(hyper::upgrade::OnUpgrade, Duration)>,
+) -> Response<Body> {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some((clients_end, idle)) = upgrade
+    {
+        return upgrade::switch(worker, connection, answer, clients_end, under, begun, idle);
+    }
+    headers::end_hop(answer.headers_mut());
+    let (parts, body) = answer.into_parts();
+    Response::from_parts(parts, Body::of_endpoint(body, lease, under, begun))
+}

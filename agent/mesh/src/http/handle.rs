@@ -1,0 +1,180 @@
+//! One request: which rule it meets, and what that says.
+
+use std::rc::Rc;
+
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, Uri,
+    body::Incoming,
+    header::{self, HeaderValue},
+    http::request::Parts,
+};
+use purlin_core::mesh::{
+    choose::Asked,
+    host,
+    model::{PathEdit, Redirect, Rule},
+    path::{PathMatch, is_ambiguous},
+};
+
+use super::{Body, body::Request as Begun, forward, headers};
+use crate::{connection::Connection, counters::Counters, worker::Worker};
+
+/// Answers one request.
+pub async fn handle(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    Counters::one(&worker.counters.requests);
+    let begun = Begun::begin(connection);
+    let is_http1 = request.version() < hyper::Version::HTTP_2;
+    let mut answer = match answer(worker, connection, request, begun).await {
+        Ok(answer) => answer,
+        Err((Refusal(status, text), begun)) => own(status, text, begun),
+    };
+    worker.counters.answer(answer.status().as_u16());
+    if worker.is_draining.get() && is_http1 && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // Only this loses none: a close without it crosses the next request.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+/// Why a request goes nowhere.
+#[derive(Debug)]
+pub struct Refusal(pub StatusCode, pub &'static str);
+
+async fn answer(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    request: Request<Incoming>,
+    begun: Begun,
+) -> Result<Response<Body>, (Refusal, Begun)> {
+    let (mut parts, body) = request.into_parts();
+    let host = match host_of(&parts) {
+        Ok(host) => host,
+        Err(refusal) => return Err((refusal, begun)),
+    };
+    let live = worker.live();
+    let path = parts.uri.path();
+    let asked = Asked {
+        host: &host,
+        method: parts.method.as_str(),
+        // The target of a CONNECT is an authority and has no path.
+        path: if parts.method == Method::CONNECT { "/" } else { path },
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &|name, is_it| has(&parts.headers, name, is_it),
+    };
+    if is_ambiguous(asked.path) {
+        let text = "the path has dot segments, or a slash or backslash in disguise\n";
+        return Err((Refusal(StatusCode::BAD_REQUEST, text), begun));
+    }
+    let Some(place) = live.choose(connection.at, &asked) else {
+        Counters::one(&worker.counters.unmatched);
+        return Err((Refusal(StatusCode::NOT_FOUND, "no route matches this request\n"), begun));
+    };
+    let (rule, matched) = (live.table.rule(place), &live.table.matched(place).path);
+    if let Some(redirect) = &rule.redirect {
+        return Ok(redirected(redirect, matched, &parts, &host, begun));
+    }
+    if let Err(refusal) = rewrite(rule, matched, &mut parts) {
+        return Err((refusal, begun));
+    }
+    headers::edit(&mut parts.headers, &rule.request_headers);
+    let Some(target) = live.backend(rule, worker.random()).cloned() else {
+        return Err((
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, "every backend has weight 0\n"),
+            begun,
+        ));
+    };
+    let request = Request::from_parts(parts, body);
+    let mut answer = forward::forward(worker, connection, &target, request, begun).await?;
+    headers::edit(answer.headers_mut(), &rule.response_headers);
+    Ok(answer)
+}
+
+/// The host that is asked for. The request line's own wins (RFC 9112, 3.2.2).
+fn host_of(parts: &Parts) -> Result<String, Refusal> {
+    let named = match parts.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => parts.headers.get(header::HOST).and_then(|it| it.to_str().ok()),
+    };
+    // HTTP/1.0 may leave it out: then only routes for any host are meant.
+    match named.filter(|named| !named.is_empty()) {
+        None => Ok(String::new()),
+        Some(named) => host::normal(named)
+            .ok_or(Refusal(StatusCode::BAD_REQUEST, "the host is no host name\n")),
+    }
+}
+
+fn has(headers: &HeaderMap, name: &str, is_it: &mut dyn FnMut(&str) -> bool) -> bool {
+    headers.get_all(name).iter().any(|value| value.to_str().is_ok_and(&mut *is_it))
+}
+
+fn rewrite(rule: &Rule, matched: &PathMatch, parts: &mut Parts) -> Result<(), Refusal> {
+    let Some(rewrite) = &rule.rewrite else { return Ok(()) };
+    if let Some(edit) = &rewrite.path {
+        let path = changed(edit, matched, parts.uri.path());
+        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        parts.uri = format!("{path}{query}").parse().map_err(|_| {
+            Refusal(StatusCode::BAD_REQUEST, "the path can't be rewritten as its route says\n")
+        })?;
+    }
+    if let Some(value) = rewrite.hostname.as_ref().and_then(|name| HeaderValue::from_str(name).ok())
+    {
+        // An absolute target or :authority would win over it.
+        parts.uri = origin(&parts.uri);
+        parts.headers.insert(header::HOST, value);
+    }
+    Ok(())
+}
+
+fn changed(edit: &PathEdit, matched: &PathMatch, path: &str) -> String {
+    match edit {
+        PathEdit::Full(full) => full.clone(),
+        PathEdit::Prefix(prefix) => matched.replace_prefix(path, prefix),
+    }
+}
+
+/// Path and query alone.
+pub fn origin(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().cloned();
+    path.map_or_else(|| Uri::from_static("/"), Uri::from)
+}
+
+fn redirected(
+    it: &Redirect,
+    matched: &PathMatch,
+    parts: &Parts,
+    host: &str,
+    begun: Begun,
+) -> Response<Body> {
+    let scheme = it.scheme.as_deref().unwrap_or("http");
+    let asked = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let asked_port =
+        asked.and_then(|host| host.rsplit_once(':')).and_then(|(_, port)| port.parse().ok());
+    // Another scheme has another default port; the same keeps the one that was asked at.
+    let port: Option<u16> = it.port.or(asked_port.filter(|_| it.scheme.is_none()));
+    let host = it.hostname.as_deref().unwrap_or(host);
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let port = match (scheme, port) {
+        ("http", Some(80)) | ("https", Some(443)) | (_, None) => String::new(),
+        (_, Some(port)) => format!(":{port}"),
+    };
+    let path = it.path.as_ref().map(|edit| changed(edit, matched, parts.uri.path()));
+    let path = path.as_deref().unwrap_or(parts.uri.path());
+    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let status = StatusCode::from_u16(it.status).unwrap_or(StatusCode::FOUND);
+    let mut answer = own(status, "", begun);
+    if let Ok(location) = HeaderValue::from_str(&format!("{scheme}://{host}{port}{path}{query}")) {
+        answer.headers_mut().insert(header::LOCATION, location);
+    }
+    answer
+}
+
+/// An answer of our own.
+fn own(status: StatusCode, text: &'static str, begun: Begun) -> Response<Body> {
+    let mut answer = Response::new(Body::own(text, begun));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    answer
+}

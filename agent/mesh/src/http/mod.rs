@@ -1,0 +1,204 @@
+//! One client's connection that speaks HTTP: which version, its bounds, parking while
+//! it is idle, and its end.
+
+use std::{convert::Infallible, future, pin::Pin, rc::Rc, task::Poll, time::Duration};
+
+use hyper::{
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use purlin_core::mesh::strict::{MAX_FIELDS, MAX_HEAD, Violation};
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::spawn_local, time};
+
+use crate::{
+    accept::{self, Client},
+    connection::{Ask, Connection, Connections},
+    counters::Counters,
+    worker::Worker,
+};
+
+mod body;
+mod forward;
+mod handle;
+mod headers;
+pub mod io;
+mod upgrade;
+
+pub use body::Body;
+
+/// What an HTTP/2 connection begins with (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Requests at once on one HTTP/2 connection, and the most that RFC 9113 would not have
+/// us go below (100).
+const MAX_STREAMS: u32 = 128;
+/// Streams reset by the client before they were looked at: more is a flood
+/// (CVE-2023-44487).
+const MAX_RESETS: usize = 64;
+/// All headers of an HTTP/2 request; as much as HTTP/1 is allowed.
+const MAX_HEADER_LIST: u32 = MAX_HEAD as u32;
+/// Of bytes that wait to be taken by an HTTP/2 client, for each stream.
+const MAX_SEND_BUFFER: usize = 64 << 10;
+/// An HTTP/2 connection that is quiet is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(60);
+const PING_DEADLINE: Duration = Duration::from_secs(20);
+/// For a first byte, and for the next request on a connection that is kept open: a
+/// minute is what HAProxy and nginx have in their examples and defaults.
+const IDLE: Duration = Duration::from_secs(75);
+/// For a refusal to be taken by the client.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Spawns what hyper wants spawned onto this thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Local;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
+
+/// Serves a connection until it ends or is parked.
+pub async fn serve(worker: Rc<Worker>, mut client: Client, mut first: Vec<u8>) {
+    // The first bytes tell the version.
+    let told = async {
+        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+            accept::more(&mut client.stream, &mut first, PREFACE.len()).await?;
+        }
+        std::io::Result::Ok(())
+    };
+    match time::timeout(IDLE, told).await {
+        Ok(Ok(())) => {}
+        // It said nothing at all, or hung up: nobody waits for an answer.
+        _ => return,
+    }
+    if first.starts_with(PREFACE) {
+        // Its task is its own, so that the common HTTP/1 one stays small.
+        spawn_local(serve_http2(worker, client, first));
+    } else {
+        spawn_local(serve_http1(worker, client, first));
+    }
+}
+
+async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
+    let connection = Rc::new(Connection::new(&client, worker.tick.get()));
+    let Client { stream, peer, at, open } = client;
+    let io = io::Io::guarded(stream, first, connection.flags.clone());
+    let (of_service, to_serve) = (worker.clone(), connection.clone());
+    let service = service_fn(move |request| {
+        let (worker, connection) = (of_service.clone(), to_serve.clone());
+        async move { Ok::<_, Infallible>(handle::handle(&worker, &connection, request).await) }
+    });
+    let mut served = http1::Builder::new()
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MAX_HEAD + 8192)
+        .half_close(true)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let entry = Connections::enter(&worker, &connection);
+    let mut is_parked = false;
+    let ended = future::poll_fn(|cx| {
+        if let Poll::Ready(ended) = Pin::new(&mut served).poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        connection.keep_waker(cx.waker());
+        match connection.ask.take() {
+            Ask::Park if connection.is_quiet() => is_parked = true,
+            Ask::Close => return Poll::Ready(None),
+            _ => {}
+        }
+        if is_parked { Poll::Ready(None) } else { Poll::Pending }
+    });
+    let ended = ended.await;
+    drop(entry);
+    if let Some(violation) = connection.flags.violation() {
+        worker.counters.violation(violation);
+        tracing::info!(peer = %connection.peer, %violation, "a request was refused");
+        let parts = served.into_parts();
+        return refuse(parts.map(|it| it.io.into_inner().into_inner().0), violation).await;
+    }
+    if let Some(Err(error)) = ended {
+        tracing::debug!(peer = %connection.peer, %error, "a connection broke");
+    }
+    if is_parked
+        && let Some(parts) = served.into_parts()
+        && parts.read_buf.is_empty()
+    {
+        let (stream, _) = parts.io.into_inner().into_inner();
+        drop((parts.service, connection));
+        // A task as large as what it holds: a socket and two addresses.
+        spawn_local(park(worker, Client { stream, peer, at, open }));
+    }
+}
+
+/// Waits for the next request without any buffer.
+async fn park(worker: Rc<Worker>, client: Client) {
+    if worker.is_draining.get() {
+        return;
+    }
+    Counters::one(&worker.counters.parked);
+    let is_readable = time::timeout(IDLE, client.stream.readable()).await;
+    Counters::one(&worker.counters.unparked);
+    if let Ok(Ok(())) = is_readable {
+        spawn_local(serve_http1(worker, client, Vec::new()));
+    }
+}
+
+async fn serve_http2(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
+    let connection = Rc::new(Connection::new(&client, worker.tick.get()));
+    let stream = client.stream;
+    let io = io::Io::plain(stream, first, connection.flags.clone());
+    let (of_service, to_serve) = (worker.clone(), connection.clone());
+    let service = service_fn(move |request| {
+        let (worker, connection) = (of_service.clone(), to_serve.clone());
+        async move { Ok::<_, Infallible>(handle::handle(&worker, &connection, request).await) }
+    });
+    let mut served = std::pin::pin!(
+        http2::Builder::new(Local)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_RESETS)
+            .max_local_error_reset_streams(MAX_RESETS)
+            .max_header_list_size(MAX_HEADER_LIST)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_DEADLINE)
+            .serve_connection(TokioIo::new(io), service)
+    );
+    let entry = Connections::enter(&worker, &connection);
+    let mut is_ending = false;
+    let ended = future::poll_fn(|cx| {
+        if worker.is_draining.get() && !is_ending {
+            is_ending = true;
+            // A GOAWAY loses nothing: it tells which requests were taken.
+            served.as_mut().graceful_shutdown();
+        }
+        connection.keep_waker(cx.waker());
+        served.as_mut().poll(cx)
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(peer = %connection.peer, %error, "a connection broke");
+    }
+    drop(entry);
+}
+
+/// Says why, where nothing else was begun, and hangs up.
+async fn refuse(stream: Option<TcpStream>, violation: Violation) {
+    let Some(mut stream) = stream else { return };
+    let status =
+        hyper::StatusCode::from_u16(violation.status()).unwrap_or(hyper::StatusCode::BAD_REQUEST);
+    let text = format!("{violation}\n");
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    _ = time::timeout(GOODBYE, async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // What is unread at close would make the kernel send a reset, and the client
+        // lose the answer.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    })
+    .await;
+}

@@ -1,0 +1,129 @@
+//! Connections that leave HTTP: WebSocket and other upgrades, and CONNECT. From there on
+//! they are bytes, and are spliced.
+
+use std::{io as stdio, rc::Rc, time::Duration};
+
+use hyper::{
+    Method, Request, Response, StatusCode, Version,
+    body::Incoming,
+    header::{self, HeaderValue},
+    upgrade::{OnUpgrade, Parts, Upgraded},
+};
+use hyper_util::rt::TokioIo;
+use purlin_core::mesh::model::AppProtocol;
+use tokio::{net::TcpStream, task::spawn_local};
+
+use super::{Body, body::Request as Begun, handle::Refusal, headers, io::Io};
+use crate::{
+    accept::{self, MAX_ATTEMPTS},
+    connection::Connection,
+    counters::Counters,
+    live::{Target, Under},
+    relay,
+    worker::Worker,
+};
+
+/// Passes an endpoint's 101 on, and then the bytes.
+pub fn switch(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    mut answer: Response<Incoming>,
+    clients_end: OnUpgrade,
+    under: Under,
+    begun: Begun,
+    idle: Duration,
+) -> Response<Body> {
+    let endpoints_end = hyper::upgrade::on(&mut answer);
+    connection.flags.tunnel();
+    let worker = worker.clone();
+    spawn_local(async move {
+        let passed = async {
+            let other = stdio::Error::other;
+            let (client, first) = client_stream(clients_end.await.map_err(other)?)?;
+            let endpoint = endpoints_end.await.map_err(other)?.downcast::<TokioIo<TcpStream>>();
+            let Parts { io, read_buf, .. } =
+                endpoint.map_err(|_| stdio::Error::other("not a socket"))?;
+            both_ways(&worker, (client, first), (io.into_inner(), read_buf.into()), idle).await
+        };
+        ended(passed.await, under);
+    });
+    let protocol = answer.headers().get(header::UPGRADE).cloned();
+    headers::end_hop(answer.headers_mut());
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        answer.headers_mut().insert(header::UPGRADE, protocol);
+    }
+    answer.map(|_| Body::own("", begun))
+}
+
+/// Answers a CONNECT by connecting to one of the endpoints of a service of protocol tcp,
+/// whatever its target was; the route has chosen by it.
+pub async fn connect(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    target: &Target,
+    mut request: Request<Incoming>,
+    begun: Begun,
+) -> Result<Response<Body>, (Refusal, Begun)> {
+    let is_tunnel = request.method() == Method::CONNECT
+        && target.service.protocol == AppProtocol::Tcp
+        && request.version() == Version::HTTP_11;
+    if !is_tunnel {
+        let text =
+            "CONNECT goes to services of protocol tcp, over HTTP/1.1, and nothing else does\n";
+        return Err((Refusal(StatusCode::METHOD_NOT_ALLOWED, text), begun));
+    }
+    let clients_end = hyper::upgrade::on(&mut request);
+    let mut tried = Vec::new();
+    while tried.len() < MAX_ATTEMPTS {
+        let endpoint = target.pick(&tried, worker.random(), worker.now_ms()).cloned();
+        let Some(endpoint) = endpoint else { break };
+        let under = Under::way(&endpoint);
+        let connected =
+            accept::connect(worker, &endpoint, &target.service, connection.peer, connection.at)
+                .await;
+        let Ok(stream) = connected else {
+            Counters::one(&worker.counters.retries);
+            tried.push(endpoint.id);
+            continue;
+        };
+        connection.flags.tunnel();
+        let (worker, idle) = (worker.clone(), target.service.timeouts.idle);
+        spawn_local(async move {
+            let passed = async {
+                let client = client_stream(clients_end.await.map_err(stdio::Error::other)?)?;
+                both_ways(&worker, client, (stream, Vec::new()), idle).await
+            };
+            ended(passed.await, under);
+        });
+        return Ok(Response::new(Body::own("", begun)));
+    }
+    let text = "no endpoint of the service can be connected to\n";
+    Err((Refusal(StatusCode::BAD_GATEWAY, text), begun))
+}
+
+/// The client's socket, and what was read of it already.
+fn client_stream(upgraded: Upgraded) -> stdio::Result<(TcpStream, Vec<u8>)> {
+    let parts = upgraded.downcast::<TokioIo<Io>>();
+    let Parts { io, read_buf, .. } = parts.map_err(|_| stdio::Error::other("not a socket"))?;
+    let (stream, unread) = io.into_inner().into_inner();
+    Ok((stream, [&read_buf[..], &unread].concat()))
+}
+
+async fn both_ways(
+    worker: &Rc<Worker>,
+    (mut client, from_client): (TcpStream, Vec<u8>),
+    (mut endpoint, from_endpoint): (TcpStream, Vec<u8>),
+    idle: Duration,
+) -> stdio::Result<()> {
+    relay::write_first(&mut endpoint, &from_client).await?;
+    relay::write_first(&mut client, &from_endpoint).await?;
+    relay::relay(worker, &mut client, &mut endpoint, idle).await.map(drop)
+}
+
+fn ended(passed: stdio::Result<()>, under: Under) {
+    if let Err(error) = passed {
+        tracing::debug!(%error, "an upgraded connection broke");
+    }
+    drop(under);
+}

@@ -1,0 +1,88 @@
+//! The last table, on disk: what the mesh starts from when nobody is there to give it
+//! one.
+//!
+//! ```text
+//! magic "PURLMSH" | version 1        8 bytes
+//! CRC-32C of the payload             u32
+//! payload, a purlin.v1.MeshTable     to the end of the file
+//! ```
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use prost::Message;
+use purlin_proto::v1;
+
+const MAGIC: [u8; 8] = *b"PURLMSH\x01";
+const HEADER_BYTES: usize = 12;
+const NAME: &str = "table";
+/// Many times a document's limit.
+pub const MAX_BYTES: usize = 4 << 20;
+
+/// The table in a directory; `None` if there was never one.
+pub fn load(dir: &Path) -> io::Result<Option<v1::MeshTable>> {
+    let path = dir.join(NAME);
+    let damaged = |why: &str| {
+        let what = format!("{}: {why}; the agent hands over another one", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    };
+    let bytes = match fs::metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Ok(it) if it.len() > (MAX_BYTES + HEADER_BYTES) as u64 => return Err(damaged("too large")),
+        _ => fs::read(&path)?,
+    };
+    let (header, payload) =
+        bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| damaged("cut short"))?;
+    let is_whole = header[..8] == MAGIC && header[8..] == crc32c::crc32c(payload).to_le_bytes();
+    let table = is_whole.then(|| v1::MeshTable::decode(payload).ok()).flatten();
+    table.map(Some).ok_or_else(|| damaged("damaged, or of another version"))
+}
+
+/// Makes a table durable in place of the one before.
+pub fn store(dir: &Path, table: &v1::MeshTable) -> io::Result<()> {
+    let payload = table.encode_to_vec();
+    let bytes = [&MAGIC[..], &crc32c::crc32c(&payload).to_le_bytes(), &payload].concat();
+    replace(&dir.join(NAME), 0o600, &bytes)
+}
+
+/// Puts a file in place of another so that after a power cut either the old or
+/// the new one is there, whole.
+pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_reads_back_and_a_damaged_one_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(load(dir.path()).expect("nothing yet"), None);
+        let table = v1::MeshTable { generation: 7, incarnation: 1, mesh: None };
+        store(dir.path(), &table).expect("a write");
+        assert_eq!(load(dir.path()).expect("a whole one"), Some(table));
+        let path = dir.path().join(NAME);
+        let whole = fs::read(&path).expect("the file");
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged).expect("a write");
+            assert!(load(dir.path()).is_err(), "byte {at}");
+            fs::write(&path, &whole[..at]).expect("a write");
+            assert!(load(dir.path()).is_err(), "cut at {at}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The node's router: accepts connections, chooses an endpoint for each request, and
+//! passes it on.
+//!
+//! | part | what it owns |
+//! | --- | --- |
+//! | [`owner`] | the table in force, on disk first; which addresses are bound |
+//! | [`control`] | the Unix socket: tables in, questions answered |
+//! | [`worker`] | a thread a core: its sockets, its connections, its pool |
+//! | [`accept`] | what a connection is: PROXY protocol, HTTP, TLS by name, bytes |
+//! | [`http`] | requests: guarded, routed, forwarded; parking and upgrades |
+//! | [`relay`] | bytes, spliced |
+//! | [`live`] | what is known of services and endpoints, node-wide |
+//!
+//! It starts from its own directory and nothing else: no agent, no network, no clock
+//! that is right.
+
+#![deny(unsafe_code)]
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time,
+};
+
+use crate::{control::Control, owner::Owner};
+
+mod accept;
+mod connection;
+mod control;
+mod counters;
+mod http;
+pub mod keep;
+mod live;
+mod owner;
+mod pool;
+mod relay;
+mod show;
+pub mod wire;
+mod worker;
+
+/// For connections to end by themselves after a signal; a request takes less, and what
+/// is cut then are tunnels and plain TCP.
+const DRAIN: Duration = Duration::from_secs(20);
+/// Between two looks at whether they have.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
+/// Between two attempts at an address that can't be had.
+const BIND_AGAIN: Duration = Duration::from_secs(1);
+
+/// Where a mesh keeps its things.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its directory, for the last table.
+    pub dir: PathBuf,
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+/// `purlin mesh`: runs until a signal. Prints its own errors.
+pub fn main(place: Place) -> ExitCode {
+    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_target(false);
+    // Under a test harness somebody may have set one already.
+    _ = log.with_max_level(tracing::Level::INFO).try_init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.and_then(|runtime| runtime.block_on(run(place)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("purlin mesh: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(place: Place) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    fs::create_dir_all(&place.dir).map_err(|error| {
+        let what = format!("can't make {}: {error}", place.dir.display());
+        io::Error::new(error.kind(), what)
+    })?;
+    let socket = control::bind(&place.socket)?;
+    let started = Instant::now();
+    // Only to choose by: two meshes that start in the same nanosecond may choose alike.
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_nanos() as u64);
+    let cores = thread::available_parallelism()?.get();
+    let workers = (0..cores).map(|n| worker::start(n, seed.wrapping_add(n as u64), started));
+    let workers = workers.collect::<io::Result<Vec<_>>>()?;
+    let control = Arc::new(Control::new(Owner::start(place.dir, workers)));
+    tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
+    let bind_again = async {
+        loop {
+            time::sleep(BIND_AGAIN).await;
+            control.owner().bind_missing();
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = control.stop.notified() => {}
+        served = control::serve(socket, control.clone()) => return served,
+        () = bind_again => {}
+    }
+    tracing::info!("draining");
+    control.owner().drain();
+    _ = fs::remove_file(&place.socket);
+    let drained = time::timeout(DRAIN, async {
+        while control.owner().open() > 0 {
+            time::sleep(DRAIN_LOOK).await;
+        }
+    });
+    tokio::select! {
+        drained = drained => if drained.is_err() {
+            tracing::warn!(open = control.owner().open(), "connections are cut at the drain's deadline");
+        },
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! Owns the table in force: checks a new one, binds what it needs, makes it durable, and
+//! only then hands it to every worker. What a new table does not concern is not touched:
+//! sockets are known by their address, endpoints by service and address.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use purlin_core::{mesh::strict::Violation, settings::Refusal};
+use purlin_proto::{mesh as view, v1};
+use tokio::net::TcpSocket;
+
+use crate::{
+    keep,
+    live::Live,
+    wire,
+    worker::{Command, Handle},
+};
+
+/// Connections that wait to be accepted, for each worker (what Linux allows since 5.4).
+const BACKLOG: u32 = 4096;
+
+/// Why a table was not taken.
+#[derive(Debug)]
+pub enum Refused {
+    /// Something in it can't be.
+    Impossible(Vec<Refusal>),
+    /// It can't be made durable.
+    NotDurable(io::Error),
+}
+
+/// The table in force, and the workers that hold to it.
+#[derive(Debug)]
+pub struct Owner {
+    dir: PathBuf,
+    workers: Vec<Handle>,
+    table: v1::MeshTable,
+    live: Arc<Live>,
+    /// Addresses that the workers listen at.
+    bound: Vec<SocketAddr>,
+    /// What was wrong at the start.
+    problems: Vec<String>,
+    /// Whether connections are only ended.
+    pub is_draining: bool,
+}
+
+impl Owner {
+    /// Starts from what is on disk. Whatever of it can't be had is a problem, and the
+    /// rest is in force.
+    pub fn start(dir: PathBuf, workers: Vec<Handle>) -> Self {
+        let mut owner = Self {
+            dir,
+            workers,
+            table: v1::MeshTable::default(),
+            live: Arc::default(),
+            bound: Vec::new(),
+            problems: Vec::new(),
+            is_draining: false,
+        };
+        match keep::load(&owner.dir) {
+            Ok(None) => {}
+            Ok(Some(table)) => match wire::table(table.generation, &mesh(&table)) {
+                Ok(checked) => {
+                    owner.table = table;
+                    owner.live = Arc::new(Live::new(checked, &Live::default()));
+                    owner.tell(|| Command::Live(owner.live.clone()));
+                    owner.bind_missing();
+                }
+                Err(refusals) => {
+                    let reasons = refusals.iter().map(|it| format!("{}: {}", it.path, it.hint));
+                    let reasons = reasons.collect::<Vec<_>>().join("; ");
+                    owner.problems.push(format!("the table on disk is refused: {reasons}"));
+                }
+            },
+            Err(error) => owner.problems.push(error.to_string()),
+        }
+        owner.problems.iter().for_each(|problem| tracing::error!(problem));
+        owner
+    }
+
+    /// Puts a table in force, or leaves everything as it was.
+    pub fn offer(&mut self, table: v1::MeshTable) -> Result<(), Refused> {
+        if table == self.table {
+            self.bind_missing();
+            return Ok(());
+        }
+        let checked = wire::table(table.generation, &mesh(&table)).map_err(Refused::Impossible)?;
+        let wanted: Vec<SocketAddr> = checked.listeners.iter().map(|it| it.address).collect();
+        let mut fresh = HashMap::new();
+        let mut refusals = Vec::new();
+        for (n, &address) in wanted.iter().enumerate() {
+            if self.bound.contains(&address) {
+                continue;
+            }
+            match self.bind(address) {
+                Ok(sockets) => _ = fresh.insert(address, sockets),
+                Err(error) => refusals.push(not_bound(n, address, &error)),
+            }
+        }
+        if !refusals.is_empty() {
+            return Err(Refused::Impossible(refusals));
+        }
+        keep::store(&self.dir, &table).map_err(Refused::NotDurable)?;
+        self.table = table;
+        self.problems.clear();
+        self.live = Arc::new(Live::new(checked, &self.live));
+        // First the table, then the sockets: no connection meets a listener unknown.
+        self.tell(|| Command::Live(self.live.clone()));
+        for (address, sockets) in fresh {
+            self.listen(address, sockets);
+        }
+        let gone: Vec<_> = self.bound.iter().copied().filter(|it| !wanted.contains(it)).collect();
+        for address in gone {
+            self.tell(|| Command::Unlisten(address));
+            self.bound.retain(|it| *it != address);
+        }
+        tracing::info!(generation = self.table.generation, "a table is in force");
+        Ok(())
+    }
+
+    /// Tries again what could not be bound.
+    pub fn bind_missing(&mut self) {
+        let addresses: Vec<_> = self.live.table.listeners.iter().map(|it| it.address).collect();
+        for address in addresses {
+            if !self.is_draining
+                && !self.bound.contains(&address)
+                && let Ok(sockets) = self.bind(address)
+            {
+                self.listen(address, sockets);
+            }
+        }
+    }
+
+    /// Accepts no more, and ends what is there as it can be ended.
+    pub fn drain(&mut self) {
+        self.is_draining = true;
+        self.tell(|| Command::Drain);
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> u64 {
+        self.counts().open
+    }
+
+    /// The table in force.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// A socket for each worker; the kernel spreads the connections over them.
+    fn bind(&self, address: SocketAddr) -> io::Result<Vec<StdListener>> {
+        let bind = |_| {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.set_reuseaddr(true)?;
+            socket.set_reuseport(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)?.into_std()
+        };
+        self.workers.iter().map(bind).collect()
+    }
+
+    fn listen(&mut self, address: SocketAddr, sockets: Vec<StdListener>) {
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            // A worker that is gone has said why.
+            _ = worker.commands.send(Command::Listen(address, socket));
+        }
+        self.bound.push(address);
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        self.workers.iter().for_each(|worker| _ = worker.commands.send(command()));
+    }
+
+    /// Everything at a glance.
+    pub fn status(&self) -> view::Status {
+        let listeners = self.live.table.listeners.iter().map(|it| view::Listener {
+            name: it.name.clone(),
+            address: it.address.to_string(),
+            protocol: it.protocol.name().into(),
+            zone: it.zone.clone(),
+            listening: self.bound.contains(&it.address),
+        });
+        let listeners: Vec<_> = listeners.collect();
+        let unbound = listeners.iter().filter(|it| !it.listening && !self.is_draining);
+        let unbound = unbound.map(|it| {
+            format!(
+                "listener {} can't have {}: something else does, or it is not this node's",
+                it.name, it.address
+            )
+        });
+        view::Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            generation: self.table.generation,
+            incarnation: self.table.incarnation,
+            workers: self.workers.len(),
+            draining: self.is_draining,
+            problems: self.problems.iter().cloned().chain(unbound).collect(),
+            listeners,
+            counts: self.counts(),
+        }
+    }
+
+    fn counts(&self) -> view::Counts {
+        let mut sum = view::Counts::default();
+        let mut unparked = 0;
+        for counters in self.workers.iter().map(|worker| &worker.counters) {
+            // In this order, so that neither difference falls below zero.
+            unparked += counters.unparked.load(Relaxed);
+            sum.parked += counters.parked.load(Relaxed);
+            let ended = counters.ended.load(Relaxed);
+            let connections = counters.connections.load(Relaxed);
+            sum.connections += connections;
+            sum.open += connections - ended;
+            sum.requests += counters.requests.load(Relaxed);
+            sum.slow += counters.slow.load(Relaxed);
+            sum.unmatched += counters.unmatched.load(Relaxed);
+            sum.retries += counters.retries.load(Relaxed);
+            for (sum, counter) in sum.answers.iter_mut().zip(&counters.answers) {
+                *sum += counter.load(Relaxed);
+            }
+            for (violation, counter) in Violation::ALL.into_iter().zip(&counters.violations) {
+                *sum.violations.entry(violation.name().into()).or_default() +=
+                    counter.load(Relaxed);
+            }
+        }
+        sum.parked -= unparked.min(sum.parked);
+        sum
+    }
+}
+
+fn mesh(table: &v1::MeshTable) -> v1::Mesh {
+    table.mesh.clone().unwrap_or_default()
+}
+
+fn not_bound(n: usize, address: SocketAddr, error: &io::Error) -> Refusal {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there: `ss -ltnp` names it".into(),
+        io::ErrorKind::AddrNotAvailable => {
+            "this node has no such address: `ip addr` lists them".into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE, which the mesh's unit has".into()
+        }
+        _ => error.to_string(),
+    };
+    Refusal {
+        path: format!("mesh.listeners[{n}].address"),
+        value: address.to_string(),
+        limit: "an address that can be listened at".into(),
+        hint,
+    }
+}

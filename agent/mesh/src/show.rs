@@ -1,0 +1,155 @@
+//! The table in force as its own socket shows it.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use purlin_core::mesh::{
+    choose::Asked,
+    host,
+    model::{Kind, Listener, Match, Protocol, Rule, ValueMatch},
+    path::{PathMatch, is_ambiguous},
+};
+use purlin_proto::mesh as view;
+
+use crate::live::{Endpoint, Live, Target};
+
+/// Every match, route by route.
+pub fn routes(live: &Live) -> view::Routes {
+    let mut routes = Vec::new();
+    for route in &live.table.routes {
+        for (n, rule) in route.rules.iter().enumerate() {
+            for it in &rule.matches {
+                routes.push(view::Route {
+                    route: route.name.clone(),
+                    rule: n,
+                    listeners: route.listeners.clone(),
+                    hostnames: route.hostnames.iter().map(ToString::to_string).collect(),
+                    matches: if matches!(route.kind, Kind::Tcp | Kind::Tls) {
+                        route.kind.name().into()
+                    } else {
+                        matched(it)
+                    },
+                    to: to(rule),
+                });
+            }
+        }
+    }
+    view::Routes { routes }
+}
+
+fn matched(it: &Match) -> String {
+    let path = match &it.path {
+        PathMatch::Exact(path) => format!("= {path}"),
+        PathMatch::Prefix(path) => format!("{path}/*"),
+        PathMatch::Template(path) => path.clone(),
+    };
+    let value = |kind: &str, it: &ValueMatch| match &it.value {
+        Some(value) => format!("{kind} {}={value}", it.name),
+        None => format!("{kind} {}", it.name),
+    };
+    let parts = it.method.iter().cloned().chain([path]);
+    let parts = parts.chain(it.headers.iter().map(|it| value("header", it)));
+    let parts = parts.chain(it.query.iter().map(|it| value("query", it)));
+    let parts = parts.chain(it.cookies.iter().map(|it| value("cookie", it)));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn to(rule: &Rule) -> String {
+    if let Some(redirect) = &rule.redirect {
+        return format!("redirect {}", redirect.status);
+    }
+    match &rule.backends[..] {
+        [one] => one.service.clone(),
+        many => many
+            .iter()
+            .map(|it| format!("{} ({})", it.service, it.weight))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+/// Every endpoint, service by service.
+pub fn endpoints(live: &Live) -> view::Endpoints {
+    view::Endpoints { endpoints: live.targets.iter().flat_map(endpoints_of).collect() }
+}
+
+fn endpoints_of(target: &Arc<Target>) -> impl Iterator<Item = view::Endpoint> {
+    let model = target.service.endpoints.iter();
+    model
+        .zip(&target.endpoints)
+        .map(|(model, state)| endpoint(&target.service.name, model.weight, state))
+}
+
+fn endpoint(service: &str, weight: u32, it: &Endpoint) -> view::Endpoint {
+    let requests = it.requests.load(Relaxed);
+    view::Endpoint {
+        service: service.into(),
+        address: it.address.to_string(),
+        weight,
+        active: it.active.load(Relaxed),
+        latency_ms: (requests > 0).then(|| it.last_latency() / 1000.0),
+        requests,
+        failures: it.failures.load(Relaxed),
+    }
+}
+
+/// Which route and endpoint a request would take.
+pub fn why(live: &Live, asked: &view::WhyAsked) -> Result<view::Why, String> {
+    let listener = listener(live, asked.listener.as_deref())?;
+    let host =
+        host::normal(&asked.host).ok_or_else(|| format!("{} is no host name", asked.host))?;
+    let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+    let request = Asked {
+        host: &host,
+        method: &asked.method,
+        path,
+        query,
+        headers: &|name, is_it| {
+            asked.headers.iter().any(|(key, value)| key == name && is_it(value))
+        },
+    };
+    let (passed, place) = live.explain(listener.address, &request);
+    let passed_over = passed.into_iter().map(|(place, miss)| view::Passed {
+        route: live.table.routes[place.route].name.clone(),
+        rule: place.rule,
+        because: miss.to_string(),
+    });
+    let rule = place.map(|place| live.table.rule(place));
+    let targets = rule.iter().flat_map(|rule| &rule.backends).filter(|it| it.weight > 0);
+    let mut endpoints: Vec<_> =
+        targets.filter_map(|it| live.targets.get(it.index)).flat_map(endpoints_of).collect();
+    let cost = |it: &view::Endpoint| it.latency_ms.unwrap_or_default() * (it.active + 1) as f32;
+    endpoints.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let outcome = match rule {
+        _ if is_ambiguous(path) => "answered with 400: the path is ambiguous".into(),
+        None => "answered with 404: no route matches".into(),
+        Some(rule) if rule.redirect.is_some() => format!("answered with a {}", to(rule)),
+        Some(rule) if endpoints.is_empty() => {
+            format!("answered with 503: {} has no endpoint", to(rule))
+        }
+        Some(rule) => format!("goes to {}", to(rule)),
+    };
+    Ok(view::Why {
+        listener: listener.name.clone(),
+        passed_over: passed_over.collect(),
+        route: place.map(|place| (live.table.routes[place.route].name.clone(), place.rule)),
+        outcome,
+        endpoints,
+    })
+}
+
+fn listener<'a>(live: &'a Live, name: Option<&str>) -> Result<&'a Listener, String> {
+    let http: Vec<_> =
+        live.table.listeners.iter().filter(|it| it.protocol == Protocol::Http).collect();
+    let names = || http.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ");
+    match (name, &http[..]) {
+        (None, [one]) => Ok(one),
+        (None, []) => Err("there is no listener for HTTP".into()),
+        (None, _) => Err(format!("name one of the listeners: {}", names())),
+        (Some(name), _) => {
+            let found = http.iter().find(|it| it.name == name);
+            found.copied().ok_or_else(|| {
+                format!("no listener for HTTP is called {name}: there are {}", names())
+            })
+        }
+    }
+}

@@ -1,0 +1,570 @@
+//! From `purlin.v1.Mesh` to the core's table: every value is read, and whatever is
+//! wrong is told at once, with its place in the document.
+
+use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
+
+use purlin_core::{
+    mesh::{
+        host::{self, Hostname},
+        model::{
+            Backend, Endpoint, HeaderEdit, Kind, Listener, Match, PathEdit, Redirect, Rewrite,
+            Route, Rule, Service, Timeouts, ValueMatch,
+        },
+        path::{self, PathMatch},
+        table::Table,
+    },
+    settings::{Impossible, Refusal},
+};
+use purlin_proto::v1;
+
+/// An endpoint's share; relative to the default of the others.
+const WEIGHT: RangeInclusive<u32> = 1..=1000;
+const WEIGHT_DEFAULT: u32 = 100;
+/// A backend's share (the Gateway API's own limits).
+const SHARE: RangeInclusive<u32> = 0..=1_000_000;
+/// In a rack a connection takes less than a millisecond, and two lost SYNs take 3 s.
+const CONNECT_MS: RangeInclusive<u32> = 10..=60_000;
+const CONNECT_MS_DEFAULT: u32 = 2000;
+/// An hour is for reports; most proxies have 15 to 60 s as default.
+const REQUEST_MS: RangeInclusive<u32> = 10..=3_600_000;
+const REQUEST_MS_DEFAULT: u32 = 30_000;
+/// Below a second a slow peer is cut off, and a day without a byte is dead.
+const IDLE_MS: RangeInclusive<u32> = 1000..=86_400_000;
+const IDLE_MS_DEFAULT: u32 = 3_600_000;
+const PORT: RangeInclusive<u32> = 1..=65_535;
+/// Longest path or value that a document may ask for.
+const MAX_TEXT: usize = 1024;
+const REDIRECTS: [u32; 5] = [301, 302, 303, 307, 308];
+
+/// Reads a table, or says all that is wrong with it.
+pub fn table(generation: u64, mesh: &v1::Mesh) -> Result<Table, Vec<Refusal>> {
+    let mut reader = Reader::default();
+    let each = |path: &str, n: usize| format!("mesh.{path}[{n}]");
+    let table = Table {
+        generation,
+        listeners: (mesh.listeners.iter().enumerate())
+            .filter_map(|(n, it)| reader.listener(&each("listeners", n), it))
+            .collect(),
+        services: (mesh.services.iter().enumerate())
+            .map(|(n, it)| reader.service(&each("services", n), it))
+            .collect(),
+        routes: (mesh.routes.iter().enumerate())
+            .map(|(n, it)| reader.route(&each("routes", n), it))
+            .collect(),
+    };
+    // What was left out for being wrong would only make for more that is wrong.
+    if reader.refusals.is_empty() { table.checked() } else { Err(reader.refusals) }
+}
+
+#[derive(Default)]
+struct Reader {
+    refusals: Vec<Refusal>,
+}
+
+impl Reader {
+    fn refuse(&mut self, path: &str, value: impl Display, limit: impl Into<String>, hint: &str) {
+        let (path, value) = (path.to_owned(), value.to_string());
+        self.refusals.push(Refusal { path, value, limit: limit.into(), hint: hint.into() });
+    }
+
+    fn listener(&mut self, path: &str, it: &v1::Listener) -> Option<Listener> {
+        Some(Listener {
+            name: it.name.clone(),
+            protocol: self.named(&format!("{path}.protocol"), &it.protocol),
+            zone: it.zone.clone(),
+            proxy_protocol: it.proxy_protocol,
+            address: self.address(&format!("{path}.address"), &it.address)?,
+        })
+    }
+
+    fn service(&mut self, path: &str, it: &v1::Service) -> Service {
+        let balance = it.balance.clone().unwrap_or_default();
+        let endpoints = it.endpoints.iter().enumerate();
+        let send = it.send_proxy_protocol.unwrap_or(1);
+        self.in_range(&format!("{path}.send_proxy_protocol"), send, &(1..=2));
+        Service {
+            name: it.name.clone(),
+            endpoints: endpoints
+                .filter_map(|(n, it)| self.endpoint(&format!("{path}.endpoints[{n}]"), it))
+                .collect(),
+            protocol: self.named(&format!("{path}.protocol"), &it.protocol),
+            send_proxy_protocol: it.send_proxy_protocol.map(|version| version as u8),
+            policy: self.named(&format!("{path}.balance.policy"), &balance.policy),
+            timeouts: self.timeouts(&format!("{path}.timeouts"), &it.timeouts.unwrap_or_default()),
+        }
+    }
+
+    fn endpoint(&mut self, path: &str, it: &v1::Endpoint) -> Option<Endpoint> {
+        let weight = it.weight.unwrap_or(WEIGHT_DEFAULT);
+        self.in_range(&format!("{path}.weight"), weight, &WEIGHT);
+        Some(Endpoint { address: self.address(&format!("{path}.address"), &it.address)?, weight })
+    }
+
+    fn timeouts(&mut self, path: &str, it: &v1::Timeouts) -> Timeouts {
+        let mut timeout = |name, given: Option<u32>, default, range| {
+            let ms = given.unwrap_or(default);
+            self.in_range(&format!("{path}.{name}"), ms, &range);
+            Duration::from_millis(ms.into())
+        };
+        Timeouts {
+            connect: timeout("connect_ms", it.connect_ms, CONNECT_MS_DEFAULT, CONNECT_MS),
+            request: timeout("request_ms", it.request_ms, REQUEST_MS_DEFAULT, REQUEST_MS),
+            idle: timeout("idle_ms", it.idle_ms, IDLE_MS_DEFAULT, IDLE_MS),
+        }
+    }
+
+    fn route(&mut self, path: &str, it: &v1::Route) -> Route {
+        let kind = self.named(&format!("{path}.kind"), &it.kind);
+        let hostnames = it.hostnames.iter().enumerate();
+        Route {
+            name: it.name.clone(),
+            kind,
+            listeners: it.listeners.clone(),
+            zones: it.zones.clone(),
+            hostnames: hostnames
+                .filter_map(|(n, name)| self.parsed(&format!("{path}.hostnames[{n}]"), name))
+                .collect::<Vec<Hostname>>(),
+            rules: (it.rules.iter().enumerate())
+                .map(|(n, it)| self.rule(&format!("{path}.rules[{n}]"), it, kind))
+                .collect(),
+        }
+    }
+
+    fn rule(&mut self, path: &str, it: &v1::Rule, kind: Kind) -> Rule {
+        let matches = it.matches.iter().enumerate();
+        let mut matches: Vec<_> = matches
+            .map(|(n, it)| self.matched(&format!("{path}.matches[{n}]"), it, kind))
+            .collect();
+        if matches.is_empty() {
+            matches.push(Match::default());
+        }
+        let edit = |it: &Option<v1::HeaderModifier>| it.clone().unwrap_or_default();
+        let (request, response) =
+            (edit(&it.request_header_modifier), edit(&it.response_header_modifier));
+        Rule {
+            matches,
+            redirect: it
+                .request_redirect
+                .as_ref()
+                .map(|it| self.redirect(&format!("{path}.request_redirect"), it)),
+            rewrite: it
+                .url_rewrite
+                .as_ref()
+                .map(|it| self.rewrite(&format!("{path}.url_rewrite"), it)),
+            request_headers: self.header_edit(&format!("{path}.request_header_modifier"), request),
+            response_headers: self
+                .header_edit(&format!("{path}.response_header_modifier"), response),
+            backends: (it.backend_refs.iter().enumerate())
+                .map(|(n, it)| self.backend(&format!("{path}.backend_refs[{n}]"), it))
+                .collect(),
+        }
+    }
+
+    fn backend(&mut self, path: &str, it: &v1::BackendRef) -> Backend {
+        let weight = it.weight.unwrap_or(1);
+        self.in_range(&format!("{path}.weight"), weight, &SHARE);
+        Backend { service: it.name.clone(), index: 0, weight }
+    }
+
+    fn matched(&mut self, path: &str, it: &v1::Match, kind: Kind) -> Match {
+        let grpc_path = format!("{path}.grpc");
+        let of_path = match (kind, &it.grpc, &it.path) {
+            (Kind::Grpc, Some(grpc), None) => self.grpc(&grpc_path, grpc),
+            (Kind::Grpc, None, Some(_)) => {
+                self.refuse(
+                    &format!("{path}.path"),
+                    "",
+                    "grpc for kind grpc",
+                    "name service and method",
+                );
+                PathMatch::default()
+            }
+            (_, Some(_), _) => {
+                self.refuse(
+                    &grpc_path,
+                    "",
+                    "for kind grpc and without a path",
+                    "set the route's kind to grpc",
+                );
+                PathMatch::default()
+            }
+            (_, None, Some(it)) => self.path(&format!("{path}.path"), it),
+            (_, None, None) => PathMatch::default(),
+        };
+        if let Some(method) = it.method.as_ref().filter(|method| !is_token(method)) {
+            self.refuse(
+                &format!("{path}.method"),
+                method,
+                "a method such as GET",
+                "write it in upper case",
+            );
+        }
+        let lower =
+            |it: &v1::ValueMatch| v1::ValueMatch { name: it.name.to_lowercase(), ..it.clone() };
+        let headers: Vec<_> = it.headers.iter().map(lower).collect();
+        Match {
+            path: of_path,
+            method: it.method.clone(),
+            headers: self.values(&format!("{path}.headers"), &headers, is_token),
+            query: self.values(&format!("{path}.query_params"), &it.query_params, is_some),
+            cookies: self.values(&format!("{path}.cookies"), &it.cookies, is_token),
+        }
+    }
+
+    /// A call is a POST to /SERVICE/METHOD (gRPC over HTTP/2, Requests).
+    fn grpc(&mut self, path: &str, it: &v1::GrpcMethodMatch) -> PathMatch {
+        for name in [&it.service, &it.method].into_iter().flatten() {
+            if !host::is_name(name) {
+                self.refuse(
+                    path,
+                    name,
+                    "a name such as helloworld.Greeter or SayHello",
+                    "without slashes",
+                );
+            }
+        }
+        match (&it.service, &it.method) {
+            (Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
+            (Some(service), None) => PathMatch::Prefix(format!("/{service}")),
+            (None, Some(method)) => PathMatch::Template(format!("/{{service}}/{method}")),
+            (None, None) => PathMatch::default(),
+        }
+    }
+
+    fn path(&mut self, path: &str, it: &v1::PathMatch) -> PathMatch {
+        let value = it.value.as_str();
+        self.is_path(&format!("{path}.value"), value);
+        match it.r#type.as_deref().unwrap_or("prefix") {
+            "exact" => PathMatch::Exact(value.into()),
+            "prefix" => PathMatch::Prefix(value.trim_end_matches('/').into()),
+            "template" => {
+                let is_half = |it: &str| it.contains(['{', '}']) && !path::is_variable(it);
+                if value.split('/').any(is_half) {
+                    let limit = "segments that are {name} or have no braces";
+                    self.refuse(&format!("{path}.value"), value, limit, "e.g. /users/{id}/orders");
+                }
+                PathMatch::Template(value.into())
+            }
+            other => {
+                self.refuse(
+                    &format!("{path}.type"),
+                    other,
+                    "one of exact, prefix, template",
+                    "choose one",
+                );
+                PathMatch::default()
+            }
+        }
+    }
+
+    fn is_path(&mut self, path: &str, value: &str) {
+        let plain = value.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
+        if !value.starts_with('/') || !plain || value.len() > MAX_TEXT || path::is_ambiguous(value)
+        {
+            let limit = format!("a path of at most {MAX_TEXT} bytes that begins with /");
+            self.refuse(path, value, limit, "without query, spaces and .. segments");
+        }
+    }
+
+    fn values(
+        &mut self,
+        path: &str,
+        all: &[v1::ValueMatch],
+        is_one: fn(&str) -> bool,
+    ) -> Vec<ValueMatch> {
+        for (n, it) in all.iter().enumerate() {
+            if !is_one(&it.name) {
+                self.refuse(
+                    &format!("{path}[{n}].name"),
+                    &it.name,
+                    "a name",
+                    "write it as in a request",
+                );
+            }
+        }
+        all.iter().map(|it| ValueMatch { name: it.name.clone(), value: it.value.clone() }).collect()
+    }
+
+    fn redirect(&mut self, path: &str, it: &v1::RequestRedirect) -> Redirect {
+        let status = it.status_code.unwrap_or(302);
+        if !REDIRECTS.contains(&status) {
+            let limit = REDIRECTS.map(|code| code.to_string()).join(", ");
+            self.refuse(&format!("{path}.status_code"), status, limit, "302 is the default");
+        }
+        if let Some(scheme) =
+            it.scheme.as_ref().filter(|it| !matches!(it.as_str(), "http" | "https"))
+        {
+            self.refuse(
+                &format!("{path}.scheme"),
+                scheme,
+                "http or https",
+                "leave it out to keep it",
+            );
+        }
+        if let Some(port) = it.port {
+            self.in_range(&format!("{path}.port"), port, &PORT);
+        }
+        Redirect {
+            scheme: it.scheme.clone(),
+            hostname: self.hostname(path, &it.hostname),
+            port: it.port.map(|port| port as u16),
+            path: self.path_edit(&format!("{path}.path"), &it.path),
+            status: status as u16,
+        }
+    }
+
+    fn rewrite(&mut self, path: &str, it: &v1::UrlRewrite) -> Rewrite {
+        Rewrite {
+            hostname: self.hostname(path, &it.hostname),
+            path: self.path_edit(&format!("{path}.path"), &it.path),
+        }
+    }
+
+    fn hostname(&mut self, path: &str, name: &Option<String>) -> Option<String> {
+        if let Some(name) = name.as_ref().filter(|name| !host::is_name(name)) {
+            self.refuse(
+                &format!("{path}.hostname"),
+                name,
+                "a host name such as shop.rack",
+                "leave out scheme and port",
+            );
+        }
+        name.clone()
+    }
+
+    fn path_edit(&mut self, path: &str, it: &Option<v1::PathModifier>) -> Option<PathEdit> {
+        let it = it.as_ref()?;
+        match (&it.replace_full_path, &it.replace_prefix_match) {
+            (Some(full), None) => {
+                self.is_path(&format!("{path}.replace_full_path"), full);
+                Some(PathEdit::Full(full.clone()))
+            }
+            (None, Some(prefix)) => {
+                self.is_path(&format!("{path}.replace_prefix_match"), prefix);
+                Some(PathEdit::Prefix(prefix.clone()))
+            }
+            _ => {
+                self.refuse(
+                    path,
+                    "",
+                    "one of replace_full_path and replace_prefix_match",
+                    "give one of them",
+                );
+                None
+            }
+        }
+    }
+
+    fn header_edit(&mut self, path: &str, it: v1::HeaderModifier) -> HeaderEdit {
+        let named = it.set.keys().chain(it.add.keys()).chain(&it.remove);
+        for name in named.filter(|name| !is_token(name) || is_framing(name)) {
+            let hint = "what frames a message, or names its host, is not for a table to change";
+            self.refuse(path, name, "the name of a header", hint);
+        }
+        for value in it.set.values().chain(it.add.values()) {
+            if value.len() > MAX_TEXT || !value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+                let limit = format!("at most {MAX_TEXT} printable ASCII characters");
+                self.refuse(path, value, limit, "a header's value is one line");
+            }
+        }
+        let sorted = |map: std::collections::HashMap<String, String>| {
+            let mut pairs: Vec<_> = map.into_iter().collect();
+            pairs.sort();
+            pairs
+        };
+        HeaderEdit { set: sorted(it.set), add: sorted(it.add), remove: it.remove }
+    }
+
+    fn address(&mut self, path: &str, text: &str) -> Option<std::net::SocketAddr> {
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            let hint = "an address and a port, an IPv6 address in brackets; names are not resolved";
+            self.refuse(path, text, "IP:PORT, such as 10.0.0.1:8080 or [::1]:8080", hint);
+        }
+        parsed
+    }
+
+    fn named<T: FromStr<Err = Impossible> + Default>(
+        &mut self,
+        path: &str,
+        text: &Option<String>,
+    ) -> T {
+        text.as_ref().and_then(|text| self.parsed(path, text)).unwrap_or_default()
+    }
+
+    fn parsed<T: FromStr<Err = Impossible>>(&mut self, path: &str, text: &str) -> Option<T> {
+        let parsed = text.parse();
+        parsed.map_err(|Impossible { limit, hint }| self.refuse(path, text, limit, &hint)).ok()
+    }
+
+    fn in_range(&mut self, path: &str, value: u32, range: &RangeInclusive<u32>) {
+        if !range.contains(&value) {
+            let (least, most) = (*range.start(), *range.end());
+            let hint = format!("the nearest possible value is {}", value.clamp(least, most));
+            self.refuse(path, value, format!("{least} to {most}"), &hint);
+        }
+    }
+}
+
+/// A name as HTTP has it (RFC 9110, 5.6.2).
+fn is_token(name: &str) -> bool {
+    let is_char = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    is_some(name) && name.bytes().all(is_char)
+}
+
+fn is_some(name: &str) -> bool {
+    (1..=MAX_TEXT).contains(&name.len())
+}
+
+fn is_framing(name: &str) -> bool {
+    ["connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"]
+        .iter()
+        .any(|framing| name.eq_ignore_ascii_case(framing))
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(mesh: v1::Mesh, expected: Expect) {
+        let line =
+            |r: &Refusal| format!("{}: {} (may be {}; {})\n", r.path, r.value, r.limit, r.hint);
+        let shown = match table(1, &mesh) {
+            Ok(table) => format!("{} routes\n", table.routes.len()),
+            Err(refusals) => refusals.iter().map(line).collect(),
+        };
+        expected.assert_eq(&shown);
+    }
+
+    fn listener(name: &str, address: &str) -> v1::Listener {
+        v1::Listener { name: name.into(), address: address.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_table() {
+        check(v1::Mesh::default(), expect!["0 routes\n"]);
+    }
+
+    #[test]
+    fn every_value_is_checked_at_once() {
+        let matched = v1::Match {
+            path: Some(v1::PathMatch { r#type: Some("glob".into()), value: "a/../b".into() }),
+            method: Some("G T".into()),
+            headers: vec![v1::ValueMatch { name: "a b".into(), value: None }],
+            ..Default::default()
+        };
+        let set = [("Content-Length".to_owned(), "1\n2".to_owned())].into();
+        let rule = v1::Rule {
+            matches: vec![matched],
+            request_redirect: Some(v1::RequestRedirect {
+                status_code: Some(200),
+                scheme: Some("ftp".into()),
+                path: Some(v1::PathModifier::default()),
+                ..Default::default()
+            }),
+            request_header_modifier: Some(v1::HeaderModifier { set, ..Default::default() }),
+            ..Default::default()
+        };
+        let service = v1::Service {
+            protocol: Some("http3".into()),
+            endpoints: vec![v1::Endpoint { address: "shop:80".into(), weight: Some(0) }],
+            send_proxy_protocol: Some(3),
+            balance: Some(v1::Balance { policy: Some("best".into()) }),
+            timeouts: Some(v1::Timeouts { connect_ms: Some(1), ..Default::default() }),
+            ..Default::default()
+        };
+        let route = v1::Route {
+            kind: Some("udp".into()),
+            hostnames: vec!["http://shop".into()],
+            rules: vec![rule],
+            ..Default::default()
+        };
+        let mesh = v1::Mesh {
+            listeners: vec![listener("web", "localhost:80")],
+            services: vec![service],
+            routes: vec![route],
+        };
+        check(
+            mesh,
+            expect![[r#"
+            mesh.listeners[0].address: localhost:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
+            mesh.services[0].send_proxy_protocol: 3 (may be 1 to 2; the nearest possible value is 2)
+            mesh.services[0].endpoints[0].weight: 0 (may be 1 to 1000; the nearest possible value is 1)
+            mesh.services[0].endpoints[0].address: shop:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
+            mesh.services[0].protocol: http3 (may be one of http, h2c, tcp; choose one, or leave it out)
+            mesh.services[0].balance.policy: best (may be one of p2c, least_request, round_robin, random; choose one, or leave it out)
+            mesh.services[0].timeouts.connect_ms: 1 (may be 10 to 60000; the nearest possible value is 10)
+            mesh.routes[0].kind: udp (may be one of http, grpc, tcp, tls; choose one, or leave it out)
+            mesh.routes[0].hostnames[0]: http://shop (may be a host name such as shop.rack, or *.rack for all below it; leave out scheme, port and path; letters, digits, '-' and '.' remain)
+            mesh.routes[0].rules[0].matches[0].path.value: a/../b (may be a path of at most 1024 bytes that begins with /; without query, spaces and .. segments)
+            mesh.routes[0].rules[0].matches[0].path.type: glob (may be one of exact, prefix, template; choose one)
+            mesh.routes[0].rules[0].matches[0].method: G T (may be a method such as GET; write it in upper case)
+            mesh.routes[0].rules[0].matches[0].headers[0].name: a b (may be a name; write it as in a request)
+            mesh.routes[0].rules[0].request_redirect.status_code: 200 (may be 301, 302, 303, 307, 308; 302 is the default)
+            mesh.routes[0].rules[0].request_redirect.scheme: ftp (may be http or https; leave it out to keep it)
+            mesh.routes[0].rules[0].request_redirect.path:  (may be one of replace_full_path and replace_prefix_match; give one of them)
+            mesh.routes[0].rules[0].request_header_modifier: Content-Length (may be the name of a header; what frames a message, or names its host, is not for a table to change)
+            mesh.routes[0].rules[0].request_header_modifier: 1
+            2 (may be at most 1024 printable ASCII characters; a header's value is one line)
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_told_once_every_value_is_good() {
+        let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        let backend = |name: &str| v1::BackendRef { name: name.into(), weight: None };
+        let to = |name: &str| v1::Rule { backend_refs: vec![backend(name)], ..Default::default() };
+        let route = |name: &str, kind: &str, listeners: &[&str], rules: Vec<v1::Rule>| v1::Route {
+            name: name.into(),
+            kind: Some(kind.into()),
+            listeners: names(listeners),
+            rules,
+            ..Default::default()
+        };
+        let mut ingress = listener("plant", "0.0.0.0:80");
+        ingress.zone = Some("floor".into());
+        let mut raw = listener("raw", "0.0.0.0:81");
+        raw.protocol = Some("tcp".into());
+        let endpoint = v1::Endpoint { address: "10.0.0.1:80".into(), weight: None };
+        let shop = v1::Service {
+            name: "shop".into(),
+            endpoints: vec![endpoint.clone(), endpoint],
+            ..Default::default()
+        };
+        let mesh = v1::Mesh {
+            listeners: vec![ingress, raw, listener("raw", "0.0.0.0:81")],
+            services: vec![shop],
+            routes: vec![
+                route(
+                    "a",
+                    "http",
+                    &["plant", "raw", "none"],
+                    vec![to("shopp"), v1::Rule::default()],
+                ),
+                route("b", "tcp", &["raw"], vec![to("shop")]),
+                route("c", "tcp", &["raw"], vec![to("shop")]),
+                route("D", "http", &[], vec![]),
+            ],
+        };
+        check(
+            mesh,
+            expect![[r#"
+            mesh.listeners[2].name: raw (may be a name of its own; mesh.listeners[1].name has it too)
+            mesh.listeners[2].address: 0.0.0.0:81 (may be an address of its own; listener raw has it too)
+            mesh.services[0].endpoints[1].address: 10.0.0.1:80 (may be each endpoint once; give it more weight instead)
+            mesh.routes[3].name: D (may be 1 to 63 lower-case letters, digits, '-', '_' or '.'; it becomes part of metrics and commands)
+            mesh.routes[0].listeners[0]: plant (may be an ingress whose zone the route names; add "floor" to its zones to expose it there: nothing is exposed by default)
+            mesh.routes[0].listeners[1]: raw (may be a listener for http routes; raw is of protocol tcp)
+            mesh.routes[0].listeners[2]: none (may be the name of a listener; there are: plant, raw, raw)
+            mesh.routes[0].rules[0].backend_refs[0].name: shopp (may be the name of a service; add it to mesh.services, or correct the name)
+            mesh.routes[0].rules[1].backend_refs:  (may be at least one, or a request_redirect; say where it goes)
+            mesh.routes[3].listeners:  (may be at least one listener; name those that it is served at)
+            mesh.routes[2].listeners: raw (may be one route for each name; route b has any name at listener raw too)
+        "#]],
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! A worker: one thread on one core, with its own event loop, listening sockets and
+//! pool. Connections never leave it, so that nothing here is locked.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, LocalOptions},
+    sync::mpsc,
+    task::{AbortHandle, spawn_local},
+    time,
+};
+
+use crate::{
+    accept::{self, Client},
+    connection::Connections,
+    counters::{Counters, Open},
+    live::Live,
+    pool::Pool,
+    relay::Pipes,
+};
+
+/// Between two looks at what is idle or too slow.
+pub const TICK: Duration = Duration::from_secs(1);
+/// After an accept that failed for want of descriptors or memory.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// This table is in force from now on.
+    Live(Arc<Live>),
+    /// Accept connections at this address.
+    Listen(SocketAddr, StdListener),
+    /// Accept no more at this address.
+    Unlisten(SocketAddr),
+    /// Accept no more, and end each connection with its next answer.
+    Drain,
+}
+
+/// The table in force. The outer count is this thread's own: the inner one is a cache
+/// line that every core would write for every request.
+#[allow(clippy::redundant_allocation, reason = "it is what keeps the cores apart")]
+pub type InForce = Rc<Arc<Live>>;
+
+/// What the connections of one worker share.
+#[derive(Debug)]
+pub struct Worker {
+    live: RefCell<InForce>,
+    /// Connections to endpoints that wait for a request.
+    pub pool: Pool,
+    /// Pipes that wait for bytes to pass through.
+    pub pipes: Pipes,
+    /// Connections from clients.
+    pub connections: Connections,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// Whether each answer is to be a connection's last.
+    pub is_draining: Cell<bool>,
+    /// Seconds since the start, as of the last look.
+    pub tick: Cell<u32>,
+    random: Cell<u64>,
+    started: Instant,
+}
+
+impl Worker {
+    /// The table in force.
+    pub fn live(&self) -> InForce {
+        self.live.borrow().clone()
+    }
+
+    /// Milliseconds since the process's workers started.
+    pub fn now_ms(&self) -> u32 {
+        self.started.elapsed().as_millis() as u32
+    }
+
+    /// 64 random bits (SplitMix64): good enough to choose by, not to keep secrets.
+    pub fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let bits = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+}
+
+/// A worker as its owner sees it.
+#[derive(Debug)]
+pub struct Handle {
+    /// To tell it something.
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+}
+
+/// Starts a worker. `started` is the same for all of them.
+pub fn start(number: usize, seed: u64, started: Instant) -> io::Result<Handle> {
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let counters = Arc::new(Counters::default());
+    let of_worker = counters.clone();
+    let runtime =
+        move || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    thread::Builder::new().name(format!("mesh-{number}")).spawn(move || {
+        let worker = Rc::new(Worker {
+            live: RefCell::new(Rc::new(Arc::new(Live::default()))),
+            pool: Pool::default(),
+            pipes: Pipes::default(),
+            connections: Connections::default(),
+            counters: of_worker,
+            is_draining: Cell::new(false),
+            tick: Cell::new(0),
+            random: Cell::new(seed),
+            started,
+        });
+        match runtime() {
+            Ok(runtime) => runtime.block_on(run(worker, inbox)),
+            Err(error) => tracing::error!(%error, number, "the kernel gives no event loop"),
+        }
+    })?;
+    Ok(Handle { commands, counters })
+}
+
+async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    spawn_local(watch(worker.clone()));
+    let mut listening: HashMap<SocketAddr, AbortHandle> = HashMap::new();
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Live(live) => _ = worker.live.replace(Rc::new(live)),
+            Command::Listen(address, listener) => match TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let task = spawn_local(listen(worker.clone(), address, listener));
+                    listening.insert(address, task.abort_handle());
+                }
+                Err(error) => tracing::error!(%address, %error, "a listener can't be used"),
+            },
+            Command::Unlisten(address) => {
+                if let Some(task) = listening.remove(&address) {
+                    task.abort();
+                }
+            }
+            Command::Drain => {
+                listening.drain().for_each(|(_, task)| task.abort());
+                worker.is_draining.set(true);
+                worker.connections.drain();
+            }
+        }
+    }
+}
+
+/// Looks at all connections, once a second.
+async fn watch(worker: Rc<Worker>) {
+    let mut ticks = time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        worker.tick.set(worker.started.elapsed().as_secs() as u32);
+        worker.connections.look(&worker);
+        worker.pool.look(worker.tick.get());
+    }
+}
+
+async fn listen(worker: Rc<Worker>, address: SocketAddr, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // A request is one segment, and so is an answer: nothing to wait for.
+                _ = stream.set_nodelay(true);
+                let open = Rc::new(Open::new(&worker.counters));
+                let client = Client { stream, peer, at: address, open };
+                spawn_local(accept::serve(worker.clone(), client));
+            }
+            // The connection's own end; the next may be waiting.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%address, %error, "a connection can't be accepted");
+                time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The JSON of the mesh's own socket, version 1; the same rules hold as for [`crate::api`].
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`, and the answer to `PUT /v1/table`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the mesh.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Which document the table in force is from; 0: none yet.
+    pub generation: u64,
+    /// Of the agent that the table is from.
+    pub incarnation: u64,
+    /// Threads that carry traffic.
+    pub workers: usize,
+    /// Whether connections are only ended, and none accepted.
+    pub draining: bool,
+    /// Where connections are accepted.
+    pub listeners: Vec<Listener>,
+    /// What is wrong now. Empty when all is well.
+    pub problems: Vec<String>,
+    /// What was counted since the start.
+    pub counts: Counts,
+}
+
+/// A listener in force.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listener {
+    /// Name.
+    pub name: String,
+    /// Address.
+    pub address: String,
+    /// http, tcp or tls.
+    pub protocol: String,
+    /// Who is outside, for an ingress.
+    pub zone: Option<String>,
+    /// Whether connections are accepted.
+    pub listening: bool,
+}
+
+/// What all workers counted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Of those, parked: idle, without a buffer.
+    pub parked: u64,
+    /// HTTP requests.
+    pub requests: u64,
+    /// Answers by the first digit of their status, from 1xx to 5xx.
+    pub answers: [u64; 5],
+    /// Requests refused before they were parsed, by why.
+    pub violations: std::collections::BTreeMap<String, u64>,
+    /// Connections closed for being too slow.
+    pub slow: u64,
+    /// Requests and connections that no route matched.
+    pub unmatched: u64,
+    /// Attempts on another endpoint after one failed.
+    pub retries: u64,
+}
+
+/// `GET /v1/routes`: in the order in which requests are held against them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Routes {
+    /// One line a match.
+    pub routes: Vec<Route>,
+}
+
+/// One match of a route.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Route {
+    /// Name of the route.
+    pub route: String,
+    /// Which of its rules, from 0.
+    pub rule: usize,
+    /// Names of its listeners.
+    pub listeners: Vec<String>,
+    /// Host names; empty: any.
+    pub hostnames: Vec<String>,
+    /// What a request must be like.
+    pub matches: String,
+    /// Where it goes.
+    pub to: String,
+}
+
+/// `GET /v1/endpoints`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// One line an endpoint.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An endpoint as the mesh sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Name of its service.
+    pub service: String,
+    /// Address.
+    pub address: String,
+    /// Share.
+    pub weight: u32,
+    /// Requests and connections under way.
+    pub active: u32,
+    /// Peak-EWMA of the time to an answer, in milliseconds; absent before the first.
+    pub latency_ms: Option<f32>,
+    /// Requests and connections since the start.
+    pub requests: u64,
+    /// Those that failed for its sake.
+    pub failures: u64,
+}
+
+/// `POST /v1/why`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WhyAsked {
+    /// The listener; left out where there is only one for HTTP.
+    pub listener: Option<String>,
+    /// Method.
+    pub method: String,
+    /// Host.
+    pub host: String,
+    /// Path and query.
+    pub path: String,
+    /// Headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Which route and endpoint a request would take, and why.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Why {
+    /// The listener that was looked at.
+    pub listener: String,
+    /// What was passed over, in order.
+    pub passed_over: Vec<Passed>,
+    /// Route and rule that match.
+    pub route: Option<(String, usize)>,
+    /// What becomes of the request, in a sentence.
+    pub outcome: String,
+    /// The endpoints it could go to now, cheapest first.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A rule that was passed over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Passed {
+    /// Name of the route.
+    pub route: String,
+    /// Which of its rules, from 0.
+    pub rule: usize,
+    /// What of the request is not as it wants it.
+    pub because: String,
+}

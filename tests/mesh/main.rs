@@ -1,0 +1,510 @@
+//! The mesh on this machine's loopback: what a document asks for is what a client gets,
+//! through kills and changes; and what is no HTTP gets nowhere.
+
+#![forbid(unsafe_code)]
+#![allow(missing_docs, reason = "the tests' names are their documentation")]
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{ExitCode, Stdio},
+    sync::atomic::Ordering::Relaxed,
+    thread,
+    time::Duration,
+};
+
+use purlin_proto::mesh::{Endpoints, Status, Why};
+use purlin_tests::{Lab, Need, Node, Result, ensure, lab::Test, process::Process, test, wait};
+
+use crate::{
+    client::{Connection, Restless, get},
+    upstream::Upstream,
+};
+
+mod client;
+mod upstream;
+
+/// For whatever has to start, or to be told, on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let tests: [Test; 10] = [
+        test("a_document_is_what_a_client_gets", 60, document),
+        test("a_document_that_does_not_fit_together_is_refused_with_every_reason", 60, refused),
+        test("a_killed_agent_and_a_changed_table_cost_no_request", 90, no_request_lost),
+        test("a_mesh_alone_starts_from_its_disk", 60, cold_start),
+        test("what_two_readers_could_read_differently_is_refused_and_counted", 60, strict),
+        test("slow_heads_are_cut_off_and_idle_connections_are_parked", 90, slow_and_idle),
+        test("tcp_tls_and_proxy_protocol_are_passed_through", 60, bytes),
+        test("an_upgraded_connection_carries_bytes", 60, upgraded),
+        test("an_endpoint_that_is_gone_costs_no_request", 60, endpoint_gone),
+        test("http2_by_an_independent_client", 90, http2)
+            .needs(&[Need::Program("h2load"), Need::Program("curl")]),
+    ];
+    purlin_tests::run(tests)
+}
+
+/// A mesh, and who looks after it.
+struct Mesh<'l> {
+    lab: &'l Lab,
+    node: Node,
+}
+
+impl<'l> Mesh<'l> {
+    /// A standalone agent that starts one once a document asks for it.
+    fn standalone(lab: &'l Lab) -> Result<Self> {
+        let mut node = Node::standalone(lab, "node")?;
+        node.set("PURLIN_TEST__CONFIRM_AFTER_MS", "100");
+        node.start()?;
+        Ok(Self { lab, node })
+    }
+
+    fn apply(&self, document: &str) -> Result {
+        let file = self.lab.file("mesh.toml", document)?;
+        let answer = self.node.cli(&["config", "apply", &file.display().to_string()])?;
+        ensure!(answer.code == 0, "{answer:?}");
+        Ok(())
+    }
+
+    /// Applies a document with another mesh, and waits until that is in force for good.
+    fn put(&self, document: &str) -> Result<Status> {
+        let before = self.status().map_or(0, |status| status.generation);
+        self.apply(document)?;
+        let text = |error: libtest_mimic::Failed| error.message().unwrap_or_default().to_owned();
+        wait::until("the mesh has the table", SOON, || {
+            let status = self.status().map_err(text)?;
+            let active = self.node.config().map_err(text)?.active.map(|it| it.generation);
+            let is_there = status.generation > before && active == Some(status.generation);
+            if is_there { Ok(status) } else { Err(format!("{active:?}: {status:?}")) }
+        })
+    }
+
+    fn status(&self) -> Result<Status> {
+        let answer = self.node.cli(&["mesh", "show", "-o", "json"])?;
+        ensure!(matches!(answer.code, 0 | 2), "{answer:?}");
+        answer.json()
+    }
+}
+
+impl Drop for Mesh<'_> {
+    fn drop(&mut self) {
+        // Standalone it ends with its agent.
+        let ended = self.node.stop();
+        if ended.is_err() && !thread::panicking() {
+            eprintln!("the agent did not stop: {ended:?}");
+        }
+    }
+}
+
+/// A port that was free just now.
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+fn web(address: SocketAddr, endpoints: &[SocketAddr]) -> String {
+    let endpoints: Vec<_> =
+        endpoints.iter().map(|it| format!("{{ address = \"{it}\" }}")).collect();
+    format!(
+        "[[mesh.listeners]]\nname = \"web\"\naddress = \"{address}\"\n\
+         [[mesh.services]]\nname = \"shop\"\nendpoints = [{}]\n\
+         [[mesh.routes]]\nname = \"shop\"\nlisteners = [\"web\"]\nhostnames = [\"shop.rack\"]\n\
+         rules = [{{ backend_refs = [{{ name = \"shop\" }}] }}]\n",
+        endpoints.join(", ")
+    )
+}
+
+fn document(lab: &Lab) -> Result {
+    let (shop, beta) = (Upstream::start("shop")?, Upstream::start("beta")?);
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    mesh.put(&format!(
+        "[[mesh.listeners]]\nname = \"web\"\naddress = \"{at}\"\n\
+         [[mesh.services]]\nname = \"shop\"\nendpoints = [{{ address = \"{}\" }}]\n\
+         [[mesh.services]]\nname = \"beta\"\nendpoints = [{{ address = \"{}\" }}]\n\
+         [[mesh.routes]]\nname = \"shop\"\nlisteners = [\"web\"]\nhostnames = [\"*.rack\"]\n\
+         [[mesh.routes.rules]]\nbackend_refs = [{{ name = \"shop\" }}]\n\
+         [[mesh.routes.rules]]\nmatches = [{{ path = {{ value = \"/api\" }}, headers = [{{ name = \"X-Canary\", value = \"1\" }}] }}]\n\
+         url_rewrite = {{ path = {{ replace_prefix_match = \"/v2\" }} }}\n\
+         request_header_modifier = {{ set = {{ \"x-from\" = \"mesh\" }} }}\n\
+         backend_refs = [{{ name = \"beta\" }}]\n\
+         [[mesh.routes.rules]]\nmatches = [{{ path = {{ type = \"exact\", value = \"/old\" }} }}]\n\
+         request_redirect = {{ path = {{ replace_full_path = \"/new\" }}, status_code = 301 }}\n",
+        shop.address, beta.address
+    ))?;
+    let plain = get(at, "Shop.Rack:80", "/api/x")?;
+    ensure!((plain.status, plain.by()) == (200, "shop"), "{plain:?}");
+    ensure!(plain.body.contains("x-forwarded-for: 127.0.0.1"), "{plain:?}");
+    let canary = Connection::open(at)?.send(
+        "GET /api/x?y=1 HTTP/1.1\r\nHost: a.rack\r\nX-Canary: 1\r\nConnection: X-Secret\r\nX-Secret: 1\r\n\r\n",
+    )?;
+    ensure!(canary.body.starts_with("beta\nGET /v2/x?y=1 HTTP/1.1\r\n"), "{canary:?}");
+    ensure!(
+        canary.body.contains("x-from: mesh") && !canary.body.contains("x-secret"),
+        "{canary:?}"
+    );
+    let old = get(at, "a.rack", "/old?q=1")?;
+    ensure!(
+        old.status == 301 && old.head.contains("location: http://a.rack/new?q=1\r\n"),
+        "{old:?}"
+    );
+    ensure!(get(at, "elsewhere", "/")?.status == 404, "no route");
+    ensure!(get(at, "a.rack", "/a/%2e%2E/b")?.status == 400, "an ambiguous path");
+    let posted = Connection::open(at)?.send(
+        "POST / HTTP/1.1\r\nHost: a.rack\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    );
+    ensure!(posted.is_ok_and(|it| it.status == 200), "a chunked body");
+    let why = mesh.node.cli(&["mesh", "why", "http://a.rack/api/x", "-o", "json"])?;
+    let why: Why = why.json()?;
+    let because: Vec<_> = why.passed_over.iter().map(|it| it.because.as_str()).collect();
+    ensure!(because == ["another path", "header x-canary is not as wanted"], "{why:?}");
+    ensure!(why.route == Some(("shop".into(), 0)) && why.outcome == "goes to shop", "{why:?}");
+    let endpoints: Endpoints = mesh.node.cli(&["mesh", "endpoints", "-o", "json"])?.json()?;
+    let counted: Vec<_> =
+        endpoints.endpoints.iter().map(|it| (it.service.as_str(), it.requests)).collect();
+    ensure!(counted == [("shop", 2), ("beta", 1)], "{counted:?}");
+    let seen = shop.requests.load(Relaxed);
+    ensure!(seen == 2, "shop saw {seen} requests");
+    Ok(())
+}
+
+fn refused(lab: &Lab) -> Result {
+    let mesh = Mesh::standalone(lab)?;
+    let document = "[[mesh.listeners]]\nname = \"plant\"\naddress = \"127.0.0.1:1\"\nzone = \"floor\"\n\
+        [[mesh.listeners]]\nname = \"raw\"\naddress = \"127.0.0.1:1\"\nprotocol = \"tcp\"\n\
+        [[mesh.services]]\nname = \"shop\"\nendpoints = [{ address = \"0.0.0.0:80\" }]\n\
+        [[mesh.routes]]\nname = \"shop\"\nlisteners = [\"plant\", \"raw\", \"nowhere\"]\n\
+        rules = [{ backend_refs = [{ name = \"shopp\" }] }, {}]\n";
+    let file = lab.file("bad.toml", document)?;
+    let answer = mesh.node.cli(&["config", "apply", &file.display().to_string()])?;
+    ensure!(answer.code == 3, "{answer:?}");
+    for reason in [
+        "mesh.listeners[1].address",
+        "mesh.services[0].endpoints[0].address",
+        "mesh.routes[0].listeners[0]",
+        "nothing is exposed by default",
+        "mesh.routes[0].listeners[1]",
+        "mesh.routes[0].listeners[2]",
+        "mesh.routes[0].rules[0].backend_refs[0].name",
+        "mesh.routes[0].rules[1].backend_refs",
+    ] {
+        ensure!(answer.stderr.contains(reason), "{reason} is not in {}", answer.stderr);
+    }
+    ensure!(mesh.node.config()?.active.is_none(), "nothing was applied");
+    Ok(())
+}
+
+fn no_request_lost(lab: &Lab) -> Result {
+    let (shop, other, echo) =
+        (Upstream::start("shop")?, Upstream::start("other")?, Upstream::echo()?);
+    let mut mesh = Mesh::standalone(lab)?;
+    let (at, raw, more) = (free_port()?, free_port()?, free_port()?);
+    let with_raw = web(at, &[shop.address])
+        + &format!(
+            "[[mesh.listeners]]\nname = \"raw\"\naddress = \"{raw}\"\nprotocol = \"tcp\"\n\
+             [[mesh.services]]\nname = \"echo\"\nendpoints = [{{ address = \"{}\" }}]\n\
+             [[mesh.routes]]\nname = \"raw\"\nkind = \"tcp\"\nlisteners = [\"raw\"]\n\
+             rules = [{{ backend_refs = [{{ name = \"echo\" }}] }}]\n",
+            echo.address
+        );
+    let first = mesh.put(&with_raw)?;
+    let mut open = TcpStream::connect(raw)?;
+    open.set_read_timeout(Some(SOON))?;
+    let clients: Vec<_> = (0..3).map(|_| Restless::start(at, "shop.rack", "shop")).collect();
+
+    mesh.node.kill()?;
+    ensure!(echoes(&mut open)?, "bytes pass with the agent dead");
+    mesh.node.start()?;
+    // Another listener comes and goes, and a service that nobody asks for.
+    let extra = format!(
+        "[[mesh.listeners]]\nname = \"more\"\naddress = \"{more}\"\n\
+         [[mesh.services]]\nname = \"other\"\nendpoints = [{{ address = \"{}\" }}]\n\
+         [[mesh.routes]]\nname = \"more\"\nlisteners = [\"more\"]\n\
+         rules = [{{ backend_refs = [{{ name = \"other\" }}] }}]\n",
+        other.address
+    );
+    let second = mesh.put(&format!("{with_raw}{extra}"))?;
+    ensure!(get(more, "any", "/")?.by() == "other", "the new listener");
+    mesh.put(&with_raw)?;
+    ensure!(TcpStream::connect(more).is_err(), "a listener that is gone accepts no more");
+    ensure!(echoes(&mut open)?, "a connection that no change concerned");
+    ensure!(first.pid == second.pid, "the same mesh: {} and {}", first.pid, second.pid);
+    for client in clients {
+        let (done, wrong) = client.stop()?;
+        ensure!(done > 0 && wrong.is_empty(), "{done} answered, wrong: {wrong:?}");
+    }
+    Ok(())
+}
+
+fn echoes(stream: &mut TcpStream) -> Result<bool> {
+    stream.write_all(b"hello")?;
+    let mut back = [0; 5];
+    stream.read_exact(&mut back)?;
+    Ok(&back == b"hello")
+}
+
+fn cold_start(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let at = free_port()?;
+    let pid = {
+        let mesh = Mesh::standalone(lab)?;
+        mesh.put(&web(at, &[shop.address]))?.pid
+    };
+    wait::until("the mesh ends with its agent", SOON, || {
+        if purlin_tests::process::lives(pid) { Err("it lives".into()) } else { Ok(()) }
+    })?;
+    ensure!(TcpStream::connect(at).is_err(), "nothing listens any more");
+    let node = Node::standalone(lab, "node")?;
+    let alone = Process::start(node.command(&[]).arg("mesh").stdout(Stdio::null()))?;
+    let answer = wait::until("the mesh serves", SOON, || {
+        get(at, "shop.rack", "/").map_err(|e| format!("{e:?}"))
+    })?;
+    ensure!(answer.by() == "shop", "{answer:?}");
+    let second = node.cli(&["mesh"])?;
+    ensure!(second.code == 1 && second.stderr.contains("a mesh answers at"), "{second:?}");
+    // A table that was damaged is told, and the mesh runs all the same.
+    alone.signal(nix::sys::signal::Signal::SIGTERM)?;
+    ensure!(alone.wait(SOON)?.0.success(), "it ends well");
+    let table = node.dir().join("home/state/purlin/mesh/table");
+    let mut bytes = std::fs::read(&table)?;
+    bytes[20] ^= 1;
+    std::fs::write(&table, bytes)?;
+    let _damaged = Process::start(node.command(&[]).arg("mesh").stdout(Stdio::null()))?;
+    let status = wait::until("the mesh answers", SOON, || {
+        let answer = node.cli(&["mesh", "show", "-o", "json"]).map_err(|e| format!("{e:?}"))?;
+        if answer.code == 2 {
+            answer.json::<Status>().map_err(|e| format!("{e:?}"))
+        } else {
+            Err(format!("{answer:?}"))
+        }
+    })?;
+    ensure!(status.problems.len() == 1 && status.problems[0].contains("damaged"), "{status:?}");
+    Ok(())
+}
+
+fn strict(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    mesh.put(&web(at, &[shop.address]))?;
+    let post = |fields: &str| format!("POST / HTTP/1.1\r\nHost: shop.rack\r\n{fields}\r\n\r\n");
+    let bad = [
+        (post("Content-Length: 3\r\nTransfer-Encoding: chunked"), 400),
+        (post("Transfer-Encoding: chunked\r\nContent-Length: 3"), 400),
+        (post("Content-Length: 3\r\nContent-Length: 3"), 400),
+        (post("Content-Length: 3\r\nContent-Length: 4"), 400),
+        (post("Content-Length: +3"), 400),
+        (post("Transfer-Encoding: xchunked"), 501),
+        (post("Transfer-Encoding : chunked"), 400),
+        (post("X: a\r\n b"), 400),
+        (post("X: a\rb"), 400),
+        (post("X: a\nb: c"), 400),
+        (post("Host: other"), 400),
+        ("GET / HTTP/1.1\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\nHost: shop.rack\n\n".into(), 400),
+        (format!("{}zz\r\n", post("Transfer-Encoding: chunked")), 400),
+        (post(&format!("X: {}", "a".repeat(70_000))), 431),
+        (post(&"x: y\r\n".repeat(200)), 431),
+        ("\u{16}\u{3}\u{1}hello\r\n\r\n".into(), 400),
+    ];
+    let count = bad.len() as u64;
+    for (request, status) in bad {
+        let answer = Connection::open(at)?.send(&request);
+        let answer = answer.map_err(|error| format!("{request:.80?}: {error}"))?;
+        ensure!(answer.status == status, "{request:.80?}: {answer:?}");
+        ensure!(answer.head.to_lowercase().contains("connection: close"), "{answer:?}");
+    }
+    // What came before on the same connection was answered, and what comes after is not.
+    let mut two = Connection::open(at)?;
+    ensure!(two.get("shop.rack", "/")?.status == 200, "the first");
+    ensure!(two.send(&post("X: a\r\n b"))?.status == 400, "the second");
+    ensure!(two.0.read(&mut [0])? == 0, "and the end");
+    let seen = shop.requests.load(Relaxed);
+    ensure!(seen == 1, "one of them got through to the service: {seen}");
+    let counts = mesh.status()?.counts;
+    let refused: u64 = counts.violations.values().sum();
+    ensure!(refused == count + 1, "{refused} of {} counted: {counts:?}", count + 1);
+    Ok(())
+}
+
+fn slow_and_idle(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    mesh.put(&web(at, &[shop.address]))?;
+    let mut idle: Vec<_> = (0..10).map(|_| Connection::open(at)).collect::<std::io::Result<_>>()?;
+    for connection in &mut idle {
+        ensure!(connection.get("shop.rack", "/")?.status == 200, "before");
+    }
+    let mut slow = Connection::open(at)?;
+    slow.0.write_all(b"GET / HTTP/1.1\r\nHost: shop")?;
+    wait::until("idle connections are parked", SOON, || {
+        let counts = mesh.status().map_err(|e| format!("{e:?}"))?.counts;
+        if counts.parked == 10 { Ok(()) } else { Err(format!("{counts:?}")) }
+    })?;
+    for connection in &mut idle {
+        ensure!(connection.get("shop.rack", "/")?.by() == "shop", "and woken up again");
+    }
+    slow.0.set_read_timeout(Some(SOON))?;
+    let ended = slow.0.read(&mut [0]);
+    ensure!(
+        matches!(ended, Ok(0))
+            || ended.is_err_and(|it| it.kind() == std::io::ErrorKind::ConnectionReset),
+        "the slow one ends"
+    );
+    ensure!(mesh.status()?.counts.slow == 1, "and is counted");
+    Ok(())
+}
+
+fn bytes(lab: &Lab) -> Result {
+    let (echo, shop) = (Upstream::echo()?, Upstream::start("shop")?);
+    let mesh = Mesh::standalone(lab)?;
+    let (raw, tls, web) = (free_port()?, free_port()?, free_port()?);
+    mesh.put(&format!(
+        "[[mesh.listeners]]\nname = \"raw\"\naddress = \"{raw}\"\nprotocol = \"tcp\"\n\
+         [[mesh.listeners]]\nname = \"tls\"\naddress = \"{tls}\"\nprotocol = \"tls\"\n\
+         [[mesh.listeners]]\nname = \"web\"\naddress = \"{web}\"\nproxy_protocol = true\n\
+         [[mesh.services]]\nname = \"echo\"\nsend_proxy_protocol = 1\nendpoints = [{{ address = \"{0}\" }}]\n\
+         [[mesh.services]]\nname = \"plain\"\nendpoints = [{{ address = \"{0}\" }}]\n\
+         [[mesh.services]]\nname = \"shop\"\nendpoints = [{{ address = \"{1}\" }}]\n\
+         [[mesh.routes]]\nname = \"raw\"\nkind = \"tcp\"\nlisteners = [\"raw\"]\nrules = [{{ backend_refs = [{{ name = \"echo\" }}] }}]\n\
+         [[mesh.routes]]\nname = \"tls\"\nkind = \"tls\"\nlisteners = [\"tls\"]\nhostnames = [\"a.rack\"]\nrules = [{{ backend_refs = [{{ name = \"plain\" }}] }}]\n\
+         [[mesh.routes]]\nname = \"web\"\nlisteners = [\"web\"]\nrules = [{{ backend_refs = [{{ name = \"shop\" }}] }}]\n",
+        echo.address, shop.address
+    ))?;
+    // A megabyte there and back, after the header that tells who we are.
+    let mut stream = TcpStream::connect(raw)?;
+    stream.set_read_timeout(Some(SOON))?;
+    let header = format!(
+        "PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n",
+        stream.local_addr()?.port(),
+        raw.port()
+    );
+    let sent: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
+    let (mut writer, to_send) = (stream.try_clone()?, sent.clone());
+    let writing = thread::spawn(move || {
+        writer.write_all(&to_send)?;
+        writer.shutdown(std::net::Shutdown::Write)
+    });
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back)?;
+    writing.join().map_err(|_| "the writer panicked")??;
+    ensure!(back.starts_with(header.as_bytes()), "{:?}", &back[..60.min(back.len())]);
+    ensure!(back[header.len()..] == sent, "{} bytes came back", back.len() - header.len());
+
+    // A ClientHello by hand comes back for the name that has a route, and not for another.
+    for (name, is_passed) in [("a.rack", true), ("b.rack", false)] {
+        let hello = client_hello(name);
+        let mut stream = TcpStream::connect(tls)?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.write_all(&hello)?;
+        let mut back = vec![0; hello.len()];
+        let is_back = stream.read_exact(&mut back).is_ok() && back == hello;
+        ensure!(is_back == is_passed, "{name}: {is_back}");
+    }
+
+    let mut known = Connection::open(web)?;
+    known.0.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 7 80\r\n")?;
+    let answer = known.get("any", "/")?;
+    ensure!(answer.body.contains("x-forwarded-for: 192.0.2.7\r\n"), "{answer:?}");
+    ensure!(Connection::open(web)?.get("any", "/").is_err(), "without the header it is refused");
+    Ok(())
+}
+
+fn client_hello(name: &str) -> Vec<u8> {
+    let vector = |bytes: usize, data: &[u8]| {
+        let count = (data.len() as u32).to_be_bytes();
+        [&count[4 - bytes..], data].concat()
+    };
+    let names = [&[0][..], &vector(2, name.as_bytes())].concat();
+    let extension = [&[0, 0][..], &vector(2, &vector(2, &names))].concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0],
+        &vector(2, &[0x13, 1]),
+        &vector(1, &[0]),
+        &vector(2, &extension),
+    ]
+    .concat();
+    let message = [&[1][..], &vector(3, &body)].concat();
+    [&[22, 3, 1][..], &vector(2, &message)].concat()
+}
+
+fn upgraded(lab: &Lab) -> Result {
+    let (shop, echo) = (Upstream::start("shop")?, Upstream::echo()?);
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    mesh.put(&format!(
+        "{}[[mesh.services]]\nname = \"echo\"\nprotocol = \"tcp\"\nendpoints = [{{ address = \"{}\" }}]\n\
+         [[mesh.routes]]\nname = \"tunnel\"\nlisteners = [\"web\"]\nhostnames = [\"echo.rack\"]\n\
+         rules = [{{ matches = [{{ method = \"CONNECT\" }}], backend_refs = [{{ name = \"echo\" }}] }}]\n",
+        web(at, &[shop.address]),
+        echo.address
+    ))?;
+    let mut upgraded = Connection::open(at)?;
+    let answer = upgraded.send(
+        "GET / HTTP/1.1\r\nHost: shop.rack\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
+    )?;
+    ensure!(answer.status == 101 && answer.head.contains("upgrade: echo"), "{answer:?}");
+    ensure!(echoes(&mut upgraded.0)?, "bytes after the upgrade");
+    let mut tunnel = Connection::open(at)?;
+    let answer = tunnel.send("CONNECT echo.rack:7 HTTP/1.1\r\nHost: echo.rack:7\r\n\r\n")?;
+    ensure!(answer.status == 200, "{answer:?}");
+    ensure!(echoes(&mut tunnel.0)?, "bytes after the CONNECT");
+    let refused =
+        Connection::open(at)?.send("CONNECT shop.rack:80 HTTP/1.1\r\nHost: shop.rack\r\n\r\n")?;
+    ensure!(refused.status == 405, "{refused:?}");
+    Ok(())
+}
+
+fn endpoint_gone(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let gone = free_port()?;
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    mesh.put(&web(at, &[gone, shop.address]))?;
+    for n in 0..50 {
+        let answer = get(at, "shop.rack", "/")?;
+        ensure!(answer.by() == "shop", "request {n}: {answer:?}");
+    }
+    mesh.put(&web(at, &[gone]))?;
+    ensure!(get(at, "shop.rack", "/")?.status == 502, "none is left");
+    mesh.put(&web(at, &[]))?;
+    ensure!(get(at, "shop.rack", "/")?.status == 503, "none at all");
+    Ok(())
+}
+
+fn http2(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    mesh.put(&web(at, &[shop.address]))?;
+    let run = |program: &str, arguments: &[&str]| -> Result<String> {
+        let mut command = std::process::Command::new("timeout");
+        let output = command
+            .args(["-k", "1", "60", program])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(output.status.success(), "{program}: {output:?}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let url = format!("http://{at}/");
+    let host = "Host: shop.rack";
+    for version in ["--http2-prior-knowledge", "--http1.1", "--http1.0"] {
+        let answer = run("curl", &["-sS", "-m", "20", version, "-H", host, "-d", "abc", &url])?;
+        ensure!(
+            answer.starts_with("shop\nPOST / HTTP/1.1\r\n") && answer.ends_with("abc"),
+            "{version}: {answer}"
+        );
+    }
+    let to = format!("--connect-to={at}");
+    for arguments in
+        [&["-n", "2000", "-c", "4", "-m", "20"][..], &["-n", "2000", "-c", "8", "--h1"]]
+    {
+        let told = run("h2load", &[arguments, &[&to, "http://shop.rack/"]].concat())?;
+        let all = "2000 succeeded, 0 failed, 0 errored, 0 timeout";
+        ensure!(told.contains(all), "{arguments:?}: {told}");
+    }
+    Ok(())
+}

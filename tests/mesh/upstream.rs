@@ -1,0 +1,98 @@
+//! A service of a test's own: HTTP/1.1 by hand, so that it is known to the letter what
+//! arrived. It answers with its name and the head it got.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use purlin_tests::Result;
+
+/// Nobody who is still there is silent for this long.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// A service on loopback; its threads end with the test's process.
+#[derive(Debug)]
+pub struct Upstream {
+    pub address: SocketAddr,
+    pub requests: Arc<AtomicU64>,
+}
+
+impl Upstream {
+    pub fn start(name: &'static str) -> Result<Self> {
+        Self::start_with(name, serve)
+    }
+
+    /// Answers nothing; sends every byte back.
+    pub fn echo() -> Result<Self> {
+        Self::start_with("echo", |mut stream, _, _| {
+            let mut back = stream.try_clone()?;
+            std::io::copy(&mut stream, &mut back).map(drop)
+        })
+    }
+
+    fn start_with(
+        name: &'static str,
+        serve: fn(TcpStream, &str, &AtomicU64) -> std::io::Result<()>,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let requests = Arc::new(AtomicU64::new(0));
+        let counted = requests.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let counted = counted.clone();
+                thread::spawn(move || {
+                    _ = stream.set_read_timeout(Some(IDLE));
+                    // How a connection ends is the other side's affair.
+                    _ = serve(stream, name, &counted);
+                });
+            }
+        });
+        Ok(Self { address, requests })
+    }
+}
+
+fn serve(stream: TcpStream, name: &str, requests: &AtomicU64) -> std::io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head)? == 0 {
+                return Ok(());
+            }
+        }
+        let length = head.to_lowercase().split("content-length: ").nth(1).map_or(0, |rest| {
+            rest.split("\r\n").next().and_then(|it| it.parse().ok()).unwrap_or(0)
+        });
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        if head.to_lowercase().contains("transfer-encoding: chunked") {
+            while !body.ends_with(b"0\r\n\r\n") {
+                reader.read_until(b'\n', &mut body)?;
+            }
+        }
+        requests.fetch_add(1, Relaxed);
+        if head.to_lowercase().contains("upgrade: echo") {
+            writer.write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n",
+            )?;
+            return std::io::copy(&mut reader, &mut writer).map(drop);
+        }
+        if let Some(ms) =
+            head.split("/slow/").nth(1).and_then(|it| it.split(' ').next()?.parse().ok())
+        {
+            thread::sleep(Duration::from_millis(ms));
+        }
+        let text = format!("{name}\n{head}{}", String::from_utf8_lossy(&body));
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        writer.write_all(answer.as_bytes())?;
+    }
+}

@@ -114,10 +114,10 @@ Examples:
     /// goes, puts its CPUs and memory nodes into the container's specification, and becomes
     /// the real runtime. Everything else is passed on as it is. While the agent is dead the
     /// last plan on disk holds. A link to purlin that is called runc or crun does the same.
+    /// A container asks by annotations: --annotation purlin.dev/exclusive-cpus=2
     #[command(after_help = "\
 Examples:
-  podman --runtime /usr/libexec/purlin/crun run \
-      --annotation purlin.dev/exclusive-cpus=2 IMAGE
+  podman --runtime /usr/libexec/purlin/crun run IMAGE
   purlin oci-runtime run -b BUNDLE box   by hand, with the first of runc and crun
   purlin oci-runtime --runtime /opt/bin/youki state box")]
     OciRuntime {

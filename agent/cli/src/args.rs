@@ -118,7 +118,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   podman --runtime /usr/libexec/purlin/crun run IMAGE
-  purlin oci-runtime run -b BUNDLE box   by hand, with the first of runc and crun
+  purlin oci-runtime run -b BUNDLE box   by hand, by runc or crun
   purlin oci-runtime --runtime /opt/bin/youki state box")]
     OciRuntime {
         /// The real runtime [default: runc or crun on the PATH]

@@ -425,13 +425,20 @@ pub struct NumaArgs {
 /// `purlin numa …`
 #[derive(Debug, Subcommand)]
 pub enum NumaCommand {
-    /// Show what each NUMA node has to give: CPUs, memory, devices, and how far it is
+    /// Show what each NUMA node has, who has what of it, and how far it is
     #[command(after_help = "\
 Examples:
   purlin numa map                        where is there a GPU beside a NIC?
+  purlin numa map --svg map.svg          who has which CPU, as a picture
   purlin numa map --root box.tar.gz      on a machine that sent its dump")]
-    Map,
-    /// Tell where a workload would go on this machine if it were empty, and why
+    Map {
+        /// Write a picture of it to FILE instead; `-` is standard output
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// Tell where a workload would go now, and why
+    ///
+    /// It is asked beside all that runs here; with --root or --empty, on the empty machine.
     ///
     /// The file says what it asks for. All of it may be left out:
     ///
@@ -456,10 +463,58 @@ Examples:
     WhatIf {
         /// The workload; `-` is standard input
         file: PathBuf,
+        /// As if nothing else ran on this machine
+        #[arg(long)]
+        empty: bool,
         /// How it is written.
         #[command(flatten)]
         written: Written,
     },
+    /// Tell where a container is and why, or list all that are known
+    ///
+    /// Without a running agent it reads the state directory.
+    #[command(after_help = "\
+Examples:
+  purlin numa explain                    who is where?
+  purlin numa explain shop/db-0/postgres why is it there?
+  purlin numa explain 3f9a               by the beginning of its id")]
+    Explain {
+        /// Its name, its pod's, NAMESPACE/POD/NAME, or the beginning of its id
+        workload: Option<String>,
+    },
+    /// Tell which containers would have to move so that a workload fits
+    ///
+    /// The file is that of what-if. Nothing is moved unless --apply is given; memory
+    /// follows a container to its new node while it runs.
+    #[command(after_help = "\
+Examples:
+  purlin numa repack app.toml            would moving others make room?
+  purlin numa repack app.toml --budget-mib 4096 --apply")]
+    Repack {
+        /// The workload; `-` is standard input
+        file: PathBuf,
+        /// Memory that may have to follow, in MiB
+        #[arg(long, default_value_t = 1024, value_name = "MIB")]
+        budget_mib: u64,
+        /// Move them
+        #[arg(long)]
+        apply: bool,
+        /// How it is written.
+        #[command(flatten)]
+        written: Written,
+    },
+    /// Give every container's cpuset back, until `resume`
+    ///
+    /// All of them may then run on every CPU. It outlives a restart of the agent.
+    #[command(after_help = "\
+Examples:
+  purlin numa pause                      is it the pinning?")]
+    Pause,
+    /// Take every container's cpuset again
+    #[command(after_help = "\
+Examples:
+  purlin numa resume")]
+    Resume,
 }
 
 /// `purlin queue …`

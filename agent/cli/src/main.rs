@@ -66,7 +66,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
             return reading(args.root.as_deref(), || wait(hw::run(&args, &global, &output)));
         }
         Command::Numa(args) => {
-            return reading(args.root.as_deref(), || numa::run(&args, &output));
+            return reading(args.root.as_deref(), || wait(numa::run(&args, &global, &output)));
         }
         Command::OciRuntime { runtime, arguments } => {
             return oci::main_with(runtime, arguments);

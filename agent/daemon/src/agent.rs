@@ -259,8 +259,13 @@ impl Opened {
             neighbours: Vec::new(),
         };
         spawn_owner(tasks, "inventory", owner, |owner| Box::pin(owner.run()));
-        let sources =
-            placement::Sources { inventory: inventory_now.clone(), settings: placed, planned };
+        let sources = placement::Sources {
+            inventory: inventory_now.clone(),
+            settings: placed,
+            planned,
+            features: (boot.mode == Mode::System && boot.test.root.is_none())
+                .then(|| placement::FEATURES.into()),
+        };
         let (places, places_inbox) = mpsc::channel(placement::INBOX);
         let (owner, targets) = placement::Owner::new(sources, places_inbox, placements);
         spawn_owner(tasks, "placement", owner, |owner| Box::pin(owner.run()));

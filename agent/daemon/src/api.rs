@@ -198,12 +198,14 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(config::history))
         .routes(routes!(config::generation))
         .routes(routes!(log))
-        .routes(routes!(placement::placements))
+        .routes(routes!(placement::overview))
         .routes(routes!(placement::enforcement))
         .routes(routes!(placement::create))
         .routes(routes!(placement::remove))
         .routes(routes!(placement::pause))
         .routes(routes!(placement::resume))
+        .routes(routes!(placement::what_if))
+        .routes(routes!(placement::repack))
 }
 
 /// The OpenAPI document.
@@ -349,7 +351,9 @@ mod tests {
                 "/v1/placement/containers/{id}",
                 "/v1/placement/enforcement",
                 "/v1/placement/pause",
+                "/v1/placement/repack",
                 "/v1/placement/resume",
+                "/v1/placement/what-if",
                 "/v1/queue",
                 "/v1/status",
             ]

@@ -3,6 +3,10 @@
 
 use purlin_core::{
     identity::{Class, Incarnation},
+    place::{
+        book::{Book, Overview},
+        machine::Machine,
+    },
     settings::Settings,
 };
 use purlin_proto::{api, v1};
@@ -12,6 +16,7 @@ use crate::{
     boot::Boot,
     door::{self, Identity, view},
     ledger::Ledger,
+    placement::Store,
     spool,
 };
 
@@ -50,6 +55,23 @@ fn settings(boot: &Boot, content: &v1::Ledger) -> Result<Settings, String> {
     let active = content.active.as_ref();
     let desired = active.and_then(|entry| door::decode(&entry.document, &identity).ok());
     Ok(Settings::resolve(&boot.start, desired.as_ref()))
+}
+
+/// `purlin numa explain`
+pub fn placement(boot: &Boot) -> Result<Overview, String> {
+    book(boot, None).map(|book| book.overview())
+}
+
+/// The placements that the agent left, on this machine.
+pub fn book(boot: &Boot, machine: Option<Machine>) -> Result<Book, String> {
+    let settings = settings(boot, &ledger(boot)?)?;
+    let (_, saved, problems) = Store::open(&boot.state_dir);
+    if let (Some(problem), true) = (problems.first(), saved.containers.is_empty()) {
+        return Err(problem.clone());
+    }
+    let mut book = Book::restore(saved);
+    book.replan(machine, settings.placement.rules());
+    Ok(book)
 }
 
 /// `purlin hw diff`

@@ -10,7 +10,11 @@ use crate::document::{self, Format};
 
 /// Reads a document of this media type, with every reason for refusing it.
 pub fn read(media_type: &str, bytes: &[u8]) -> Result<Request, Vec<api::Refusal>> {
-    let format = Format::of_media_type(media_type).unwrap_or(Format::Toml);
+    parse(Format::of_media_type(media_type).unwrap_or(Format::Toml), bytes)
+}
+
+/// The same, of this format.
+pub(crate) fn parse(format: Format, bytes: &[u8]) -> Result<Request, Vec<api::Refusal>> {
     let descriptor = document::descriptor("Workload");
     let (workload, mut refusals) = document::parse::<v1::Workload>(descriptor, format, bytes);
     let wishes = draft(workload).check("", &mut refusals);

@@ -369,7 +369,7 @@ impl Display for Mask<'_> {
 }
 
 /// Text as XML takes it.
-pub(super) struct Escaped<'a>(pub &'a str);
+pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

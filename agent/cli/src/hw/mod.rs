@@ -26,6 +26,7 @@ mod hwloc_xml;
 mod topology;
 mod view;
 
+pub use hwloc_xml::Escaped;
 use view::{Row, Section};
 
 use crate::{

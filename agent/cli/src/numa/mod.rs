@@ -1,65 +1,126 @@
-//! `purlin numa`: what can be placed where. It changes nothing and asks no agent: the
-//! machine is read here and now, as `purlin hw` does, and taken as empty.
+//! `purlin numa`: what can be placed where, and what is.
+//!
+//! The machine is read here and now, as `purlin hw` does. Who is on it the agent says, or
+//! the state that it left on disk; with a dump, nobody is.
+
+use std::{fs, io, io::Write, path::Path};
 
 use purlin_core::{
     idset::IdSet,
+    inventory::Inventory,
     place::{
-        decide::{Decision, Placed, Refusal, Situation, place},
+        book::{Outcome, Overview},
+        decide::{Answer, Placed, Placement, Situation, place},
         machine::{Device, Machine},
         nodes::Nodes,
+        repack::Plan,
+        request::Request,
     },
 };
-use purlin_daemon::{helper, workload};
+use purlin_daemon::{helper, offline, workload};
 use purlin_proto::api;
 use serde::Serialize;
 
 use crate::{
-    args::{NumaArgs, NumaCommand},
+    args::{Global, NumaArgs, NumaCommand},
+    client::{Body, Client, DEADLINE},
     document,
     exit::{Ended, Exit, Failure},
-    output::Output,
+    output::{Output, note},
 };
 
+mod draw;
 mod page;
+mod running;
 
 /// `purlin numa …`
-pub fn run(args: &NumaArgs, output: &Output) -> Ended {
-    let inventory = helper::inventory(args.root.as_deref());
-    let machine = Machine::of(&inventory)
-        .map_err(|why| Failure::Failed(format!("nothing can be placed on this machine: {why}")))?;
+pub async fn run(args: &NumaArgs, global: &Global, output: &Output) -> Ended {
+    let root = args.root.as_deref();
     match &args.command {
-        NumaCommand::Map => {
-            output.show(&map(&machine), |width| page::map(&map(&machine), width))?;
+        NumaCommand::Map { svg } => {
+            let machine = machine(&helper::inventory(root))?;
+            let overview = match root {
+                Some(_) => None,
+                None => running::overview(global).await.ok(),
+            };
+            let overview = overview.unwrap_or_default();
+            if let Some(file) = svg {
+                return save(file, &draw::svg(&machine, &overview));
+            }
+            let map = map(&machine, &overview);
+            output.show(&map, |width| page::map(&map, width))?;
             Ok(Exit::Ok)
         }
-        NumaCommand::WhatIf { file, written } => {
+        NumaCommand::WhatIf { file, empty, written } => {
             let body = document::read(file, written.format)?;
-            let request = workload::read(body.content_type.unwrap_or_default(), &body.bytes);
-            let request = request.map_err(|refusals| {
-                let error = format!("{} is not a workload", document::name(file));
-                Failure::Refused(api::Error { error, refusals })
-            })?;
-            let (placed, reserved) = (Placed::new(), IdSet::default());
-            let situation = Situation { machine: &machine, placed: &placed, reserved: &reserved };
-            let answer = Answer::from(place(&situation, &request));
+            let request = request(file, &body)?;
+            let answer = match root.is_some() || *empty {
+                true => on_empty(&machine(&helper::inventory(root))?, &request),
+                false => now(body, &request, global).await?,
+            };
             output.show(&answer, |width| page::answer(&answer, width))?;
             Ok(if matches!(answer, Answer::Fits(_)) { Exit::Ok } else { Exit::Faults })
         }
+        NumaCommand::Explain { workload } => {
+            running::explain(workload.as_deref(), global, output).await
+        }
+        NumaCommand::Repack { file, budget_mib, apply, written } => {
+            let body = document::read(file, written.format)?;
+            let path = format!("/v1/placement/repack?budget_mib={budget_mib}&apply={apply}");
+            let plan: Plan = Client::find(global)?.post(&path, body, DEADLINE).await?;
+            output.show(&plan, |width| page::plan(&plan, *apply, width))?;
+            Ok(Exit::Ok)
+        }
+        NumaCommand::Pause => running::pause(true, global, output).await,
+        NumaCommand::Resume => running::pause(false, global, output).await,
     }
 }
 
-/// What comes of a question.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Answer {
-    Fits(Decision),
-    DoesNotFit(Box<Refusal>),
+fn machine(inventory: &Inventory) -> Result<Machine, Failure> {
+    Machine::of(inventory)
+        .map_err(|why| Failure::Failed(format!("nothing can be placed on this machine: {why}")))
 }
 
-impl From<Result<Decision, Box<Refusal>>> for Answer {
-    fn from(result: Result<Decision, Box<Refusal>>) -> Self {
-        result.map_or_else(Self::DoesNotFit, Self::Fits)
+fn request(file: &Path, body: &Body) -> Result<Request, Failure> {
+    let request = workload::read(body.content_type.unwrap_or_default(), &body.bytes);
+    request.map_err(|refusals| {
+        let error = format!("{} is not a workload", document::name(file));
+        Failure::Refused(api::Error { error, refusals })
+    })
+}
+
+fn on_empty(machine: &Machine, request: &Request) -> Answer {
+    let (placed, reserved) = (Placed::new(), IdSet::default());
+    place(&Situation { machine, placed: &placed, reserved: &reserved }, request).into()
+}
+
+/// Beside those who run here now, as the agent says, or as it left them.
+async fn now(body: Body, request: &Request, global: &Global) -> Result<Answer, Failure> {
+    let client = Client::find(global)?;
+    let failure = match client.post("/v1/placement/what-if", body, DEADLINE).await {
+        Err(Failure::Unreachable(unreachable)) => unreachable,
+        answer => return answer,
+    };
+    let machine = machine(&helper::inventory(None))?;
+    match client.boot().map(|boot| offline::book(boot, Some(machine.clone()))) {
+        Some(Ok(book)) => {
+            note(&format!("the agent can't be reached ({}): as it left things", failure.found));
+            Ok(book.what_if(request).into())
+        }
+        _ => {
+            note("no agent has run here: as if nothing else ran on this machine");
+            Ok(on_empty(&machine, request))
+        }
     }
+}
+
+fn save(file: &Path, document: &str) -> Ended {
+    match file == Path::new("-") {
+        true => io::stdout().write_all(document.as_bytes())?,
+        false => fs::write(file, document)
+            .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?,
+    }
+    Ok(Exit::Ok)
 }
 
 /// What there is to give, by node.
@@ -74,6 +135,8 @@ struct Map {
 struct MapNode {
     id: u32,
     cpus: IdSet,
+    /// Those of them that somebody has for itself alone.
+    taken: IdSet,
     cores: usize,
     last_level_caches: usize,
     /// Bytes.
@@ -91,13 +154,36 @@ struct MapDevice {
     name: String,
     /// Root bus, bridges, and the device itself.
     path: Vec<String>,
+    /// Who has it.
+    of: Option<String>,
 }
 
-fn map(machine: &Machine) -> Map {
+fn map(machine: &Machine, overview: &Overview) -> Map {
+    let everybody = || overview.containers.iter();
+    let owner = |device: &str| {
+        let mut all = everybody();
+        let has = all.find(|it| {
+            matches!(&it.outcome, Outcome::Placed(placement, _)
+            if placement.devices.iter().any(|name| name == device))
+        });
+        has.map(|it| it.container.title())
+    };
+    let taken: IdSet = everybody()
+        .flat_map(|it| {
+            match &it.outcome {
+                Outcome::Placed(Placement { exclusive: Some(cpus), .. }, _) => cpus.clone(),
+                Outcome::Given(given) if given.exclusive => given.cpus.clone(),
+                _ => IdSet::default(),
+            }
+            .iter()
+            .collect::<Vec<_>>()
+        })
+        .collect();
     let device = |it: &Device| MapDevice {
         kind: it.kind.clone(),
         name: it.name.clone(),
         path: it.path.clone(),
+        of: owner(&it.name),
     };
     let devices = |node: Option<u32>| {
         machine.devices.iter().filter(|it| it.node == node).map(device).collect()
@@ -111,6 +197,7 @@ fn map(machine: &Machine) -> Map {
         MapNode {
             id: node.id,
             cpus: here().map(|(pu, _)| *pu).collect(),
+            taken: here().map(|(pu, _)| *pu).filter(|pu| taken.contains(*pu)).collect(),
             cores: distinct(|place| place.core),
             last_level_caches: distinct(|place| place.l3),
             memory: node.memory,
@@ -128,7 +215,7 @@ fn map(machine: &Machine) -> Map {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use expect_test::{Expect, expect};
     use purlin_core::place::{cpus::Place, machine::Node, nodes::Distances};
 
@@ -136,7 +223,7 @@ mod tests {
     use crate::sample;
 
     /// Two nodes of two cores with two threads; a GPU and a NIC on the second.
-    fn machine() -> Machine {
+    pub fn machine() -> Machine {
         let place = |pu: u32| {
             let core = pu % 4;
             (pu, Place { node: core / 2, package: core / 2, l3: core / 2, core })
@@ -160,20 +247,18 @@ mod tests {
     #[track_caller]
     fn check(workload: &str, expected: Expect) {
         let request = workload::read("application/toml", workload.as_bytes()).expect("a workload");
-        let (machine, placed, reserved) = (machine(), Placed::new(), IdSet::default());
-        let situation = Situation { machine: &machine, placed: &placed, reserved: &reserved };
-        let answer = Answer::from(place(&situation, &request));
+        let answer = on_empty(&machine(), &request);
         expected.assert_eq(&sample::strip(&page::answer(&answer, Some(80))));
     }
 
     #[test]
     fn a_map_has_a_row_for_each_node() {
         expect![[r#"
-            NODE  CPUS     CORES  CACHES  MEMORY  DISTANCES  DEVICES
-               0  0-1,4-5      2       1   8 GiB  10 21      none
-               1  2-3,6-7      2       1   8 GiB  21 10      gpu 0000:81:00.0, nic eth0
+            NODE  CPUS     TAKEN  CORES  CACHES  MEMORY  DISTANCES  DEVICES
+               0  0-1,4-5  none       2       1   8 GiB  10 21      none
+               1  2-3,6-7  none       2       1   8 GiB  21 10      gpu 0000:81:00.0, nic eth0
         "#]]
-        .assert_eq(&sample::strip(&page::map(&map(&machine()), Some(80))));
+        .assert_eq(&sample::strip(&page::map(&map(&machine(), &Overview::default()), Some(90))));
     }
 
     #[test]

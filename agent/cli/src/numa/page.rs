@@ -1,8 +1,11 @@
 //! What `purlin numa` prints for people.
 
-use purlin_core::place::decide::{Asked, Decision, Refusal, Rejected, Score, Why};
+use purlin_core::place::{
+    decide::{Answer, Asked, Decision, Placement, Refusal, Rejected, Score, Why},
+    repack::{Move, Plan},
+};
 
-use super::{Answer, Map, MapDevice, MapNode};
+use super::{Map, MapDevice, MapNode};
 use crate::{
     table::{self, Column::*, Width, pair, plain},
     units::{count, size},
@@ -12,6 +15,7 @@ pub fn map(map: &Map, width: Width) -> String {
     let header = [
         Right("NODE"),
         Left("CPUS"),
+        Left("TAKEN"),
         Right("CORES"),
         Right("CACHES"),
         Right("MEMORY"),
@@ -22,6 +26,7 @@ pub fn map(map: &Map, width: Width) -> String {
         vec![
             node.id.to_string(),
             if node.cpus.is_empty() { "none".into() } else { node.cpus.to_string() },
+            if node.taken.is_empty() { "none".into() } else { node.taken.to_string() },
             node.cores.to_string(),
             node.last_level_caches.to_string(),
             memory(node),
@@ -44,7 +49,8 @@ fn memory(node: &MapNode) -> String {
 }
 
 fn devices(devices: &[MapDevice]) -> String {
-    let names = devices.iter().map(|it| plain(&format!("{} {}", it.kind, it.name)));
+    let of = |it: &MapDevice| it.of.as_ref().map(|of| format!(" ({of})")).unwrap_or_default();
+    let names = devices.iter().map(|it| plain(&format!("{} {}{}", it.kind, it.name, of(it))));
     match devices.is_empty() {
         true => "none".into(),
         false => names.collect::<Vec<_>>().join(", "),
@@ -58,7 +64,7 @@ pub fn answer(answer: &Answer, width: Width) -> String {
     }
 }
 
-fn fits(Decision { placement, why }: &Decision, width: Width) -> String {
+pub fn fits(Decision { placement, why }: &Decision, width: Width) -> String {
     let mut page = pair("NUMA nodes", &placement.nodes.to_string(), width);
     let cpus = match &placement.exclusive {
         Some(cpus) => format!("{cpus} for itself alone"),
@@ -97,7 +103,7 @@ fn chosen(score: &Score) -> String {
     words.join(", ")
 }
 
-fn does_not_fit(refusal: &Refusal, width: Width) -> String {
+pub fn does_not_fit(refusal: &Refusal, width: Width) -> String {
     let page = pair("no place", &plain(&refusal.reason), width);
     page + "\n" + &reasons(&refusal.why, width)
 }
@@ -132,4 +138,24 @@ fn much(asked: &Asked, amount: u64) -> String {
         "m{CPU}" => format!("{amount} m"),
         _ => amount.to_string(),
     }
+}
+
+/// Who has to go where.
+pub fn plan(plan: &Plan, applied: bool, width: Width) -> String {
+    let mut page = match (plan.moves.is_empty(), applied) {
+        (true, _) => pair("moves", "none: it fits as it is", width),
+        (false, true) => pair("moved", &size(plan.bytes), width),
+        (false, false) => pair("to move", &size(plan.bytes), width),
+    };
+    if !plan.moves.is_empty() {
+        let header = [Left("CONTAINER"), Left("FROM"), Left("TO"), Right("MEMORY")];
+        let at = |it: &Placement| match &it.exclusive {
+            Some(cpus) => format!("node {}, CPUs {cpus}", it.nodes),
+            None => format!("node {}", it.nodes),
+        };
+        let row = |it: &Move| vec![plain(&it.title), at(&it.from), at(&it.to), size(it.bytes)];
+        page += "\n";
+        page += &table::columns(&header, plan.moves.iter().map(row), width);
+    }
+    page + "\nThen it goes to:\n\n" + &fits(&plan.decision, width)
 }

@@ -19,7 +19,7 @@ use super::{
     container::{Container, Via},
     decide::{self, Decision, Placed, Placement, Refusal, Situation, Why},
     machine::Machine,
-    request::{Cpus, Policy, Request},
+    request::{Cpus, Policy, Request, Smt},
     source::{self, Asked, Profile, Source},
     targets::{Target, Targets, Update},
 };
@@ -125,6 +125,32 @@ pub struct Grant {
     pub updates: Vec<Update>,
 }
 
+/// Who is where, and what every cpuset should be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    /// Every cpuset was given back.
+    pub paused: bool,
+    /// CPUs that no container gets from us for itself alone.
+    pub reserved: IdSet,
+    /// What every cpuset should be.
+    pub targets: Targets,
+    /// Everybody who is known.
+    pub containers: Vec<Entry>,
+}
+
+/// What one more workload may have, for a scheduler that chooses among nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Room {
+    /// Exclusive PUs.
+    pub exclusive: u64,
+    /// The same on the node that has the most of them.
+    pub exclusive_one_node: u64,
+    /// Memory in bytes on the node that has the most of it.
+    pub memory_one_node: u64,
+    /// Devices by kind.
+    pub devices: BTreeMap<String, u64>,
+}
+
 /// What is kept of a [`Book`] on disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
@@ -182,6 +208,41 @@ impl Book {
             generation: self.targets.generation,
             containers: self.entries.values().map(kept).collect(),
         }
+    }
+
+    /// Who is where.
+    pub fn overview(&self) -> Overview {
+        Overview {
+            paused: self.paused,
+            reserved: self.reserved.clone(),
+            targets: self.targets.clone(),
+            containers: self.entries.values().cloned().collect(),
+        }
+    }
+
+    /// What one more workload may have.
+    pub fn room(&self) -> Room {
+        let Some(machine) = &self.machine else { return Room::default() };
+        let kinds = machine.devices.iter().map(|device| (device.kind.clone(), 1));
+        let all = Request {
+            cpus: Cpus::Exclusive { count: 1, smt: Smt::Any },
+            memory: 1,
+            devices: kinds.collect(),
+            ..Request::default()
+        };
+        let mut room = Room::default();
+        for asked in decide::left(&self.situation(machine), &all) {
+            let most = asked.left.values().copied().max().unwrap_or(0);
+            match &*asked.resource {
+                "exclusive PUs" => {
+                    room.exclusive = asked.left.values().sum();
+                    room.exclusive_one_node = most;
+                }
+                "memory" => room.memory_one_node = most,
+                kind => _ = room.devices.insert(kind.into(), asked.left.values().sum()),
+            }
+        }
+        room
     }
 
     /// The containers by id.
@@ -320,6 +381,14 @@ impl Book {
         self.reserved =
             reserved.or_else(|| Some(machine.as_ref()?.a_core_each())).unwrap_or_default();
         (self.machine, self.rules) = (machine, rules);
+        // Somebody always shares: the last core is never given away.
+        if let Some(machine) = &self.machine
+            && !machine.pus.keys().any(|pu| self.reserved.contains(*pu))
+        {
+            let first = machine.pus.values().next().map(|place| place.core);
+            let core = machine.pus.iter().filter(|(_, place)| Some(place.core) == first);
+            self.reserved.extend(core.map(|(pu, _)| *pu));
+        }
         if let Some(kubelet) = &self.rules.kubelet {
             self.reserved = self.reserved.union(&kubelet.managed);
         }

@@ -57,6 +57,22 @@ pub struct Refusal {
     pub why: Why,
 }
 
+/// What comes of a question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// There is a place.
+    Fits(Decision),
+    /// There is none.
+    DoesNotFit(Box<Refusal>),
+}
+
+impl From<Result<Decision, Box<Refusal>>> for Answer {
+    fn from(result: Result<Decision, Box<Refusal>>) -> Self {
+        result.map_or_else(Self::DoesNotFit, Self::Fits)
+    }
+}
+
 /// What a decision was made of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Why {
@@ -156,6 +172,12 @@ impl Situation<'_> {
         let mut memory = left.memories(request).into_iter();
         cpus && there && memory.all(|it| room(&it))
     }
+}
+
+/// What is left on each node of what a request asks for.
+pub(super) fn left(situation: &Situation<'_>, request: &Request) -> Vec<Asked> {
+    let resources = Left::new(situation).resources(request);
+    resources.iter().map(|it| it.asked(situation.machine)).collect()
 }
 
 /// Places one workload.

@@ -200,7 +200,7 @@ fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
     Ok(asked.0)
 }
 
-fn document(
+pub(super) fn document(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(Bytes, Format), Failure> {
@@ -216,7 +216,7 @@ fn document(
     Ok((bytes, format))
 }
 
-fn refused(refusals: Vec<api::Refusal>) -> Failure {
+pub(super) fn refused(refusals: Vec<api::Refusal>) -> Failure {
     let error = "refused: nothing was applied".into();
     (StatusCode::UNPROCESSABLE_ENTITY, Json(api::Error { error, refusals }))
 }

@@ -2,35 +2,36 @@
 
 use axum::{
     Extension, Json,
-    extract::{Path, State},
-    http::StatusCode,
+    body::Bytes,
+    extract::{
+        Path, Query, State,
+        rejection::{BytesRejection, QueryRejection},
+    },
+    http::{HeaderMap, StatusCode},
 };
 use purlin_core::place::{
-    book::{Entry, Grant},
+    book::{Grant, Overview},
     container::Container,
-    targets::{Targets, Update},
+    decide::Answer,
+    repack::Plan,
+    request::Request,
+    targets::Update,
 };
 use purlin_proto::api;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::{Access, Failure, Peer, failure, stopping};
-
-/// `GET /v1/placement`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Placements {
-    /// Every cpuset was given back.
-    pub paused: bool,
-    /// What every cpuset should be.
-    pub targets: Targets,
-    /// Everybody who is known.
-    pub containers: Vec<Entry>,
-}
+use super::{
+    Access, Failure, Peer,
+    config::{document, refused},
+    failure, stopping,
+};
+use crate::workload;
 
 /// Who is where, and what every cpuset should be.
 #[utoipa::path(get, path = "/v1/placement", responses((status = 200, body = Object)))]
-pub async fn placements(State(access): State<Access>) -> Result<Json<Placements>, Failure> {
-    let placements = access.placement.placements().await;
-    placements.map(Json).ok_or_else(stopping)
+pub async fn overview(State(access): State<Access>) -> Result<Json<Overview>, Failure> {
+    access.placement.overview().await.map(Json).ok_or_else(stopping)
 }
 
 /// What every container has, as read back, and what was done about it.
@@ -95,4 +96,59 @@ pub async fn resume(
 ) -> Result<Json<Vec<Update>>, Failure> {
     peer.may_change()?;
     access.placement.pause(false).await.map(Json).ok_or_else(stopping)
+}
+
+/// Where a workload would go now; nothing is placed.
+#[utoipa::path(post, path = "/v1/placement/what-if", request_body = String, responses(
+    (status = 200, body = Object),
+    (status = 422, body = api::Error, description = "It is not a workload, with every reason"),
+))]
+pub async fn what_if(
+    State(access): State<Access>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Answer>, Failure> {
+    let request = request(&headers, body)?;
+    access.placement.what_if(request).await.map(Json).ok_or_else(stopping)
+}
+
+/// How far others may be moved.
+#[derive(Deserialize, IntoParams)]
+pub struct Budget {
+    /// Memory that may have to follow, in MiB.
+    #[serde(default)]
+    budget_mib: u64,
+    /// Move them; else it is only a plan.
+    #[serde(default)]
+    apply: bool,
+}
+
+/// Who would have to move so that a workload fits; moves them if that is asked for.
+#[utoipa::path(post, path = "/v1/placement/repack", request_body = String, params(Budget),
+    responses(
+        (status = 200, body = Object),
+        (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+        (status = 409, body = api::Error, description = "No moves make room"),
+        (status = 422, body = api::Error, description = "It is not a workload"),
+))]
+pub async fn repack(
+    State(access): State<Access>,
+    Extension(peer): Extension<Peer>,
+    query: Result<Query<Budget>, QueryRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Plan>, Failure> {
+    let Query(budget) = query.map_err(|why| failure(StatusCode::BAD_REQUEST, why.to_string()))?;
+    if budget.apply {
+        peer.may_change()?;
+    }
+    let request = request(&headers, body)?;
+    let bytes = budget.budget_mib.saturating_mul(1 << 20);
+    let plan = access.placement.repack(request, bytes, budget.apply).await.ok_or_else(stopping)?;
+    plan.map(Json).map_err(|why| failure(StatusCode::CONFLICT, why))
+}
+
+fn request(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Request, Failure> {
+    let (bytes, format) = document(headers, body)?;
+    workload::parse(format, &bytes).map_err(refused)
 }

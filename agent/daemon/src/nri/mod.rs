@@ -52,7 +52,7 @@ impl Plugin {
     /// Serves for ever.
     pub async fn run(&mut self) {
         // The runtime waits for none of our answers until the owner gives some.
-        while self.wiring.placement.placements().await.is_none() {
+        while self.wiring.placement.overview().await.is_none() {
             time::sleep(RETRY_MOST).await;
         }
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);

@@ -5,19 +5,21 @@
 //! channel. It writes no cgroup itself.
 
 use purlin_core::place::{
-    book::Grant,
+    book::{Grant, Overview},
     container::{Container, Via},
-    decide::Refusal,
+    decide::{Answer, Refusal},
+    repack::Plan,
+    request::Request,
     targets::Update,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::placement::Placements;
-
+mod features;
 mod last;
 mod owner;
 mod store;
 
+pub use features::DIRECTORY as FEATURES;
 pub use last::LastPlan;
 pub use owner::{Owner, Sources};
 pub use store::Store;
@@ -39,7 +41,11 @@ pub enum Ask {
     /// Give every cpuset back, or take it again.
     Pause(bool, oneshot::Sender<Vec<Update>>),
     /// Who is where.
-    Placements(oneshot::Sender<Placements>),
+    Overview(oneshot::Sender<Overview>),
+    /// Where would it go now?
+    WhatIf(Request, oneshot::Sender<Answer>),
+    /// Who would have to move so that it fits, with so many bytes of memory; and move them.
+    Repack(Request, u64, bool, oneshot::Sender<Result<Plan, String>>),
 }
 
 /// Asks the owner; cheap to clone. Every answer is `None` if the owner is about to restart
@@ -74,8 +80,24 @@ impl Client {
     }
 
     /// Who is where.
-    pub async fn placements(&self) -> Option<Placements> {
-        self.ask(Ask::Placements).await
+    pub async fn overview(&self) -> Option<Overview> {
+        self.ask(Ask::Overview).await
+    }
+
+    /// Where a workload would go now.
+    pub async fn what_if(&self, request: Request) -> Option<Answer> {
+        self.ask(|reply| Ask::WhatIf(request, reply)).await
+    }
+
+    /// Who would have to move so that a workload fits, with no more than `budget` bytes of
+    /// memory to follow; `apply` moves them.
+    pub async fn repack(
+        &self,
+        request: Request,
+        budget: u64,
+        apply: bool,
+    ) -> Option<Result<Plan, String>> {
+        self.ask(|reply| Ask::Repack(request, budget, apply, reply)).await
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {

@@ -1,12 +1,14 @@
 //! The task `placement`.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use purlin_core::{
     inventory::Inventory,
     place::{
         book::{Book, Rules},
         machine::Machine,
+        repack::Plan,
+        request::Request,
         targets::Targets,
     },
     settings::Settings,
@@ -17,8 +19,8 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Ask, Store};
-use crate::{api::placement::Placements, clock};
+use super::{Ask, Store, features};
+use crate::clock;
 
 /// What was decided is on disk after this time: a pod's containers come together, and
 /// flash wears. What is lost with the power is found again from what runs.
@@ -38,6 +40,8 @@ pub struct Sources {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Where it says by which rules it has planned.
     pub planned: watch::Sender<Option<Rules>>,
+    /// Where schedulers are told what fits; `None`: they are not.
+    pub features: Option<PathBuf>,
 }
 
 /// Owns the book.
@@ -93,12 +97,10 @@ impl Owner {
                 self.change(reply, |book, now| book.adopt(now, via, all));
             }
             Ask::Pause(paused, reply) => self.change(reply, |book, _| book.pause(paused)),
-            Ask::Placements(reply) => {
-                _ = reply.send(Placements {
-                    paused: self.book.paused(),
-                    targets: self.book.targets().clone(),
-                    containers: self.book.entries().values().cloned().collect(),
-                });
+            Ask::Overview(reply) => _ = reply.send(self.book.overview()),
+            Ask::WhatIf(request, reply) => _ = reply.send(self.book.what_if(&request).into()),
+            Ask::Repack(request, budget, apply, reply) => {
+                self.change(reply, |book, _| repack(book, &request, budget, apply));
             }
         }
     }
@@ -147,7 +149,16 @@ impl Owner {
     /// Makes the book durable, beside the main loop: a worn flash may take seconds.
     async fn store(&mut self) {
         let (mut store, saved) = (self.store.clone(), self.book.save());
-        let stored = task::spawn_blocking(move || store.store(&saved).map(|()| store)).await;
+        let (room, features) = (self.book.room(), self.sources.features.clone());
+        let stored = task::spawn_blocking(move || {
+            if let Some(dir) = features
+                && let Err(error) = features::write(&dir, &room)
+            {
+                tracing::warn!(%error, dir = %dir.display(), "schedulers are not told what fits");
+            }
+            store.store(&saved).map(|()| store)
+        });
+        let stored = stored.await;
         self.store_at = match stored.map_err(std::io::Error::other).flatten() {
             Ok(store) => {
                 self.store = store;
@@ -159,6 +170,15 @@ impl Owner {
             }
         };
     }
+}
+
+fn repack(book: &mut Book, request: &Request, budget: u64, apply: bool) -> Result<Plan, String> {
+    let plan = book.repack(request, budget).map_err(|refusal| refusal.reason)?;
+    if apply {
+        book.apply(&plan)?;
+        tracing::info!(moves = plan.moves.len(), bytes = plan.bytes, "room was made");
+    }
+    Ok(plan)
 }
 
 #[cfg(test)]
@@ -199,7 +219,7 @@ mod tests {
         let settings = Settings::resolve(&Start::default(), None);
         let (_settings_owner, settings) = watch::channel(Arc::new(settings));
         let planned = watch::channel(None).0;
-        let sources = Sources { inventory: inventory_now, settings, planned };
+        let sources = Sources { inventory: inventory_now, settings, planned, features: None };
         let (asks, inbox) = mpsc::channel(4);
         let (store, saved, problems) = Store::open(dir.path());
         assert!(problems.is_empty());

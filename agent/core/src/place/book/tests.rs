@@ -481,3 +481,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_last_core_is_never_given_away() {
+    let mut book = Book::default();
+    let rules = Rules { reserved: Some(IdSet::default()), ..Rules::default() };
+    book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
+    book.admit(0, plain("web")).expect("it asks for nothing");
+    let refusal = book.admit(0, pod("all", 16_000)).expect_err("somebody has to share");
+    assert!(refusal.reason.contains("14 of 16"), "{}", refusal.reason);
+    book.admit(0, pod("most", 14_000)).expect("room");
+    assert_eq!(cpus(&book, "web"), "0,8");
+}

@@ -58,7 +58,7 @@ impl Runtime {
         let (asks, inbox) = mpsc::channel::<Ask>(4);
         let (store, saved, _) = Store::open(dir.path());
         let planned = watch::channel(None).0;
-        let sources = Sources { inventory: inventory.clone(), settings, planned };
+        let sources = Sources { inventory: inventory.clone(), settings, planned, features: None };
         let (mut owner, targets) = Owner::new(sources, inbox, (store, Book::restore(saved)));
         let owner = owner_answers.then(|| tokio::spawn(async move { owner.run().await }));
         let (status_now, status) = watch::channel(api::Nri::default());

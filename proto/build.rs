@@ -21,7 +21,11 @@ fn main() -> io::Result<()> {
     compiler.open_files(FILES).map_err(io::Error::other)?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
-    prost_build::Config::new().bytes(["."]).compile_fds(compiler.file_descriptor_set())?;
+    let mut config = prost_build::Config::new();
+    // Ordered, so that a dictionary that is the same has the same bytes and hash.
+    let records = ["Series", "Event", "Alarm", "Line"].map(|name| format!(".purlin.v1.{name}"));
+    config.bytes(["."]).btree_map(records);
+    config.compile_fds(compiler.file_descriptor_set())?;
     // A container runtime's protocol: nothing of it is explained to a user.
     println!("cargo::rerun-if-changed=nri");
     let theirs = protox::compile([NRI], ["."]).map_err(io::Error::other)?;

@@ -75,6 +75,12 @@ pub fn read(part: Part, root: &Root) -> (Option<PartData>, Vec<Problem>) {
     }
 }
 
+/// Whether a time service has set the wall clock and keeps it, as the kernel was told
+/// (adjtimex(2)).
+pub fn clock_is_synchronized() -> bool {
+    sys::clock::is_synchronized()
+}
+
 /// Reads every part, one after the other.
 pub fn inventory(root: &Root) -> Inventory {
     let mut inventory = Inventory::default();

@@ -110,6 +110,11 @@ fn cpu_time(probe: &mut Probe<'_>, points: &mut Points) {
     points.push(Point::counter("purlin.cpu.context_switches", "{switch}", stat.ctxt as f64));
 }
 
+/// The kernel prints two decimals; a wider float of a narrow one has fifteen.
+fn hundredths(value: f32) -> f64 {
+    (f64::from(value) * 100.0).round() / 100.0
+}
+
 /// The conventions have no load average; these are the names that the
 /// OpenTelemetry collector gives it.
 fn load(probe: &mut Probe<'_>, points: &mut Points) {
@@ -122,7 +127,7 @@ fn load(probe: &mut Probe<'_>, points: &mut Points) {
         ("system.cpu.load_average.5m", load.five),
         ("system.cpu.load_average.15m", load.fifteen),
     ];
-    points.extend(averages.map(|(name, load)| Point::gauge(name, "{thread}", f64::from(load))));
+    points.extend(averages.map(|(name, load)| Point::gauge(name, "{thread}", hundredths(load))));
 }
 
 /// Read with our own parser: procfs-core's multiplies without a check, and

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod apart;
+pub(crate) mod clock;
 pub(crate) mod ethtool;
 pub(crate) mod nvme;
 pub(crate) mod nvml;

@@ -296,10 +296,11 @@ pub struct Queue {
     pub classes: Vec<QueueClass>,
 }
 
-/// One class's log. Sequence numbers start at 1.
+/// One class's log. Sequence numbers start at 1. What is lost is counted since the
+/// state directory was made, and told to the core.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct QueueClass {
-    /// `metric` or `event`.
+    /// `alarm`, `event`, `metric` or `log`.
     pub class: String,
     /// Oldest record kept; one past the newest when empty.
     pub first_seq: u64,
@@ -309,24 +310,63 @@ pub struct QueueClass {
     pub last_seq: u64,
     /// Newest record that the core has acknowledged, with all before it.
     pub acked_seq: u64,
-    /// Records waiting for the core.
+    /// Records waiting for the core, those that were thinned included.
     pub pending: u64,
+    /// When the oldest of them was made, by the node's clock.
+    #[serde(default)]
+    pub oldest_unix_ms: Option<u64>,
     /// Bytes on disk.
     pub bytes: u64,
     /// The most bytes it may take.
     pub cap_bytes: u64,
     /// Segment files.
     pub segments: u32,
-    /// Records dropped since the state directory was made because the log was full.
+    /// What goes when it is full: `drop-oldest`, `drop-newest` or `downsample`.
+    #[serde(default)]
+    pub when_full: String,
+    /// Age at which a record is dropped, if there is one.
+    #[serde(default)]
+    pub ttl_ms: Option<u64>,
+    /// Bytes that come in a day, at the rate of the last day, or since the agent
+    /// started; absent for the first minute.
+    #[serde(default)]
+    pub bytes_per_day: Option<u64>,
+    /// Until it is full at that rate, if nothing is sent from now on.
+    #[serde(default)]
+    pub full_in_ms: Option<u64>,
+    /// Records dropped because the log was full.
     pub dropped: u64,
-    /// Records lost to damage on disk, found since the agent started.
+    /// Records dropped because they had outlived their time.
+    #[serde(default)]
+    pub expired: u64,
+    /// Records thinned away because the log was full: others stand for them.
+    #[serde(default)]
+    pub thinned: u64,
+    /// Records that a person removed.
+    #[serde(default)]
+    pub purged: u64,
+    /// Records lost to damage on disk.
     pub corrupt: u64,
-    /// Records that were not accepted since the agent started (disk error or a
-    /// full inbox).
+    /// Records that were never on disk (disk error, or it was too slow).
     pub rejected: u64,
+    /// Records that the broker will never take.
+    #[serde(default)]
+    pub refused: u64,
     /// Longest a record stays in memory before it is made durable.
     pub commit_window_ms: u64,
-    /// Why the disk can't be written now.
+    /// Commits since the agent started.
+    #[serde(default)]
+    pub commits: u64,
+    /// How long the last one took, in µs.
+    #[serde(default)]
+    pub commit_us: u64,
+    /// How long the slowest one took, in µs.
+    #[serde(default)]
+    pub slowest_commit_us: u64,
+    /// Bytes written to the disk in the last day, or since the agent started.
+    #[serde(default)]
+    pub written_day: u64,
+    /// Why the disk can't be written or read now.
     pub error: Option<String>,
 }
 

@@ -1,7 +1,5 @@
 //! MQTT topic names, `purlin/v1/<fleet>/<node>/…`.
 
-use crate::v1::Class;
-
 /// A node's topics.
 #[derive(Clone, Debug)]
 pub struct Topics {
@@ -14,14 +12,24 @@ impl Topics {
         Self { prefix: format!("purlin/v1/{fleet}/{node}") }
     }
 
-    /// Durable batches of one class.
-    pub fn class(&self, class: Class) -> String {
-        let name = match class {
-            Class::Unspecified => "unspecified",
-            Class::Metric => "metric",
-            Class::Event => "event",
-        };
-        format!("{}/{name}", self.prefix)
+    /// Durable batches of one class, by the class's name.
+    pub fn class(&self, class: &str) -> String {
+        format!("{}/{class}", self.prefix)
+    }
+
+    /// The same of another node, which this one publishes for it.
+    pub fn relayed(&self, origin: &str, class: &str) -> String {
+        format!("{}/relay/{origin}/{class}", self.prefix)
+    }
+
+    /// Retained: what a sample's values are.
+    pub fn dictionary(&self, hash: u64) -> String {
+        format!("{}/dict/{hash:016x}", self.prefix)
+    }
+
+    /// Retained while it is raised.
+    pub fn alarm(&self, id: &str) -> String {
+        format!("{}/alarms/{id}", self.prefix)
     }
 
     /// Retained: the configuration the core wants of this node.

@@ -2,9 +2,8 @@
 //! broker and the agent are each killed three times.
 
 use std::{
-    env,
     thread::sleep,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use purlin_proto::{
@@ -12,7 +11,8 @@ use purlin_proto::{
     v1::Class,
 };
 use purlin_tests::{
-    Broker, Lab, Need, Node, Proxy, Result, ensure, lab::Test, node::class, proxy::Log, test, wait,
+    Broker, Lab, Need, Node, Proxy, Random, Result, ensure, lab::Test, node::class, proxy::Log,
+    test, wait,
 };
 
 /// Records that must be durable before the end.
@@ -95,7 +95,7 @@ fn torture(lab: &Lab) -> Result {
         observed.batches,
         observed.records(),
         observed.duplicates,
-        random.seed,
+        random.seed(),
     );
     Ok(())
 }
@@ -149,31 +149,8 @@ fn log(queue: &Queue, class: &QueueClass) -> Result<Log> {
     match class.class.as_str() {
         "metric" => Ok((incarnation, Class::Metric)),
         "event" => Ok((incarnation, Class::Event)),
+        "alarm" => Ok((incarnation, Class::Alarm)),
+        "log" => Ok((incarnation, Class::Log)),
         other => Err(format!("no such class: {other}").into()),
-    }
-}
-
-/// Where the kills fall. xorshift64*; the seed is printed, and taken back from
-/// `PURLIN_TEST_SEED`.
-struct Random {
-    seed: u64,
-    state: u64,
-}
-
-impl Random {
-    fn from_environment() -> Result<Self> {
-        let seed = match env::var("PURLIN_TEST_SEED") {
-            Ok(seed) => seed.parse()?,
-            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() | 1,
-        };
-        println!("torture: PURLIN_TEST_SEED={seed}");
-        Ok(Self { seed, state: seed })
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.state ^= self.state >> 12;
-        self.state ^= self.state << 25;
-        self.state ^= self.state >> 27;
-        (self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
     }
 }

@@ -107,6 +107,17 @@ impl Broker {
         if text.is_empty() { Ok(None) } else { unhex(text).map(Some) }
     }
 
+    /// A subscriber that prints `topic payload-in-hexadecimal` for each message and
+    /// ends by itself.
+    pub fn listener(&self, topic: &str, listen: Duration) -> Command {
+        let mut command = Command::new("timeout");
+        let seconds = listen.as_secs().to_string();
+        command.args(["-k", "1", &(listen.as_secs() + 5).to_string(), "mosquitto_sub", "-V", "5"]);
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-t", topic]);
+        command.args(["-W", &seconds, "-F", "%t %x"]).stdin(Stdio::null());
+        command
+    }
+
     fn client(&self, program: &str, topic: &str) -> Command {
         let mut command = Command::new("timeout");
         command.args(["-k", "1", "10", program, "-V", "5", "-h", "127.0.0.1"]);
@@ -119,7 +130,8 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-fn unhex(text: &str) -> Result<Vec<u8>> {
+/// Bytes from hexadecimal digits.
+pub fn unhex(text: &str) -> Result<Vec<u8>> {
     let pairs = text.as_bytes().chunks(2);
     pairs.map(|pair| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?)).collect()
 }

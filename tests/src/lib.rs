@@ -9,6 +9,7 @@
 use libtest_mimic::Failed;
 
 pub mod broker;
+pub mod disk;
 pub mod faults;
 pub mod guest;
 pub mod lab;
@@ -17,6 +18,7 @@ pub mod mqtt;
 pub mod node;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod serial;
 pub mod stuck;
 pub mod wait;
@@ -26,6 +28,7 @@ pub use guest::Guest;
 pub use lab::{Lab, Need, Test, run, test};
 pub use node::Node;
 pub use proxy::{Behaviour, Proxy};
+pub use random::Random;
 
 /// What a test ends with.
 pub type Result<T = ()> = std::result::Result<T, Failed>;

@@ -19,7 +19,8 @@ use std::{
 };
 
 use prost::Message;
-use purlin_proto::v1::{Batch, Class, Event, Record, record::Body};
+use purlin_daemon::wire;
+use purlin_proto::v1::{Alarm, Batch, Class, Dictionary, Event, Gap, record::Body};
 
 use crate::{
     Result,
@@ -60,6 +61,14 @@ pub struct Observed {
     records: HashMap<Log, BTreeMap<u64, Seen>>,
     /// Events, as they first came.
     pub events: Vec<Event>,
+    /// Alarms, as they first came.
+    pub alarms: Vec<Alarm>,
+    /// What was told to be missing, and of which log.
+    pub gaps: Vec<(Log, Gap)>,
+    /// Dictionaries that were published, by their hash.
+    pub dictionaries: HashMap<u64, Dictionary>,
+    /// Samples whose dictionary had not been published before them.
+    pub nameless: u64,
     /// Batches seen.
     pub batches: u64,
     /// Records seen again.
@@ -84,39 +93,44 @@ impl Observed {
         (1..=last).filter(|&seq| !confirmed(seq)).collect()
     }
 
-    fn batch(&mut self, batch: &Batch) {
+    fn batch(&mut self, batch: &Batch) -> std::result::Result<(), String> {
         self.batches += 1;
         let log = (batch.incarnation, batch.class());
-        for (seq, bytes) in (batch.first_seq..).zip(&batch.records) {
-            let record = Record::decode(bytes.as_ref());
-            let bytes = hash(bytes);
-            match self.records.entry(log).or_default().get(&seq) {
-                None => {
-                    self.records
-                        .entry(log)
-                        .or_default()
-                        .insert(seq, Seen { bytes, confirmed: false });
-                    match record {
-                        Ok(Record { body: Some(Body::Event(event)), .. }) => {
-                            self.events.push(event)
-                        }
-                        Ok(_) => {}
-                        Err(e) => self.unreadable.push(format!("record {log:?} {seq}: {e}")),
-                    }
+        self.gaps.extend(batch.gaps.iter().map(|gap| (log, *gap)));
+        for (seq, record) in wire::records(batch).map_err(|e| e.to_string())? {
+            let bytes = hash(&record.encode_to_vec());
+            let seen = self.records.entry(log).or_default();
+            if let Some(seen) = seen.get(&seq) {
+                self.duplicates += 1;
+                if seen.bytes != bytes {
+                    self.conflicts.push((log, seq));
                 }
-                Some(seen) => {
-                    self.duplicates += 1;
-                    if seen.bytes != bytes {
-                        self.conflicts.push((log, seq));
-                    }
+                continue;
+            }
+            seen.insert(seq, Seen { bytes, confirmed: false });
+            match record.body {
+                Some(Body::Event(event)) => self.events.push(event),
+                Some(Body::Alarm(alarm)) => self.alarms.push(alarm),
+                Some(Body::Sample(sample)) => {
+                    let known = self.dictionaries.contains_key(&sample.dictionary);
+                    self.nameless += u64::from(!known);
                 }
+                _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Whether a gap accounts for this record.
+    pub fn has_gap(&self, log: Log, seq: u64) -> bool {
+        self.gaps
+            .iter()
+            .any(|(of, gap)| *of == log && (gap.first_seq..=gap.last_seq).contains(&seq))
     }
 
     fn confirm(&mut self, sent: &Sent) {
         let Some(records) = self.records.get_mut(&sent.log) else { return };
-        for (_, record) in records.range_mut(sent.first..sent.first + sent.count) {
+        for (_, record) in records.range_mut(sent.first..=sent.last) {
             record.confirmed = true;
         }
     }
@@ -133,7 +147,7 @@ fn hash(bytes: &[u8]) -> u64 {
 struct Sent {
     log: Log,
     first: u64,
-    count: u64,
+    last: u64,
 }
 
 /// A TCP proxy in front of a broker.
@@ -280,22 +294,40 @@ impl Shared {
         if self.behaviour() == Behaviour::Cut {
             return Next::Cut;
         }
-        if !(topic.ends_with("/metric") || topic.ends_with("/event")) {
+        if let Some(hash) = topic.split_once("/dict/").map(|(_, hash)| hash) {
+            if let Err(e) = self.dictionary(hash, &payload) {
+                self.unreadable(format!("{topic}: {e}"));
+            }
             return Next::Pass;
         }
-        match Batch::decode(payload.as_slice()) {
-            Ok(batch) => {
-                lock(&self.observed).batch(&batch);
-                let log = (batch.incarnation, batch.class());
-                let (first, count) = (batch.first_seq, batch.records.len() as u64);
-                match id {
-                    Some(id) => _ = lock(sent).insert(id, Sent { log, first, count }),
-                    None => self.unreadable(format!("{topic}: a batch at QoS 0")),
-                }
-            }
-            Err(e) => self.unreadable(format!("{topic}: {e}")),
+        if !["alarm", "event", "metric", "log"].iter().any(|it| topic.ends_with(&format!("/{it}")))
+        {
+            return Next::Pass;
+        }
+        let read = wire::decode(&payload).map_err(|e| e.to_string());
+        let noted = read.and_then(|batch| {
+            lock(&self.observed).batch(&batch)?;
+            let id = id.ok_or("a batch at QoS 0")?;
+            let log = (batch.incarnation, batch.class());
+            let (first, last) = (batch.first_seq, batch.last_seq);
+            lock(sent).insert(id, Sent { log, first, last });
+            Ok(())
+        });
+        if let Err(e) = noted {
+            self.unreadable(format!("{topic}: {e}"));
         }
         Next::Pass
+    }
+
+    fn dictionary(&self, hash: &str, payload: &[u8]) -> std::result::Result<(), String> {
+        let hash = u64::from_str_radix(hash, 16).map_err(|e| e.to_string())?;
+        let bytes = wire::unpack(payload).map_err(|e| e.to_string())?;
+        if wire::hash_of(&bytes) != hash {
+            return Err("its hash is another".into());
+        }
+        let dictionary = Dictionary::decode(bytes.as_slice()).map_err(|e| e.to_string())?;
+        lock(&self.observed).dictionaries.insert(hash, dictionary);
+        Ok(())
     }
 
     fn broker_sent(&self, packet: &[u8], sent: &Mutex<HashMap<u16, Sent>>) -> Next {

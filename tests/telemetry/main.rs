@@ -1,5 +1,6 @@
-//! What is measured reaches the core, whatever the broker does: absent, refusing,
-//! hanging, cutting connections, denying a topic.
+//! What is measured reaches the core, whatever the broker does (absent, refusing,
+//! hanging, cutting connections, denying a topic), whatever the disk does ([`disk`],
+//! [`power`]), and in a form that others read ([`decoder`]).
 
 #![forbid(unsafe_code)]
 
@@ -11,13 +12,18 @@ use std::{
     time::Duration,
 };
 
+mod decoder;
+mod disk;
+mod power;
+
 use prost::Message;
 use purlin_proto::{
     api::{Link, LinkState, QueueClass},
-    v1::{Batch, Class, Record},
+    v1::{Batch, Class, Numbered, Record},
 };
 use purlin_tests::{
-    Behaviour, Broker, Lab, Need, Node, Proxy, Result, ensure, node::class, proxy::Log, test, wait,
+    Behaviour, Broker, Lab, Need, Node, Proxy, Result, ensure, lab::Test, node::class, proxy::Log,
+    test, wait,
 };
 
 /// Time for a bad broker to do its worst.
@@ -40,7 +46,11 @@ fn main() -> ExitCode {
         test("the_observer_counts_what_another_client_sends", 60, observer)
             .needs(&[Need::Program("mosquitto_pub")]),
     ];
-    purlin_tests::run(tests.into_iter().map(|test| test.needs(&needs)))
+    let mut all: Vec<Test> = tests.into_iter().map(|test| test.needs(&needs)).collect();
+    all.extend(decoder::tests());
+    all.extend(disk::tests());
+    all.extend(power::tests());
+    purlin_tests::run(all)
 }
 
 fn absent(lab: &Lab) -> Result {
@@ -123,7 +133,11 @@ fn observer(lab: &Lab) -> Result {
         incarnation: 5,
         class: Class::Metric.into(),
         first_seq,
-        records: [Record::default(), second].map(|r| r.encode_to_vec().into()).into(),
+        last_seq: first_seq + 1,
+        records: [(0, Record::default()), (1, second)]
+            .map(|(offset, record)| Numbered { offset, record: Some(record) })
+            .into(),
+        ..Batch::default()
     };
     let later = Record { unix_ms: 1, ..Record::default() };
     for batch in [batch(1, later.clone()), batch(2, later.clone()), batch(5, later)] {
@@ -191,6 +205,7 @@ fn everything_arrives(node: &mut Node, proxy: &Proxy) -> Result {
     node.stop()?;
     let observed = proxy.observed();
     ensure!(observed.unreadable.is_empty(), "unreadable: {:?}", observed.unreadable);
+    ensure!(observed.nameless == 0, "{} samples came before their dictionary", observed.nameless);
     let log = log(u64::from_str_radix(&promised.incarnation, 16)?);
     let lost = observed.unconfirmed(log, durable);
     ensure!(lost.is_empty(), "{} of {durable} records lost, e.g. {:?}", lost.len(), lost.first());

@@ -26,6 +26,7 @@ impl Page for Queue {
             table::pair("incarnation", &self.incarnation, width),
             classes(&self.classes, width),
             sequences(&self.classes, width),
+            flash(&self.classes, width),
         ])
     }
 }
@@ -37,6 +38,7 @@ pub fn classes(classes: &[QueueClass], width: Width) -> String {
         Right("PENDING"),
         Right("ON DISK"),
         Right("CAP"),
+        Right("FULL IN"),
         Right("LOST"),
         Left("NOTE"),
     ];
@@ -46,6 +48,7 @@ pub fn classes(classes: &[QueueClass], width: Width) -> String {
             class.pending.to_string(),
             units::size(class.bytes),
             units::size(class.cap_bytes),
+            class.full_in_ms.map_or("-".into(), units::duration),
             lost(class).to_string(),
             story(class),
         ]
@@ -54,7 +57,10 @@ pub fn classes(classes: &[QueueClass], width: Width) -> String {
 }
 
 fn lost(class: &QueueClass) -> u64 {
-    class.dropped.saturating_add(class.corrupt).saturating_add(class.rejected)
+    let QueueClass { dropped, expired, purged, corrupt, rejected, refused, .. } = class;
+    [dropped, expired, purged, corrupt, rejected, refused]
+        .into_iter()
+        .fold(0, |sum, n| sum.saturating_add(*n))
 }
 
 /// Why records were lost, and why the next ones may be.
@@ -62,8 +68,12 @@ fn story(class: &QueueClass) -> String {
     let told = |n: u64, what: &str| (n > 0).then(|| format!("{n} {what}"));
     [
         told(class.dropped, "dropped when full"),
+        told(class.expired, "too old"),
+        told(class.purged, "purged"),
         told(class.corrupt, "damaged on disk"),
-        told(class.rejected, "not accepted"),
+        told(class.rejected, "never on disk"),
+        told(class.refused, "refused by the broker"),
+        told(class.thinned, "thinned"),
         class.error.clone(),
     ]
     .into_iter()
@@ -81,6 +91,7 @@ fn sequences(classes: &[QueueClass], width: Width) -> String {
         Right("LAST"),
         Right("SEGMENTS"),
         Right("COMMIT WINDOW"),
+        Left("WHEN FULL"),
     ];
     let row = |class: &QueueClass| {
         vec![
@@ -91,6 +102,32 @@ fn sequences(classes: &[QueueClass], width: Width) -> String {
             class.last_seq.to_string(),
             class.segments.to_string(),
             units::duration(class.commit_window_ms),
+            class.when_full.clone(),
+        ]
+    };
+    table::columns(&header, classes.iter().map(row), width)
+}
+
+/// What it costs the disk.
+fn flash(classes: &[QueueClass], width: Width) -> String {
+    let header = [
+        Left("DISK"),
+        Right("A DAY"),
+        Right("WRITTEN"),
+        Right("COMMITS"),
+        Right("LAST TOOK"),
+        Right("SLOWEST"),
+        Left("OLDEST RECORD"),
+    ];
+    let row = |class: &QueueClass| {
+        vec![
+            class.class.clone(),
+            class.bytes_per_day.map_or("-".into(), units::size),
+            units::size(class.written_day),
+            class.commits.to_string(),
+            units::duration(class.commit_us.div_ceil(1000)),
+            units::duration(class.slowest_commit_us.div_ceil(1000)),
+            class.oldest_unix_ms.map_or("-".into(), units::time),
         ]
     };
     table::columns(&header, classes.iter().map(row), width)
@@ -108,13 +145,17 @@ mod tests {
         expect![[r#"
             incarnation  a1b2c3d4e5f60718
 
-            QUEUE   PENDING  ON DISK     CAP  LOST  NOTE
-            metric       92  1.2 MiB  64 MiB     0
-            event         0    4 KiB  16 MiB     0
+            QUEUE   PENDING  ON DISK     CAP  FULL IN  LOST  NOTE
+            metric       92  1.2 MiB  64 MiB  4 d 0 h     0
+            event         0    4 KiB  16 MiB  4 d 0 h     0
 
-            RECORDS  FIRST  ACKED  DURABLE  LAST  SEGMENTS  COMMIT WINDOW
-            metric       1   4711     4800  4803         2         200 ms
-            event        1   4803     4800  4803         2         200 ms
+            RECORDS  FIRST  ACKED  DURABLE  LAST  SEGMENTS  COMMIT WINDOW  WHEN FULL
+            metric       1   4711     4800  4803         2         200 ms  drop-oldest
+            event        1   4803     4800  4803         2         200 ms  drop-oldest
+
+            DISK    A DAY  WRITTEN  COMMITS  LAST TOOK  SLOWEST  OLDEST RECORD
+            metric  1 MiB      0 B        0       0 ms     0 ms  -
+            event   1 MiB      0 B        0       0 ms     0 ms  -
         "#]]
         .assert_eq(&sample::page(&sample::queue()));
     }
@@ -124,15 +165,14 @@ mod tests {
         let mut queue = sample::queue();
         queue.classes[0].dropped = 120_000;
         queue.classes[0].corrupt = 1;
-        queue.classes[1].rejected = u64::MAX;
+        queue.classes[1].rejected = 12;
         queue.classes[1].error = Some("no space left on device".into());
         expect![[r#"
-            QUEUE   PENDING  ON DISK     CAP                  LOST  NOTE
-            metric       92  1.2 MiB  64 MiB                120001  120000 dropped when
-                                                                    full; 1 damaged on disk
-            event         0    4 KiB  16 MiB  18446744073709551615  18446744073709551615 not
-                                                                    accepted; no space left
-                                                                    on device
+            QUEUE   PENDING  ON DISK     CAP  FULL IN    LOST  NOTE
+            metric       92  1.2 MiB  64 MiB  4 d 0 h  120001  120000 dropped when full; 1
+                                                               damaged on disk
+            event         0    4 KiB  16 MiB  4 d 0 h      12  12 never on disk; no space
+                                                               left on device
         "#]]
         .assert_eq(&sample::strip(&classes(&queue.classes, Some(80))));
     }

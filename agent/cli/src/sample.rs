@@ -144,6 +144,9 @@ pub fn queue() -> Queue {
         cap_bytes,
         segments: 2,
         commit_window_ms: 200,
+        when_full: "drop-oldest".into(),
+        full_in_ms: Some(4 * 86_400_000),
+        bytes_per_day: Some(1 << 20),
         ..QueueClass::default()
     };
     Queue {

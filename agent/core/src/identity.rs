@@ -24,25 +24,31 @@ impl FromStr for Incarnation {
     }
 }
 
-/// What kind of record it is; each class has its own log and sequence. The
-/// numbers stand in files on disk.
+/// What kind of record it is; each class has its own log, budget and sequence.
+/// The numbers stand in files on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// Something that happened. Made durable at once, drained first.
-    Event = 0,
+    /// Something a person must know of. Made durable at once, drained first.
+    Alarm = 0,
+    /// Something that happened. Made durable at once.
+    Event = 1,
     /// A sample. Made durable in groups.
-    Metric = 1,
+    Metric = 2,
+    /// A line that a workload wrote. Made durable in groups.
+    Log = 3,
 }
 
 impl Class {
     /// Every class, in the order in which they are drained.
-    pub const ALL: [Class; 2] = [Class::Event, Class::Metric];
+    pub const ALL: [Class; 4] = [Class::Alarm, Class::Event, Class::Metric, Class::Log];
 
     /// The name used for its directory and its topic.
     pub fn name(self) -> &'static str {
         match self {
+            Class::Alarm => "alarm",
             Class::Event => "event",
             Class::Metric => "metric",
+            Class::Log => "log",
         }
     }
 }

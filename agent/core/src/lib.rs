@@ -19,7 +19,10 @@
 //! | [`settings`] | which settings exist, their limits, and which source wins |
 //! | [`trial`] | whether a change of the configuration is kept or undone |
 //! | [`window`] | how far a cursor may move when acknowledgements come in any order |
-//! | [`retention`] | what a full store gives up first |
+//! | [`retention`] | what a full log gives up first |
+//! | [`rate`] | how much there is of something in a day |
+//! | [`gap`] | holes in a log, and why they are there |
+//! | [`column`] | a metric's values over time in few bytes |
 //! | [`backoff`] | when to try again |
 //! | [`cpuset`] | what every container may run on, and what is to be written so that it is so |
 //! | [`mesh`] | which request goes to which endpoint |
@@ -32,9 +35,11 @@ extern crate alloc;
 
 pub mod backoff;
 pub mod cdi;
+pub mod column;
 pub mod counts;
 pub mod cpuset;
 pub mod drift;
+pub mod gap;
 pub mod identity;
 pub mod idset;
 pub mod inventory;
@@ -44,6 +49,7 @@ pub mod metric;
 pub mod modbus;
 pub mod place;
 pub mod rack;
+pub mod rate;
 pub mod retention;
 pub mod settings;
 pub mod trial;

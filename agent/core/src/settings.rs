@@ -14,7 +14,11 @@ use core::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use semver::Version;
 
-use crate::metric::Sampler;
+use crate::{identity::Class, metric::Sampler};
+
+pub mod spool;
+
+use spool::{ClassDraft, ClassSettings, ClassWanted};
 
 mod placement;
 
@@ -28,8 +32,7 @@ pub const INTERVAL_S_DEFAULT: u32 = 10;
 /// Size of the spool in MiB: below 2 a few minutes would fill it, and beyond
 /// 64 GiB it is no buffer any more.
 pub const SPOOL_CAP_MIB: RangeInclusive<u32> = 2..=65_536;
-/// Five days of the default metrics of a small node (54 MB a day at 6 KiB every
-/// 10 s, as `purlin queue show` counts them).
+/// Weeks of the default metrics of a small node; `purlin queue show` counts them.
 pub const SPOOL_CAP_MIB_DEFAULT: u32 = 256;
 /// Seconds for which a metric may stay in memory.
 pub const COMMIT_WINDOW_S: RangeInclusive<u32> = 1..=300;
@@ -49,6 +52,7 @@ pub struct Draft {
     pub log_level: Option<String>,
     pub spool_cap_mib: Option<u32>,
     pub commit_window_s: Option<u32>,
+    pub spool_class: BTreeMap<String, ClassDraft>,
     pub endpoint: Option<String>,
     pub placement: PlacementDraft,
 }
@@ -62,6 +66,7 @@ pub struct Desired {
     log_level: Option<Level>,
     spool_cap_mib: Option<u32>,
     commit_window_s: Option<u32>,
+    spool_class: BTreeMap<Class, ClassWanted>,
     endpoint: Option<Endpoint>,
     placement: placement::Wanted,
 }
@@ -107,6 +112,7 @@ pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>
             COMMIT_WINDOW_S,
             &mut refusals,
         ),
+        spool_class: spool::check(&draft.spool_class, &mut refusals),
         endpoint: parsed("uplink.endpoint", &draft.endpoint, &mut refusals),
         placement: placement::check(&draft.placement, &mut refusals),
     };
@@ -365,10 +371,12 @@ pub struct Settings {
     pub interval_s_by_sampler: BTreeMap<Sampler, Setting<u32>>,
     /// How much the agent writes about itself.
     pub log_level: Setting<Level>,
-    /// Size of the spool in MiB.
+    /// Size of the metrics' log in MiB, which the others' follow.
     pub spool_cap_mib: Setting<u32>,
     /// Longest time a metric stays in memory, in seconds.
     pub commit_window_s: Setting<u32>,
+    /// What each class may take.
+    pub spool_class: BTreeMap<Class, ClassSettings>,
     /// The broker; `None`: there is none.
     pub endpoint: Setting<Option<Endpoint>>,
     /// How containers are placed.
@@ -382,6 +390,7 @@ impl Settings {
         let wanted = desired.unwrap_or(&none);
         let interval =
             |own: Option<u32>| wanted.setting(own.or(wanted.interval_s), None, INTERVAL_S_DEFAULT);
+        let spool_cap_mib = wanted.setting(wanted.spool_cap_mib, None, SPOOL_CAP_MIB_DEFAULT);
         let own = |sampler: &Sampler| wanted.interval_s_by_sampler.get(sampler).copied();
         Self {
             interval_s: interval(None),
@@ -389,7 +398,10 @@ impl Settings {
                 .map(|sampler| (sampler, interval(own(&sampler))))
                 .collect(),
             log_level: wanted.setting(wanted.log_level, start.log_level.clone(), Level::Info),
-            spool_cap_mib: wanted.setting(wanted.spool_cap_mib, None, SPOOL_CAP_MIB_DEFAULT),
+            spool_class: (Class::ALL.into_iter())
+                .map(|class| (class, spool::resolve(wanted, class, &spool_cap_mib)))
+                .collect(),
+            spool_cap_mib,
             commit_window_s: wanted.setting(wanted.commit_window_s, None, COMMIT_WINDOW_S_DEFAULT),
             endpoint: wanted.setting(
                 wanted.endpoint.clone().map(Some),
@@ -417,13 +429,16 @@ impl Settings {
         let (level, cap) = (&self.log_level, &self.spool_cap_mib);
         let (window, endpoint) = (&self.commit_window_s, &self.endpoint);
         let named = endpoint.value.as_ref().map_or("none".into(), Endpoint::to_string);
+        let classes =
+            self.spool_class.iter().flat_map(|(class, settings)| spool::rows(*class, settings));
         let others = [
             ("log.level".into(), level.value.name().into(), &level.origin),
             ("spool.cap_mib".into(), cap.value.to_string(), &cap.origin),
             ("spool.commit_window_s".into(), window.value.to_string(), &window.origin),
             ("uplink.endpoint".into(), named, &endpoint.origin),
         ];
-        first.into_iter().chain(sampling).chain(others).chain(self.placement.rows()).collect()
+        let own = classes.chain(self.placement.rows());
+        first.into_iter().chain(sampling).chain(others).chain(own).collect()
     }
 }
 
@@ -531,6 +546,18 @@ mod tests {
             spool.cap_mib = 256 (default)
             spool.commit_window_s = 60 (default)
             uplink.endpoint = mqtts://second:9000 (desired version 7)
+            spool.class.alarm.cap_mib = 16 (default)
+            spool.class.alarm.when_full = drop-oldest (default)
+            spool.class.alarm.ttl_h = 0 (default)
+            spool.class.event.cap_mib = 32 (default)
+            spool.class.event.when_full = drop-oldest (default)
+            spool.class.event.ttl_h = 0 (default)
+            spool.class.metric.cap_mib = 256 (default)
+            spool.class.metric.when_full = downsample (default)
+            spool.class.metric.ttl_h = 0 (default)
+            spool.class.log.cap_mib = 64 (default)
+            spool.class.log.when_full = drop-oldest (default)
+            spool.class.log.ttl_h = 0 (default)
             placement.enabled = true (default)
             placement.reserved_cpus = a core of each node (default)
             placement.policy = optimal (default)

@@ -10,6 +10,7 @@
 //! | `nri` | the container runtime, `Targets` | containers to `placement`, `Nri` |
 //! | `enforce` | `Targets`, cgroups | `Enforcement`, cpusets and interrupts |
 //! | `writer`, `mover` | requests | answers |
+//! | `clock` | the kernel's clocks | whether they are trusted; an event when they are set |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `mesh` | the document's mesh | hands it to the mesh process, and starts that standalone |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
@@ -30,7 +31,6 @@ use std::{
 
 use purlin_core::{
     drift::Watcher,
-    identity::Class,
     inventory::{Inventory, Nic},
     metric::Sampler,
     place::book::Book,
@@ -49,6 +49,7 @@ use crate::{
     api,
     boot::{self, Boot},
     cdi::Runtimes,
+    clock::Clock,
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     enforce, helper,
     inventory::{Due, Hardware, Owner},
@@ -126,7 +127,7 @@ async fn run(boot: Boot, started: Instant) -> Result<(), String> {
 
     // Outside systemd there is nobody to tell.
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    spool.append(Class::Event, sample::event("agent.started", VERSION));
+    spool.event("agent.started", VERSION);
     tracing::info!(version = VERSION, after = ?started.elapsed(), "ready");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -135,7 +136,7 @@ async fn run(boot: Boot, started: Instant) -> Result<(), String> {
     }
     _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
-    spool.append(Class::Event, sample::event("agent.stopped", VERSION));
+    spool.event("agent.stopped", VERSION);
     stop.cancel();
     if !tasks.drain(DRAIN).await {
         tracing::warn!(after = ?DRAIN, "some tasks did not end by themselves");
@@ -157,6 +158,7 @@ struct Opened {
     identity: Identity,
     mqtt: Mqtt,
     spool: Spool,
+    clock: Clock,
     door: Door,
     placements: (Store, Book),
     inventory: watch::Sender<Arc<Inventory>>,
@@ -173,7 +175,8 @@ impl Opened {
         let (identity, damaged) = identity(&boot, &state).map_err(|error| error.to_string())?;
         let mqtt = mqtt(&mut boot, &identity, &state)?;
         let path = state.path().join("spool");
-        let spool = Spool::open(&path, identity.incarnation, board.clone())
+        let clock = Clock::new(state.boot());
+        let spool = Spool::open(&path, identity.incarnation, clock.clone(), board.clone())
             .map_err(|error| format!("can't open the spool in {}: {error}", path.display()))?;
         let inventory = watch::channel(Arc::new(Inventory::default())).0;
         let opening = Opening {
@@ -200,6 +203,7 @@ impl Opened {
             identity,
             mqtt,
             spool,
+            clock,
             door,
             placements,
             inventory,
@@ -210,7 +214,7 @@ impl Opened {
     /// Gives everything to the tasks that own it from now on, but for the state
     /// directory and its lock.
     fn spawn(self, tasks: &mut Tasks, stop: &CancellationToken, started: Instant) -> StateDir {
-        let Self { boot, state, listener, level, keeper, identity, mqtt, spool, .. } = self;
+        let Self { boot, state, listener, level, keeper, identity, mqtt, spool, clock, .. } = self;
         let (mut door, inventory) = (self.door, self.inventory);
         let (placements, damage) = (self.placements, self.damage);
         let (settings, reported, lines) = (door.settings(), door.reported(), keeper.lines());
@@ -311,6 +315,8 @@ impl Opened {
             spool: spool.clone(),
             test_interval: None,
         };
+        let watched = spool.clone();
+        tasks.spawn("clock", move || clock.clone().watch(watched.clone()));
         spawn_samplers(tasks, &source, boot.test.cpu_interval_ms);
         let handover = mesh::Handover {
             socket: boot::mesh_socket(&boot.socket),

@@ -16,7 +16,6 @@ use std::{
 
 use purlin_core::{
     drift::{self, Change, Class as Kind, Drift, Event, Removed, Watcher, What},
-    identity::Class,
     inventory::{Gpu, GpuEvent, GpuEventKind, GpuVendor, Inventory, Neighbour, Part},
 };
 use purlin_proto::api;
@@ -31,7 +30,6 @@ use crate::{
     cdi::{Runtimes, SERVED_WITHIN},
     clock,
     helper::{self, Client},
-    sample,
     spool::Spool,
     uevent::{Hint, Uevents},
 };
@@ -299,7 +297,7 @@ impl Owner {
         let before = self.hardware.borrow().diff.changes.len();
         let text = format!("by {by}, with {before} differences");
         tracing::info!(event = "hw.accepted", text, "the hardware was accepted");
-        self.spool.append(Class::Event, sample::event("hw.accepted", text));
+        self.spool.event("hw.accepted", text);
         self.watcher.accept(&baseline.inventory);
         self.baseline = Some(baseline);
         self.publish(|hardware| hardware.damage = None);
@@ -324,8 +322,7 @@ impl Owner {
     fn tell_change(&self, told: api::HardwareChange) {
         let delay = self.due.heard.map(|heard| heard.elapsed());
         tracing::info!(event = told.name, text = told.text, after_uevent = ?delay, "hardware");
-        self.spool
-            .append(Class::Event, sample::event_with(&told.name, &told.text, attributes(&told)));
+        self.spool.event_with(&told.name, &told.text, attributes(&told));
         self.publish(|hardware| {
             if hardware.changes.len() >= KEPT_CHANGES {
                 hardware.changes.pop_front();

@@ -13,9 +13,9 @@ pub mod boot;
 #[cfg(feature = "broker")]
 mod broker;
 pub mod cdi;
-mod clock;
+pub mod clock;
 mod document;
-mod door;
+pub mod door;
 mod enforce;
 pub mod helper;
 pub mod inventory;
@@ -27,13 +27,14 @@ pub mod offline;
 mod placement;
 pub mod rack;
 mod sample;
-mod spool;
+pub mod spool;
 mod state;
 mod status;
 mod tasks;
 mod two_files;
 mod uevent;
 mod uplink;
+pub mod wire;
 pub mod workload;
 
 pub use agent::main;

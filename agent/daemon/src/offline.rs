@@ -26,14 +26,7 @@ pub fn queue(boot: &Boot) -> Result<api::Queue, String> {
     let settings = settings(boot, &ledger(boot)?)?;
     let classes = Class::ALL.map(|class| {
         let dir = boot.state_dir.join("spool").join(class.name());
-        let (cap, window) = spool::limits(class, &settings);
-        let limits = |log| api::QueueClass {
-            cap_bytes: cap,
-            commit_window_ms: window.as_millis() as u64,
-            ..log
-        };
-        spool::log::inspect(&dir, class)
-            .map(limits)
+        spool::figures::inspect(&dir, class, &spool::limits(class, &settings))
             .map_err(|error| format!("can't read {}: {error}", dir.display()))
     });
     let classes = classes.into_iter().collect::<Result<_, _>>()?;

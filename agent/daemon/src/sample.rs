@@ -5,24 +5,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 use purlin_core::{
-    identity::Class,
     metric::{Point, Sampler, Value},
     settings::Settings,
 };
 use purlin_drivers::Root;
-use purlin_proto::v1;
+use purlin_proto::v1::{self, record::Body};
 use tokio::{
     sync::watch,
     time::{self, Instant, MissedTickBehavior},
 };
 
 use crate::{
-    clock,
     door::Ticking,
     helper::{Client, What},
-    spool::Spool,
+    spool::{Spool, shelf::hash_of},
 };
 
 /// What one sampler's task needs.
@@ -44,7 +42,7 @@ impl Source {
     /// Samples for ever; a change of the interval holds at once.
     pub async fn run(mut self, sampler: Sampler) -> Result<(), String> {
         let root = Root::live().map_err(|error| error.to_string())?;
-        let mut last_problem = None;
+        let (mut last_problem, mut last_dictionary) = (None, None);
         loop {
             let interval = self.interval(sampler);
             self.ticking.send_modify(|ticking| _ = ticking.insert(sampler, interval));
@@ -54,7 +52,7 @@ impl Source {
             while self.interval(sampler) == interval {
                 tokio::select! {
                     _ = ticks.tick() => {
-                        let problem = self.sample(sampler, &root).await;
+                        let problem = self.sample(sampler, &root, &mut last_dictionary).await;
                         if problem != last_problem {
                             if let Some(problem) = &problem {
                                 tracing::warn!(sampler = sampler.name(), problem, "can't read all of it");
@@ -75,7 +73,12 @@ impl Source {
     }
 
     /// Takes one sample and spools it. Returns what could not be read.
-    async fn sample(&self, sampler: Sampler, root: &Root) -> Option<String> {
+    async fn sample(
+        &self,
+        sampler: Sampler,
+        root: &Root,
+        last_dictionary: &mut Option<u64>,
+    ) -> Option<String> {
         let (points, problems) = match sampler {
             Sampler::Temperature => {
                 let answer = self.helper.ask(What::Sample(sampler)).await;
@@ -85,42 +88,34 @@ impl Source {
         };
         tracing::trace!(sampler = sampler.name(), points = points.len(), "sampled");
         if !points.is_empty() {
-            self.spool.append(Class::Metric, record(sample_body(sampler, points)));
+            let (sample, dictionary) = split(sampler.name(), points);
+            let hash = sample.dictionary;
+            if *last_dictionary != Some(hash) && self.spool.keep_dictionary(hash, dictionary) {
+                *last_dictionary = Some(hash);
+            }
+            self.spool.append(Body::Sample(sample));
         }
         problems.first().map(|problem| format!("{}: {}", problem.at, problem.what))
     }
 }
 
-fn sample_body(sampler: Sampler, points: Vec<Point>) -> v1::record::Body {
-    let points = points.into_iter().map(|point| v1::Point {
-        name: point.name.into_owned(),
-        unit: point.unit.into_owned(),
-        attributes: point.attributes.into_iter().map(|(k, v)| (k.into_owned(), v)).collect(),
-        value: Some(match point.value {
-            Value::Gauge(value) => v1::point::Value::Gauge(value),
-            Value::Counter(value) => v1::point::Value::Counter(value),
-        }),
-    });
-    let points = points.collect();
-    v1::record::Body::Sample(v1::Sample { sampler: sampler.name().into(), points })
-}
-
-/// An event's record.
-pub fn event(name: &str, text: impl Into<String>) -> Vec<u8> {
-    event_with(name, text, [])
-}
-
-/// An event's record, with what a program may want to know of it.
-pub fn event_with(
-    name: &str,
-    text: impl Into<String>,
-    attributes: impl IntoIterator<Item = (String, String)>,
-) -> Vec<u8> {
-    let attributes = attributes.into_iter().collect();
-    record(v1::record::Body::Event(v1::Event { name: name.into(), text: text.into(), attributes }))
-}
-
-fn record(body: v1::record::Body) -> Vec<u8> {
-    v1::Record { unix_ms: clock::unix_ms(), boot_ms: clock::boot_ms(), body: Some(body) }
-        .encode_to_vec()
+/// A sample's values, and what they are: a [`v1::Dictionary`], encoded.
+pub fn split(source: &str, points: Vec<Point>) -> (v1::Sample, Bytes) {
+    let mut dictionary = v1::Dictionary { source: source.into(), ..v1::Dictionary::default() };
+    let mut sample = v1::Sample::default();
+    for point in points {
+        let (series, values, value) = match point.value {
+            Value::Gauge(value) => (&mut dictionary.gauges, &mut sample.gauges, value),
+            Value::Counter(value) => (&mut dictionary.counters, &mut sample.counters, value),
+        };
+        values.push(value);
+        series.push(v1::Series {
+            name: point.name.into_owned(),
+            unit: point.unit.into_owned(),
+            attributes: point.attributes.into_iter().map(|(k, v)| (k.into_owned(), v)).collect(),
+        });
+    }
+    let dictionary = dictionary.encode_to_vec();
+    sample.dictionary = hash_of(&dictionary);
+    (sample, dictionary.into())
 }

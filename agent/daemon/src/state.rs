@@ -4,6 +4,7 @@
 //! lock           held by the one agent that uses the directory; its pid
 //! incarnation    16 hexadecimal digits, random, made with the directory
 //! node           node id, where the machine has no machine id to derive it from
+//! boot           how many boots it has seen, and the id of the last
 //! ledger.a .b    the configuration the node boots from
 //! baseline.json  the accepted hardware
 //! placement.a .b  who is placed where
@@ -25,6 +26,8 @@ use purlin_core::identity::Incarnation;
 pub use purlin_mesh::keep::replace;
 use purlin_proto::topic;
 use ring::{hmac, rand::SecureRandom};
+
+use crate::clock;
 
 /// A state directory in use. The lock ends with the process, however it ends,
 /// and no child inherits it.
@@ -120,6 +123,29 @@ impl StateDir {
     /// A node id for a machine without a machine id, made now if there is none.
     pub fn random_node(&self) -> io::Result<(String, Option<String>)> {
         self.read_or_make("node", 0o644, topic::is_level)
+    }
+
+    /// Counts the boots of this machine that this directory has seen, from 1: each
+    /// time the kernel has another boot id, one more. A damaged count starts again
+    /// from the time, so that none is used twice.
+    pub fn boot(&self) -> u32 {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let path = self.path.join("boot");
+        let text = fs::read_to_string(&path).ok();
+        let counted = match text.as_deref().map(|text| text.trim().split_once(' ')) {
+            None => Some(0),
+            Some(None) => None,
+            Some(Some((count, last))) => match count.parse::<u32>() {
+                Ok(count) if last == id.trim() => return count,
+                count => count.ok(),
+            },
+        };
+        let count =
+            counted.map_or((clock::unix_ms() / 1000) as u32, |count| count.saturating_add(1));
+        if let Err(error) = replace(&path, 0o644, format!("{count} {}\n", id.trim()).as_bytes()) {
+            tracing::warn!(path = %path.display(), %error, "can't count this boot");
+        }
+        count
     }
 
     /// The random word that a file holds. It is made if the file isn't there, and

@@ -4,7 +4,7 @@
 use prost::{Message, bytes::Bytes};
 use purlin_core::{
     inventory::Inventory,
-    settings::{self, Desired, Draft, Reader, Refusal, Settings, Start},
+    settings::{self, Desired, Draft, Reader, Refusal, Settings, Start, spool::ClassDraft},
 };
 use purlin_proto::v1;
 use ring::digest;
@@ -68,6 +68,11 @@ fn read(
     Err(document::bounded(refusals))
 }
 
+fn class_draft(class: v1::SpoolClass) -> ClassDraft {
+    let v1::SpoolClass { cap_mib, when_full, ttl_h } = class;
+    ClassDraft { cap_mib, when_full, ttl_h }
+}
+
 /// From the wire to the core's own type.
 fn draft(desired: &v1::Desired) -> Draft {
     let desired = desired.clone();
@@ -82,6 +87,7 @@ fn draft(desired: &v1::Desired) -> Draft {
         log_level: desired.log.and_then(|log| log.level),
         spool_cap_mib: spool.cap_mib,
         commit_window_s: spool.commit_window_s,
+        spool_class: spool.class.into_iter().map(|(name, it)| (name, class_draft(it))).collect(),
         endpoint: desired.uplink.and_then(|uplink| uplink.endpoint),
         placement: desired.placement.map(workload::placement).unwrap_or_default(),
     }

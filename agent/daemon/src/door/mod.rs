@@ -13,7 +13,6 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use prost::{Message, bytes::Bytes};
 use purlin_core::{
-    identity::Class,
     inventory::Inventory,
     settings::{Desired, Refusal, Settings, Start},
     trial::{Event, HEALTHY_FOR, Machine, Phase, TIMEOUT, Terms},
@@ -36,7 +35,6 @@ use crate::{
     clock,
     document::{self, Format},
     ledger::Ledger,
-    sample,
     spool::Spool,
     state,
 };
@@ -585,7 +583,7 @@ impl Door {
             _ => ("config.reverted", format!("version {version}: {}", verdict.why)),
         };
         tracing::info!(event = name, text, "a document was judged");
-        self.spool.append(Class::Event, sample::event(name, text));
+        self.spool.event(name, text);
     }
 
     fn judge(&self, bytes: &[u8], format: Format) -> Result<judge::Judged, Vec<Refusal>> {

@@ -62,7 +62,8 @@ async fn case() -> Case {
 async fn open(state: &state::StateDir, patient: &Arc<Patient>) -> Door {
     let incarnation = purlin_core::identity::Incarnation(1);
     let board = crate::tasks::Board::default();
-    let spool = Spool::open(&state.path().join("spool"), incarnation, board).expect("a spool");
+    let spool = Spool::open(&state.path().join("spool"), incarnation, clock::Clock::new(1), board)
+        .expect("a spool");
     let opening = Opening {
         identity: Identity { fleet: "f".into(), node: "n1".into(), incarnation },
         start: Start::default(),

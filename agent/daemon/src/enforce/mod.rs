@@ -21,7 +21,6 @@ use purlin_core::{
         self, Cpuset, Cpusets, Found,
         repair::{self, Review, Step},
     },
-    identity::Class,
     idset::IdSet,
     inventory::Inventory,
     irq::Rule,
@@ -41,7 +40,7 @@ use tokio::{
 use crate::{
     clock,
     helper::{Changed, Client, What},
-    placement, sample,
+    placement,
     spool::Spool,
 };
 
@@ -331,9 +330,7 @@ impl Owner {
         ];
         tracing::warn!(container = step.id, found = step.found, why, "a cpuset was repaired");
         let attributes = attributes.map(|(key, value)| (key.to_owned(), value));
-        self.wiring
-            .spool
-            .append(Class::Event, sample::event_with("placement.repaired", text, attributes));
+        self.wiring.spool.event_with("placement.repaired", text, attributes);
     }
 
     fn moved(&mut self, Moved { step, result }: Moved) {
@@ -348,12 +345,9 @@ impl Owner {
                     bytes >> 20
                 );
                 tracing::info!(container = step.id, bytes, ms, to, "memory moved");
-                let event = sample::event_with(
-                    "placement.memory_moved",
-                    text,
-                    [("container".into(), step.id), ("bytes".into(), bytes.to_string())],
-                );
-                self.wiring.spool.append(Class::Event, event);
+                let attributes =
+                    [("container".into(), step.id), ("bytes".into(), bytes.to_string())];
+                self.wiring.spool.event_with("placement.memory_moved", text, attributes);
             }
             Err(why) => tracing::warn!(container = step.id, why, "memory stays where it is"),
         }

@@ -8,11 +8,11 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use purlin_core::{backoff::Backoff, identity::Class};
+use purlin_core::backoff::Backoff;
 use purlin_proto::api::{self, NriState};
 use tokio::{net::UnixStream, sync::watch, time};
 
-use crate::{clock, sample, spool::Spool, state};
+use crate::{clock, spool::Spool, state};
 
 pub mod codec;
 mod session;
@@ -98,7 +98,7 @@ impl Plugin {
         }
         if lasted {
             let text = why.unwrap_or_else(|| "its socket is gone".into());
-            self.spool.append(Class::Event, sample::event("placement.runtime.lost", text));
+            self.spool.event("placement.runtime.lost", text);
         }
     }
 }

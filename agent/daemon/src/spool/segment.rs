@@ -1,41 +1,58 @@
 //! The on-disk format of the spool: one segment file.
 //!
 //! ```text
-//! header   magic "PURLSPL" | version 1     8 bytes
+//! header   magic "PURLSPL" | version 2     8 bytes
 //!          incarnation                     u64
-//!          class: 0 event, 1 metric        u32
+//!          class: 0 alarm, 1 event,        u8
+//!                 2 metric, 3 log
+//!          tier: 0 as it came, 1 at most   u8
+//!                one a minute, 2 one in ten
+//!          zero                            u16
 //!          first sequence number           u64
-//!          CRC-32C of the 28 bytes above   u32
+//!          last one it stands for          u64, 0 while it is written
+//!          CRC-32C of the 36 bytes above   u32
 //! record   payload length, never 0         u32
 //!          CRC-32C of sequence + payload   u32
 //!          sequence number                 u64
-//!          payload
+//!          payload: an encoded Record
+//! zeros    room that is reserved
 //! ```
 //!
 //! All numbers are little-endian. A file is named after its first sequence
 //! number, 20 digits, `.seg`. Sequence numbers grow within a file and from file
-//! to file; a gap means records that were lost to damage.
+//! to file; a gap means records that were lost or thinned.
 //!
 //! What may be found after a crash, and what it means:
 //! - a tail that holds no whole record: it was never durable, and is cut off;
 //! - a damaged record with whole ones behind it: skipped and counted. Each record
 //!   carries its own sequence number, so the reader finds the next whole one by
 //!   looking at every byte;
-//! - a last file without a whole header: nothing was ever written to it.
+//! - a last file without a whole header: nothing was ever written to it;
+//! - files that begin before the last number that an earlier one stands for: they
+//!   were thinned into it, and are removed;
+//! - the same record in two files: the disk failed and was tried again; the second
+//!   is passed over.
 
-use purlin_core::identity::{Class, Incarnation};
+use purlin_core::{
+    identity::{Class, Incarnation},
+    retention::Tier,
+};
 
 /// Bytes of the header.
-pub const HEADER_BYTES: usize = 32;
+pub const HEADER_BYTES: usize = 40;
 /// Bytes of a record before its payload.
 pub const RECORD_HEADER_BYTES: usize = 16;
 /// Largest payload: far over any sample, far under a segment.
 pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
-/// A segment is closed at this size, or at a quarter of a smaller cap. It is the
-/// unit of dropping.
-pub const SEGMENT_BYTES: u64 = 512 << 10;
 
-const MAGIC: [u8; 8] = *b"PURLSPL\x01";
+const MAGIC: [u8; 8] = *b"PURLSPL\x02";
+
+/// The size at which a segment is closed. It is the unit of dropping, so there are
+/// some hundreds in a cap, but no more files than that, and none so large that
+/// looking through it for damage takes long.
+pub fn segment_bytes(cap: u64) -> u64 {
+    (cap / 512).clamp(64 << 10, 4 << 20)
+}
 
 /// What a segment's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +61,12 @@ pub struct Header {
     pub incarnation: Incarnation,
     /// The class of its records.
     pub class: Class,
+    /// How far they are thinned.
+    pub tier: Tier,
     /// Sequence number of its first record.
     pub first_seq: u64,
+    /// The last number that it stands for; 0 while it is written.
+    pub through: u64,
 }
 
 impl Header {
@@ -54,22 +75,27 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..16].copy_from_slice(&self.incarnation.0.to_le_bytes());
-        bytes[16..20].copy_from_slice(&(self.class as u32).to_le_bytes());
+        bytes[16] = self.class as u8;
+        bytes[17] = self.tier as u8;
         bytes[20..28].copy_from_slice(&self.first_seq.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..28]);
-        bytes[28..].copy_from_slice(&crc.to_le_bytes());
+        bytes[28..36].copy_from_slice(&self.through.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..36]);
+        bytes[36..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
     /// Reads a header; `None` if it is not one of this version, or damaged.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
-        let class = Class::ALL.into_iter().find(|&class| class as u32 == u32_at(bytes, 16))?;
-        let whole = bytes[..8] == MAGIC && crc32c::crc32c(&bytes[..28]) == u32_at(bytes, 28);
+        let class = Class::ALL.into_iter().find(|&class| class as u8 == bytes[16])?;
+        let tier = Tier::ALL.into_iter().find(|&tier| tier as u8 == bytes[17])?;
+        let whole = bytes[..8] == MAGIC && crc32c::crc32c(&bytes[..36]) == u32_at(bytes, 36);
         whole.then(|| Self {
             incarnation: Incarnation(u64_at(bytes, 8)),
             class,
+            tier,
             first_seq: u64_at(bytes, 20),
+            through: u64_at(bytes, 28),
         })
     }
 }
@@ -132,8 +158,13 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
 
-    const HEADER: Header =
-        Header { incarnation: Incarnation(7), class: Class::Metric, first_seq: 42 };
+    const HEADER: Header = Header {
+        incarnation: Incarnation(7),
+        class: Class::Metric,
+        tier: Tier::Minute,
+        first_seq: 42,
+        through: 77,
+    };
 
     #[test]
     fn a_header_is_read_back_and_a_flipped_bit_is_seen() {

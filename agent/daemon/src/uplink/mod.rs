@@ -9,7 +9,7 @@
 //! MQTT itself is behind [`Transport`], so that the rules here are tested
 //! against a broker that misbehaves on demand.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use prost::{Message as _, bytes::Bytes};
 use purlin_core::{
@@ -29,16 +29,20 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock,
     door::{Ask, Identity, Offer},
-    spool::{Durable, Frame, Spool},
-    state,
+    spool::{Durable, Spool},
+    state, wire,
 };
 
 pub mod mqtt;
 
-/// Payload of a batch: large enough that a backlog drains at the link's speed
+/// What is read for a batch: large enough that a backlog drains at the link's speed
 /// (docs/decisions/002), small enough for any broker's limit.
 const BATCH_BYTES: usize = 16 << 10;
-/// Batches on their way at once: 512 KiB of memory.
+/// The same for samples, which leave as a third to a fifth of it.
+const SAMPLE_BYTES: usize = 128 << 10;
+/// A batch that is larger is sent as two: values that don't delta.
+const MAX_BATCH_BYTES: usize = 64 << 10;
+/// Batches on their way at once: at most 2 MiB of memory.
 pub const MAX_IN_FLIGHT: usize = 32;
 /// A broker that acknowledges nothing for so long is taken for dead.
 const ACK_DEADLINE: Duration = Duration::from_secs(20);
@@ -157,8 +161,31 @@ pub struct Wiring {
 
 /// Something on its way to the broker.
 enum Sent {
-    Batch { class: Class, last_seq: u64, records: u64, bytes: u64 },
+    Batch { class: Class, first_seq: u64, last_seq: u64, records: u64, bytes: u64 },
+    Dictionary,
     Reported,
+}
+
+impl Sent {
+    /// What it was, for a person.
+    fn topic(&self) -> &'static str {
+        match self {
+            Sent::Batch { class, .. } => class.name(),
+            Sent::Dictionary => "dict",
+            Sent::Reported => "reported",
+        }
+    }
+}
+
+/// What one session knows of itself.
+#[derive(Default)]
+struct Current {
+    answers: JoinSet<(Sent, Answer)>,
+    /// Dictionaries that were published: a broker may have forgotten what an
+    /// earlier session told it.
+    told: HashSet<u64>,
+    /// What was durable when it began: the past.
+    history: Durable,
 }
 
 /// Why a session ended, other than by an error.
@@ -283,15 +310,16 @@ impl<T: Transport> Uplink<T> {
     /// waits on something that keeps its state elsewhere, so that losing the
     /// race loses nothing.
     async fn serve(&mut self, session: &mut T::Session) -> Result<Ended, String> {
-        let mut answers = JoinSet::new();
+        let history = *self.durable.borrow();
+        let mut current = Current { history, ..Current::default() };
         let mut progress = Instant::now();
         self.reported.mark_changed();
         loop {
-            if answers.is_empty() {
+            if current.answers.is_empty() {
                 progress = Instant::now();
             }
-            self.send_more(session, &mut answers).await?;
-            let waiting = !answers.is_empty();
+            self.send_more(session, &mut current).await?;
+            let waiting = !current.answers.is_empty();
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Ended::Stopped),
                 changed = self.settings.changed() => {
@@ -299,7 +327,7 @@ impl<T: Transport> Uplink<T> {
                     return Ok(Ended::Moved);
                 }
                 incoming = session.incoming() => self.received(incoming?).await,
-                Some(answer) = answers.join_next() => {
+                Some(answer) = current.answers.join_next() => {
                     let (sent, answer) = answer.map_err(|error| error.to_string())?;
                     self.answered(&sent, answer)?;
                     progress = Instant::now();
@@ -308,7 +336,7 @@ impl<T: Transport> Uplink<T> {
                     let payload = self.reported.borrow_and_update().encode_to_vec().into();
                     let message = Message { topic: self.topics.reported(), payload, retain: true };
                     let answer = session.publish(message).await?;
-                    answers.spawn(async { (Sent::Reported, answer.await) });
+                    current.answers.spawn(async { (Sent::Reported, answer.await) });
                 }
                 _ = self.durable.changed() => {}
                 () = time::sleep_until(progress + self.ack_deadline), if waiting => {
@@ -321,23 +349,31 @@ impl<T: Transport> Uplink<T> {
     async fn send_more(
         &mut self,
         session: &mut T::Session,
-        answers: &mut JoinSet<(Sent, Answer)>,
+        current: &mut Current,
     ) -> Result<(), String> {
         let durable = *self.durable.borrow_and_update();
         for class in Class::ALL {
-            while answers.len() < MAX_IN_FLIGHT
+            while current.answers.len() < MAX_IN_FLIGHT
                 && durable[class as usize] >= self.windows[class as usize].next()
             {
                 let next = self.windows[class as usize].next();
-                let Some(frame) = self.spool.read(class, next, BATCH_BYTES).await else { break };
-                let (last_seq, records) = (frame.last_seq(), frame.records.len() as u64);
-                let message = self.batch(class, frame);
-                let bytes = message.payload.len() as u64;
+                let historical = next <= current.history[class as usize];
+                let Some((batch, payload)) = self.batch(class, next, historical).await else {
+                    break;
+                };
+                for block in &batch.blocks {
+                    self.tell_dictionary(block.dictionary, session, current).await?;
+                }
+                let (first_seq, last_seq) = (batch.first_seq, batch.last_seq);
+                let samples = batch.blocks.iter().map(|block| block.offsets.len()).sum::<usize>();
+                let records = (batch.records.len() + samples) as u64;
+                let bytes = payload.len() as u64;
                 tracing::debug!(class = class.name(), last_seq, records, bytes, "a batch is sent");
-                let answer = session.publish(message).await?;
+                let topic = self.topics.class(class.name());
+                let answer = session.publish(Message { topic, payload, retain: false }).await?;
                 self.windows[class as usize].sent(last_seq);
-                let sent = Sent::Batch { class, last_seq, records, bytes };
-                answers.spawn(async move { (sent, answer.await) });
+                let sent = Sent::Batch { class, first_seq, last_seq, records, bytes };
+                current.answers.spawn(async move { (sent, answer.await) });
             }
         }
         let in_flight = self.windows.iter().map(Window::in_flight).sum::<usize>() as u32;
@@ -347,27 +383,44 @@ impl<T: Transport> Uplink<T> {
         Ok(())
     }
 
-    fn batch(&self, class: Class, frame: Frame) -> Message {
-        let wire_class = match class {
-            Class::Event => v1::Class::Event,
-            Class::Metric => v1::Class::Metric,
+    /// The next batch of a class and its bytes.
+    async fn batch(&self, class: Class, next: u64, historical: bool) -> Option<(v1::Batch, Bytes)> {
+        let mut bytes = if class == Class::Metric { SAMPLE_BYTES } else { BATCH_BYTES };
+        loop {
+            let frame = self.spool.read(class, next, bytes).await?;
+            let alone = frame.records.len() <= 1;
+            let batch = wire::encode(frame, class, &self.identity, historical);
+            let payload = wire::pack(&batch);
+            if payload.len() <= MAX_BATCH_BYTES || alone {
+                return Some((batch, payload));
+            }
+            bytes /= 2;
+        }
+    }
+
+    /// Publishes a dictionary before the first batch of this session that needs it.
+    async fn tell_dictionary(
+        &self,
+        hash: u64,
+        session: &mut T::Session,
+        current: &mut Current,
+    ) -> Result<(), String> {
+        if !current.told.insert(hash) {
+            return Ok(());
+        }
+        let Some(dictionary) = self.spool.dictionary(hash).await else {
+            // The core may have it from before.
+            tracing::warn!(hash = format!("{hash:016x}"), "a dictionary is lost");
+            return Ok(());
         };
-        let batch = v1::Batch {
-            node: self.identity.node.clone(),
-            incarnation: self.identity.incarnation.0,
-            class: wire_class.into(),
-            first_seq: frame.first_seq,
-            records: frame.records.into_iter().map(Bytes::from).collect(),
-        };
-        let payload = batch.encode_to_vec().into();
-        Message { topic: self.topics.class(wire_class), payload, retain: false }
+        let (topic, payload) = (self.topics.dictionary(hash), wire::pack_bytes(dictionary));
+        let answer = session.publish(Message { topic, payload, retain: true }).await?;
+        current.answers.spawn(async { (Sent::Dictionary, answer.await) });
+        Ok(())
     }
 
     fn answered(&mut self, sent: &Sent, answer: Answer) -> Result<(), String> {
-        let topic = match sent {
-            Sent::Batch { class, .. } => class.name(),
-            Sent::Reported => "reported",
-        };
+        let topic = sent.topic();
         match (&answer, sent) {
             (Answer::Lost, _) => return Err("the connection was lost".into()),
             (Answer::RefusedForNow(why), _) => {
@@ -379,10 +432,20 @@ impl<T: Transport> Uplink<T> {
                 ));
             }
             (Answer::RefusedForGood(why), _) => {
-                tracing::error!(topic, why, "the broker will never take this message: passed over");
+                tracing::error!(
+                    topic,
+                    why,
+                    "the broker will never take this message: it is left out"
+                );
                 self.link.send_modify(|link| link.view.refused += 1);
+                if let Sent::Batch { class, first_seq, last_seq, .. } = sent {
+                    self.spool.refuse(*class, *first_seq, *last_seq);
+                    // What follows is sent again, with the gap in front of it.
+                    self.windows[*class as usize].reset();
+                    return Ok(());
+                }
             }
-            (Answer::Taken { .. }, Sent::Reported) => {}
+            (Answer::Taken { .. }, Sent::Reported | Sent::Dictionary) => {}
             (Answer::Taken { heard }, Sent::Batch { records, bytes, .. }) => {
                 self.backoff.succeed();
                 self.link.send_modify(|link| {

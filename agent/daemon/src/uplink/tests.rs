@@ -11,7 +11,7 @@ use purlin_core::{
 };
 
 use super::*;
-use crate::sample;
+use crate::clock::Clock;
 
 /// What the broker does with the next publishes, in order; then it takes all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ struct State {
     /// Every (class, seq) that was published, taken or not.
     seen: BTreeSet<(i32, u64)>,
     published: usize,
+    /// Every gap that was told.
+    gaps: BTreeSet<(u64, u64)>,
     connections: Vec<String>,
     reported: Option<v1::Reported>,
     /// Delivered as the retained desired document at each subscription.
@@ -73,6 +75,9 @@ impl Session for FakeSession {
     }
 
     async fn publish(&mut self, message: Message) -> Result<PendingAnswer, String> {
+        if message.topic.contains("/dict/") {
+            return Ok(Box::pin(async { Answer::Taken { heard: true } }));
+        }
         if message.retain {
             let reported = v1::Reported::decode(message.payload).map_err(|e| e.to_string())?;
             self.broker.with(|state| state.reported = Some(reported));
@@ -81,13 +86,14 @@ impl Session for FakeSession {
         if self.closed {
             return Ok(Box::pin(async { Answer::Lost }));
         }
-        let batch = v1::Batch::decode(message.payload).map_err(|error| error.to_string())?;
+        let batch = wire::decode(&message.payload).map_err(|error| error.to_string())?;
+        let records = wire::records(&batch).map_err(|error| error.to_string())?;
         let next = self.broker.with(|state| {
             let next = state.moves.pop_front().unwrap_or(Move::Take);
             state.published += 1;
-            if matches!(next, Move::Take | Move::TakeAndClose | Move::Reject) {
-                let seqs = (batch.first_seq..).take(batch.records.len());
-                state.seen.extend(seqs.map(|seq| (batch.class, seq)));
+            if matches!(next, Move::Take | Move::TakeAndClose) {
+                state.seen.extend(records.iter().map(|(seq, _)| (batch.class, *seq)));
+                state.gaps.extend(batch.gaps.iter().map(|gap| (gap.first_seq, gap.last_seq)));
             }
             next
         });
@@ -136,11 +142,11 @@ fn settings(endpoint: &str) -> Arc<Settings> {
 async fn case(records: u64, moves: &[Move], desired: Option<Vec<u8>>) -> Case {
     let dir = tempfile::tempdir().expect("a directory");
     let incarnation = Incarnation(9);
-    let spool =
-        Spool::open(dir.path(), incarnation, crate::tasks::Board::default()).expect("a spool");
+    let spool = Spool::open(dir.path(), incarnation, Clock::new(1), crate::tasks::Board::default())
+        .expect("a spool");
     for n in 0..records {
         // Each a batch of its own.
-        spool.append(Class::Event, sample::event("test", "x".repeat(BATCH_BYTES + n as usize)));
+        spool.event("test", "x".repeat(BATCH_BYTES + n as usize));
     }
     let mut durable = spool.durable();
     durable.wait_for(|durable| durable[Class::Event as usize] >= records).await.expect("durable");
@@ -174,7 +180,9 @@ impl Case {
     /// Waits until the cursor stands at `seq`.
     async fn acked(&self, seq: u64) {
         let acked = async {
-            while self.spool.figures().await.expect("figures")[0].acked_seq < seq {
+            while self.spool.figures().await.expect("figures")[Class::Event as usize].acked_seq
+                < seq
+            {
                 time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -206,7 +214,7 @@ async fn every_record_arrives_whatever_the_broker_does() {
 async fn the_cursor_waits_for_what_was_not_acknowledged() {
     let case = case(5, &[Move::Silence], None).await;
     time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(case.spool.figures().await.expect("figures")[0].acked_seq, 0);
+    assert_eq!(case.spool.figures().await.expect("figures")[Class::Event as usize].acked_seq, 0);
     assert_eq!(case.broker.with(|state| state.published), 5);
     case.acked(5).await;
     case.end().await;
@@ -217,6 +225,10 @@ async fn a_message_the_broker_will_never_take_does_not_block_the_rest() {
     let case = case(5, &[Move::Take, Move::Reject], None).await;
     case.acked(5).await;
     assert_eq!(case.link.borrow().view().refused, 1);
+    case.broker.with(|state| {
+        assert!(!state.seen.contains(&(v1::Class::Event.into(), 2)), "{:?}", state.seen);
+        assert_eq!(state.gaps, [(2, 2)].into(), "the core is told");
+    });
     case.end().await;
 }
 

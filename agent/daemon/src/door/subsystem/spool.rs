@@ -52,10 +52,10 @@ impl Subsystem for Storage {
         Box::pin(async move {
             let figures = self.spool.figures().await.ok_or("its thread does not answer")?;
             for class in Class::ALL {
-                let (cap, window) = spool::limits(class, settings);
+                let limits = spool::limits(class, settings);
                 let found = figures.iter().find(|it| it.class == class.name());
                 let found = found.map(|it| (it.cap_bytes, u128::from(it.commit_window_ms)));
-                if found != Some((cap, window.as_millis())) {
+                if found != Some((limits.cap, limits.window.as_millis())) {
                     return Err(format!("the {} log has other limits: {found:?}", class.name()));
                 }
             }

@@ -3,7 +3,7 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "purlin/v1/agent.proto",
     "purlin/v1/desired.proto",
     "purlin/v1/ledger.proto",
@@ -11,6 +11,7 @@ const FILES: [&str; 7] = [
     "purlin/v1/placement.proto",
     "purlin/v1/reported.proto",
     "purlin/v1/telemetry.proto",
+    "purlin/v1/trust.proto",
 ];
 const NRI: &str = "nri/v1alpha1.proto";
 

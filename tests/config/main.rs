@@ -19,6 +19,7 @@ use purlin_tests::{
 };
 use serde_json::Value;
 
+mod fleet;
 mod trial;
 
 /// How long a document may take from the broker into force, and back.
@@ -39,7 +40,11 @@ fn main() -> ExitCode {
         test("a_bad_retained_document_is_refused_and_reported", 120, remote_bad),
         test("a_wiped_document_is_the_end_of_nothing", 120, remote_wiped),
     ];
-    let remote = remote.into_iter().chain(trial::remote()).map(|test| test.needs(&mosquitto));
+    let remote = remote
+        .into_iter()
+        .chain(trial::remote())
+        .chain(fleet::tests())
+        .map(|test| test.needs(&mosquitto));
     purlin_tests::run(local.into_iter().chain(trial::local()).chain(remote))
 }
 

@@ -21,9 +21,18 @@ pub struct Broker {
     config: PathBuf,
     log: PathBuf,
     process: Option<Process>,
+    /// Who our own clients say they are.
+    user: Option<(String, String)>,
 }
 
 impl Broker {
+    /// Lets our own clients say who they are.
+    #[must_use]
+    pub fn as_user(mut self, name: &str, password: &str) -> Self {
+        self.user = Some((name.into(), password.into()));
+        self
+    }
+
     /// Starts one that lets everyone in.
     pub fn start(lab: &Lab) -> Result<Self> {
         Self::start_with(lab, "")
@@ -48,7 +57,13 @@ impl Broker {
         );
         let name = format!("mosquitto-{port}");
         let config = lab.file(&format!("{name}.conf"), config)?;
-        Ok(Self { port, config, log: lab.dir().join(format!("{name}.log")), process: None })
+        Ok(Self {
+            port,
+            config,
+            log: lab.dir().join(format!("{name}.log")),
+            process: None,
+            user: None,
+        })
     }
 
     /// Its port on loopback.
@@ -83,6 +98,13 @@ impl Broker {
         wait::until("mosquitto listens", START, || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(drop).map_err(|e| e.to_string())
         })
+    }
+
+    /// The same broker for another user's clients.
+    pub fn seen_by(&self, name: &str, password: &str) -> Self {
+        let (config, log) = (self.config.clone(), self.log.clone());
+        let other = Self { port: self.port, config, log, process: None, user: None };
+        other.as_user(name, password)
     }
 
     /// Publishes a retained message at QoS 1; an empty one wipes what is retained.
@@ -122,6 +144,9 @@ impl Broker {
         let mut command = Command::new("timeout");
         command.args(["-k", "1", "10", program, "-V", "5", "-h", "127.0.0.1"]);
         command.args(["-p", &self.port.to_string(), "-t", topic]);
+        if let Some((name, password)) = &self.user {
+            command.args(["-u", name, "-P", password]);
+        }
         command
     }
 }

@@ -232,9 +232,18 @@ impl Node {
         self.cli_as(&[], arguments)
     }
 
+    /// The same for a command that waits for others: it may take so many seconds.
+    pub fn cli_for(&self, seconds: u32, arguments: &[&str]) -> Result<Answer> {
+        self.cli_with(&seconds.to_string(), &[], arguments)
+    }
+
     /// The same with words before the binary, such as another user's.
     pub fn cli_as(&self, before: &[&str], arguments: &[&str]) -> Result<Answer> {
-        let mut words = vec!["timeout", "-k", "1", COMMAND_S];
+        self.cli_with(COMMAND_S, before, arguments)
+    }
+
+    fn cli_with(&self, seconds: &str, before: &[&str], arguments: &[&str]) -> Result<Answer> {
+        let mut words = vec!["timeout", "-k", "1", seconds];
         words.extend(before);
         let began = Instant::now();
         let output = self.command(&words).args(arguments).stdin(Stdio::null()).output()?;
@@ -244,7 +253,7 @@ impl Node {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             took: began.elapsed(),
         };
-        ensure!(answer.code != 124, "purlin {arguments:?} took over {COMMAND_S} s");
+        ensure!(answer.code != 124, "purlin {arguments:?} took over {seconds} s");
         ensure!(
             !answer.stderr.contains("panicked at"),
             "purlin {arguments:?} panicked: {}",

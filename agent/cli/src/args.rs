@@ -11,7 +11,10 @@ use clap::{
     value_parser,
 };
 use clap_complete::Shell;
-use purlin_core::inventory::Part;
+use purlin_core::{
+    inventory::Part,
+    settings::{Endpoint, Impossible},
+};
 
 use crate::{
     exit::CODES,
@@ -162,6 +165,13 @@ Examples:
     /// all the rest is in the document it was last given, by the cloud or by `apply`.
     #[command(subcommand)]
     Config(ConfigCommand),
+
+    /// Make keys, sign documents, and push them to a fleet
+    ///
+    /// The operator's side: it talks to the fleet's broker and not to an agent. What it
+    /// shows is what the nodes report.
+    #[command(subcommand)]
+    Fleet(FleetCommand),
 
     /// Show what the agent has written about itself lately
     ///
@@ -670,6 +680,203 @@ Examples:
 Examples:
   purlin config default > purlin.toml")]
     Default,
+}
+
+/// `purlin fleet …`
+#[derive(Debug, Subcommand)]
+pub enum FleetCommand {
+    /// Make the keys of a fleet, in a directory
+    ///
+    /// Root keys, of which several together sign which other keys count, and a key for
+    /// documents, for commands and for technicians. Every node is given the key set.
+    #[command(after_help = "\
+Examples:
+  purlin fleet keygen keys --fleet site7             2 of 3 roots
+  purlin fleet keygen keys --roots 1 --threshold 1   to try it out")]
+    Keygen(KeygenArgs),
+    /// Replace the keys that sign: what was signed with the old ones is refused
+    ///
+    /// Enough root keys must be in the directory. The new key set goes along with the
+    /// next document that is pushed. A new epoch lets versions start anew.
+    #[command(after_help = "\
+Examples:
+  purlin fleet rotate keys               a key was lost
+  purlin fleet rotate keys --step-epoch  the cloud was rebuilt: count anew")]
+    Rotate(RotateArgs),
+    /// Sign a document, for whoever publishes it
+    #[command(after_help = "\
+Examples:
+  purlin fleet sign night.toml --keys keys --node 'edge-*' night.cose")]
+    Sign(SignArgs),
+    /// Give a document to nodes, and wait for what becomes of it on each
+    ///
+    /// It is published retained for one node after the other, first to a few canaries,
+    /// and to no further node once too many have refused or reverted it. Exits 1 unless
+    /// all of them have confirmed it.
+    #[command(after_help = "\
+Examples:
+  purlin fleet push night.toml --nodes 'edge-*' --keys keys --broker mqtts://core
+  purlin fleet push night.toml --nodes n1,n2 --canary 0 --broker mqtt://localhost")]
+    Push(PushArgs),
+    /// Show what each node of a fleet runs on
+    #[command(after_help = "\
+Examples:
+  purlin fleet status --broker mqtts://core.example --fleet site7")]
+    Status(FleetStatusArgs),
+    /// Go on showing what each node of a fleet runs on
+    #[command(after_help = "\
+Examples:
+  purlin fleet watch --broker mqtts://core.example --nodes 'edge-*'")]
+    Watch(FleetStatusArgs),
+}
+
+/// `purlin fleet keygen`
+#[derive(Debug, Args)]
+pub struct KeygenArgs {
+    /// Where to; made if it isn't there
+    pub dir: PathBuf,
+    /// The fleet
+    #[arg(long, default_value = "default")]
+    pub fleet: String,
+    /// Root keys, at most 16
+    #[arg(long, value_name = "N", default_value = "3", value_parser = count(1, 16))]
+    pub roots: usize,
+    /// So many of them must sign a key set
+    #[arg(long, value_name = "K", default_value = "2", value_parser = count(1, 16))]
+    pub threshold: usize,
+}
+
+/// `purlin fleet rotate`
+#[derive(Debug, Args)]
+pub struct RotateArgs {
+    /// The directory of `keygen`
+    pub dir: PathBuf,
+    /// Start a new epoch: versions count anew
+    #[arg(long)]
+    pub step_epoch: bool,
+    /// Replace the root keys too
+    #[arg(long)]
+    pub roots: bool,
+}
+
+/// What a signature says.
+#[derive(Debug, Args)]
+pub struct Signing {
+    /// Number of the document, over the one before [default: its own, else the time]
+    #[arg(long, value_name = "N")]
+    pub version: Option<u64>,
+    /// Nodes refuse it after so long
+    #[arg(long, value_name = "TIME", default_value = "30days",
+          value_parser = humantime::parse_duration)]
+    pub expires: Duration,
+    /// Only on nodes that report this SHA-256 of their active document
+    #[arg(long, value_name = "HEX", value_parser = hex)]
+    pub base: Option<Sha256>,
+}
+
+/// `purlin fleet sign`
+#[derive(Debug, Args)]
+pub struct SignArgs {
+    /// The document; `-` is standard input
+    pub file: PathBuf,
+    /// Where to
+    pub out: PathBuf,
+    /// The directory of `keygen`
+    #[arg(long, value_name = "DIR")]
+    pub keys: PathBuf,
+    /// A node id, a prefix and a star (edge-*), or * for all
+    #[arg(long, value_name = "NODES")]
+    pub node: String,
+    /// What it is written in.
+    #[command(flatten)]
+    pub written: Written,
+    /// What is signed.
+    #[command(flatten)]
+    pub signing: Signing,
+}
+
+/// `purlin fleet push`
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// The document; `-` is standard input
+    pub file: PathBuf,
+    /// Node ids, prefixes with a star (edge-*), or * for every node that has reported
+    #[arg(long, value_name = "NODES", value_delimiter = ',', required = true)]
+    pub nodes: Vec<String>,
+    /// Sign it, with the keys in this directory of `keygen`
+    #[arg(long, value_name = "DIR")]
+    pub keys: Option<PathBuf>,
+    /// So many nodes first, and the others only if all of them confirm it
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count(0, 100_000))]
+    pub canary: usize,
+    /// Stop once so many of the others have failed
+    #[arg(long, value_name = "N", default_value = "3", value_parser = count(1, 100_000))]
+    pub max_failures: usize,
+    /// How long each node may take
+    #[arg(long, value_name = "TIME", default_value = "10m",
+          value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+    /// What it is written in.
+    #[command(flatten)]
+    pub written: Written,
+    /// What is signed.
+    #[command(flatten)]
+    pub signing: Signing,
+    /// The broker.
+    #[command(flatten)]
+    pub at: Broker,
+}
+
+/// `purlin fleet status`
+#[derive(Debug, Args)]
+pub struct FleetStatusArgs {
+    /// Node ids, prefixes with a star (edge-*), or *
+    #[arg(long, value_name = "NODES", value_delimiter = ',', default_value = "*")]
+    pub nodes: Vec<String>,
+    /// The broker.
+    #[command(flatten)]
+    pub at: Broker,
+}
+
+/// The fleet's broker, and what it takes to be let in.
+#[derive(Debug, Args)]
+pub struct Broker {
+    /// mqtt://HOST[:PORT] or mqtts://HOST[:PORT]
+    #[arg(long, value_name = "URL", value_parser = endpoint)]
+    pub broker: Endpoint,
+    /// The fleet
+    #[arg(long, default_value = "default")]
+    pub fleet: String,
+    /// User name
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub username: Option<String>,
+    /// File that holds the password
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// PEM file of the certificate authorities that mqtts:// trusts
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+}
+
+fn count(least: u64, most: u64) -> impl TypedValueParser<Value = usize> {
+    value_parser!(u64).range(least..=most).map(|n| n as usize)
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    text.parse().map_err(|why: Impossible| format!("may be {}; {}", why.limit, why.hint))
+}
+
+/// A digest. (clap takes a `Vec` for an option that is given several times.)
+#[derive(Clone, Debug)]
+pub struct Sha256(pub Vec<u8>);
+
+fn hex(text: &str) -> Result<Sha256, String> {
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes = text.as_bytes().chunks(2).map(pair).collect::<Option<Vec<_>>>();
+    bytes
+        .filter(|bytes| bytes.len() == 32)
+        .map(Sha256)
+        .ok_or_else(|| "64 hexadecimal digits".into())
 }
 
 /// How a document is to be tried.

@@ -23,6 +23,7 @@ mod client;
 mod config;
 mod document;
 mod exit;
+mod fleet;
 mod hw;
 mod link;
 mod log;
@@ -79,6 +80,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),
         Command::Link(command) => wait(link::run(&command, &global, &output)),
         Command::Log(watch) => wait(log::run(watch, &global, &output)),
+        Command::Fleet(command) => wait(fleet::run(&command, &output)),
         Command::Config(command) => wait(config::run(&command, &global, &output)),
     };
     exit(ended).into()

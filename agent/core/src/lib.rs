@@ -18,6 +18,7 @@
 //! | [`identity`] | who a record is from: incarnation, class, sequence |
 //! | [`settings`] | which settings exist, their limits, and which source wins |
 //! | [`trial`] | whether a change of the configuration is kept or undone |
+//! | [`trust`] | which keys may say what, and whether it is new |
 //! | [`window`] | how far a cursor may move when acknowledgements come in any order |
 //! | [`retention`] | what a full log gives up first |
 //! | [`rate`] | how much there is of something in a day |
@@ -53,4 +54,5 @@ pub mod rate;
 pub mod retention;
 pub mod settings;
 pub mod trial;
+pub mod trust;
 pub mod window;

@@ -184,6 +184,7 @@ impl Opened {
             start: boot.start.clone(),
             spool: spool.clone(),
             inventory: inventory.subscribe(),
+            keys: boot.trust_keys.clone(),
             test: boot.test.clone(),
         };
         let (door, mut damage) = Door::open(&state, opening);

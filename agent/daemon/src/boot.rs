@@ -54,6 +54,8 @@ pub struct Boot {
     pub password_file: Option<PathBuf>,
     /// PEM file of trusted certificate authorities.
     pub trust_anchors: Option<PathBuf>,
+    /// Key set of the fleet; with it, documents from the uplink must be signed.
+    pub trust_keys: Option<PathBuf>,
     /// Port of the embedded broker.
     pub broker_port: u16,
     /// The container runtime's NRI socket, if one was named.
@@ -153,6 +155,7 @@ impl Reader {
             username: given(uplink.username),
             password_file: path(uplink.password_file),
             trust_anchors: path(uplink.trust_anchors),
+            trust_keys: path(file.trust.unwrap_or_default().keys),
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
             nri_socket: path(file.nri.unwrap_or_default().socket),
             oci_fail_closed: file.oci_runtime.unwrap_or_default().fail_closed(),

@@ -79,6 +79,10 @@ fn offset() -> i64 {
     unix_ms() as i64 - boot_ms() as i64
 }
 
+/// A time that is surely past, in seconds since 1970: 2026-11-01, raised with each
+/// release. A clock that says less is wrong, as one without a battery is at its start.
+pub const BUILT_UNIX_S: u64 = 1_793_491_200;
+
 /// Milliseconds since 1970 by the node's clock, which may be wrong.
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

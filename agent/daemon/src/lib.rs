@@ -31,6 +31,7 @@ pub mod spool;
 mod state;
 mod status;
 mod tasks;
+pub mod trust;
 mod two_files;
 mod uevent;
 mod uplink;
@@ -39,3 +40,11 @@ pub mod workload;
 
 pub use agent::main;
 pub use placement::LastPlan;
+
+/// What a client of the fleet's broker needs.
+pub mod mqtt {
+    pub use crate::uplink::{
+        Answer, Message, PendingAnswer, Session, Transport,
+        mqtt::{Connection, Mqtt},
+    };
+}

@@ -14,6 +14,7 @@ use purlin_proto::{api, v1};
 use crate::{
     baseline::Baseline,
     boot::Boot,
+    document::{self, Format},
     door::{self, Identity, view},
     ledger::Ledger,
     placement::Store,
@@ -71,6 +72,14 @@ pub fn book(boot: &Boot, machine: Option<Machine>) -> Result<Book, String> {
 pub fn baseline(boot: &Boot) -> Result<Baseline, String> {
     read_incarnation(boot)?;
     Baseline::read(&boot.state_dir)?.ok_or_else(|| "no hardware was accepted yet".into())
+}
+
+/// A document in any of its languages, for one who sends it: its values are checked as
+/// the node it names would.
+pub fn desired(bytes: &[u8], media_type: &str) -> Result<v1::Desired, Vec<api::Refusal>> {
+    let format = Format::of_media_type(media_type).unwrap_or(Format::Toml);
+    let checked = door::read(format, bytes, None).map(|(desired, _)| desired);
+    checked.map_err(|refusals| refusals.into_iter().map(document::refusal_view).collect())
 }
 
 /// `purlin config history`

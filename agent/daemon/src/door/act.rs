@@ -13,7 +13,7 @@ use purlin_proto::v1::{self, Origin, Outcome};
 use tokio::{task, time::Instant};
 
 use super::{
-    Candidate, Door, Manner, Offer, READ_BACK, TICK, record,
+    Candidate, Door, Manner, Offer, READ_BACK, TICK, believe, record,
     subsystem::{self, Said},
     view,
 };
@@ -196,7 +196,7 @@ impl Door {
             sha256: sha256.clone(),
             origin: offer.origin.into(),
             unix_ms: clock::unix_ms(),
-            version: desired.version(),
+            version: super::version(offer, desired),
             accepted: true,
             by: offer.by.clone(),
             ..Default::default()
@@ -209,6 +209,7 @@ impl Door {
         });
         let mut content = self.content.clone();
         record::intend(&mut content, document.clone(), verdict.clone(), over);
+        believe::mark(&mut content, offer.claims.as_deref());
         match self.store(content).await {
             Ok(()) => {
                 self.tell(&verdict);
@@ -325,6 +326,7 @@ impl Door {
             by: "the end of an override".into(),
             // It was good before, or never tried: either way it has to prove itself.
             manner: Manner { again: true, ..Manner::default() },
+            claims: None,
         });
     }
 

@@ -33,7 +33,7 @@ pub fn judge(
     subsystems: &Subsystems,
     machine: &Inventory,
 ) -> Result<Judged, Vec<Refusal>> {
-    let (document, desired) = read(format, bytes, identity)?;
+    let (document, desired) = read(format, bytes, Some(identity))?;
     let settings = Settings::resolve(start, Some(&desired));
     let missing = subsystems.iter().flat_map(|it| it.check(&settings, machine));
     let missing: Vec<_> = missing.collect();
@@ -45,21 +45,23 @@ pub fn judge(
 
 /// The values of a document in the ledger's encoding.
 pub fn decode(document: &[u8], identity: &Identity) -> Result<Desired, Vec<Refusal>> {
-    read(Format::Protobuf, document, identity).map(|(_, values)| values)
+    read(Format::Protobuf, document, Some(identity)).map(|(_, values)| values)
 }
 
-/// Reads a document and checks its values; every reason is told, of either kind.
-fn read(
+/// Reads a document and checks its values; every reason is told, of either kind. Without
+/// an identity, as the node would that it names.
+pub fn read(
     format: Format,
     bytes: &[u8],
-    identity: &Identity,
+    identity: Option<&Identity>,
 ) -> Result<(v1::Desired, Desired), Vec<Refusal>> {
-    let (desired, mut refusals): (v1::Desired, _) =
-        document::parse(document::descriptor("Desired"), format, bytes);
+    let (desired, mut refusals) =
+        document::parse::<v1::Desired>(document::descriptor("Desired"), format, bytes);
     if let Some(Err(impossible)) = desired.mesh.as_ref().map(|it| purlin_mesh::wire::table(0, it)) {
         refusals.extend(impossible);
     }
-    let reader = Reader { node: &identity.node, agent: VERSION };
+    let node = identity.map_or(desired.node.as_str(), |identity| &identity.node);
+    let reader = Reader { node, agent: VERSION };
     match settings::check(&draft(&desired), &reader) {
         Ok(values) if refusals.is_empty() => return Ok((desired, values)),
         Ok(_) => {}

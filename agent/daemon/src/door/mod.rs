@@ -9,13 +9,14 @@
 //! The same document offered again does nothing and writes nothing: a broker delivers
 //! its retained one at every connection. The node boots from the last known good one.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use prost::{Message, bytes::Bytes};
 use purlin_core::{
     inventory::Inventory,
     settings::{Desired, Refusal, Settings, Start},
     trial::{Event, HEALTHY_FOR, Machine, Phase, TIMEOUT, Terms},
+    trust::Claims,
 };
 use purlin_proto::{
     api,
@@ -26,9 +27,9 @@ use tokio::{
     time::{self, Instant},
 };
 
-use self::act::Effect;
+use self::{act::Effect, believe::Trust};
 pub use self::{
-    judge::decode,
+    judge::{decode, read},
     subsystem::{Agent, Log, Placing, Sampling, Session, Storage, Subsystem, Subsystems, Ticking},
 };
 use crate::{
@@ -40,6 +41,7 @@ use crate::{
 };
 
 mod act;
+mod believe;
 mod judge;
 mod record;
 mod subsystem;
@@ -79,6 +81,8 @@ pub struct Offer {
     pub by: String,
     /// How it is to be tried.
     pub manner: Manner,
+    /// What it says of itself, if it was signed and is believed.
+    pub claims: Option<Box<Claims>>,
 }
 
 /// How a document is to be tried.
@@ -106,12 +110,21 @@ impl Offer {
             origin: Origin::Uplink,
             by: "the core".into(),
             manner: Manner::default(),
+            claims: None,
         }
     }
 
     /// A document from a technician.
     pub fn local(bytes: Bytes, format: Format, by: String, manner: Manner) -> Self {
-        Self { sha256: judge::sha256(&bytes), bytes, format, origin: Origin::Local, by, manner }
+        Self {
+            sha256: judge::sha256(&bytes),
+            bytes,
+            format,
+            origin: Origin::Local,
+            by,
+            manner,
+            claims: None,
+        }
     }
 }
 
@@ -156,6 +169,7 @@ pub struct Door {
     /// Values of the last known good document.
     active: Option<Desired>,
     machine: Machine<Bytes>,
+    trust: Trust,
     /// The document on trial.
     candidate: Option<Candidate>,
     /// The offer that waits for the trial's end.
@@ -209,6 +223,8 @@ pub struct Opening {
     pub spool: Spool,
     /// The machine.
     pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// Key set of the fleet.
+    pub keys: Option<PathBuf>,
     /// For this project's own tests.
     pub test: v1::AgentTest,
 }
@@ -218,7 +234,7 @@ impl Door {
     /// One that this agent can't read any more is left in the ledger, and the defaults
     /// hold.
     pub fn open(state: &state::StateDir, opening: Opening) -> (Self, Vec<String>) {
-        let Opening { identity, start, spool, inventory, test } = opening;
+        let Opening { identity, start, spool, inventory, keys, test } = opening;
         let (ledger, content, mut problems) = Ledger::open(state.path());
         let active = match content.active.as_ref().map(|entry| decode(&entry.document, &identity)) {
             None => None,
@@ -230,6 +246,10 @@ impl Door {
                 None
             }
         };
+        let trust = Trust::open(keys.as_deref(), &content);
+        if let Trust::Nobody(why) = &trust {
+            problems.push(format!("no document is taken from the uplink: {why}"));
+        }
         let settings = Settings::resolve(&start, active.as_ref());
         let good = content.active.as_ref().filter(|_| active.is_some());
         let mesh = good.and_then(|good| mesh_of(&identity, good)).map(Arc::new);
@@ -239,6 +259,7 @@ impl Door {
             reported: watch::channel(Arc::default()).0,
             mesh: watch::channel(mesh).0,
             machine: Machine::boot(None).0,
+            trust,
             candidate: None,
             waiting: None,
             again: None,
@@ -342,6 +363,10 @@ impl Door {
 
     /// Every change of the configuration comes through here.
     pub async fn offer(&mut self, offer: &Offer) -> api::Verdict {
+        let offer = &match self.believe(offer).await {
+            Ok(offer) => offer,
+            Err(refusal) => return self.refuse(refused(offer, vec![refusal])).await,
+        };
         if let Some(verdict) = self.known(offer) {
             // One that is on trial already takes the place of one that waits.
             if self.machine.trial().is_some_and(|it| it.document == offer.sha256) {
@@ -350,30 +375,16 @@ impl Door {
             }
             return api::Verdict { repeated: true, ..view::verdict(&verdict) };
         }
-        let judged = self.judge(&offer.bytes, offer.format).and_then(|judged| {
-            let failed = record::has_failed(&self.content, &offer.sha256) && !offer.manner.force;
-            if failed { Err(vec![self.failed_before(offer)]) } else { Ok(judged) }
-        });
-        let mut verdict = v1::Verdict {
-            sha256: offer.sha256.clone(),
-            origin: offer.origin.into(),
-            unix_ms: clock::unix_ms(),
-            by: offer.by.clone(),
-            ..Default::default()
-        };
+        let judged = self.judge_offer(offer);
         match judged {
-            Err(refusals) => {
-                verdict.refusals = refusals.into_iter().map(refusal_wire).collect();
-                verdict.set_outcome(Outcome::Refused);
-                self.refuse(verdict).await
-            }
+            Err(refusals) => self.refuse(refused(offer, refusals)).await,
             Ok(judged) => {
-                verdict.accepted = true;
-                verdict.version = judged.desired.version();
+                let mut verdict = v1::Verdict { accepted: true, ..refused(offer, Vec::new()) };
+                verdict.version = version(offer, &judged.desired);
                 match self.machine.trial().is_some() {
                     true => self.wait_for_trial(offer, verdict).await,
                     false if self.waits_for_override(offer) => {
-                        self.wait_for_override(judged.document, verdict).await
+                        self.wait_for_override(offer, judged.document, verdict).await
                     }
                     false => self.attempt(offer, judged, verdict).await,
                 }
@@ -495,6 +506,7 @@ impl Door {
     /// What the core wants comes back when the technician's override ends.
     async fn wait_for_override(
         &mut self,
+        offer: &Offer,
         document: Bytes,
         mut verdict: v1::Verdict,
     ) -> api::Verdict {
@@ -512,6 +524,7 @@ impl Door {
         };
         let mut content = self.content.clone();
         content.resume = Some(v1::Entry { applied: Some(applied), document });
+        believe::mark(&mut content, offer.claims.as_deref());
         record::note(&mut content, verdict.clone());
         if let Err(error) = self.store(content).await {
             verdict.accepted = false;
@@ -586,6 +599,29 @@ impl Door {
         self.spool.event(name, text);
     }
 
+    /// What it is, whether it is for this node now, and whether it failed before.
+    fn judge_offer(&self, offer: &Offer) -> Result<judge::Judged, Vec<Refusal>> {
+        let claims = offer.claims.as_deref();
+        let mut refusals = claims.map_or(Vec::new(), |claims| self.check_claims(claims));
+        let judged = match self.judge(&offer.bytes, offer.format) {
+            Ok(judged) => judged,
+            Err(others) => return Err([refusals, others].concat()),
+        };
+        let own = judged.desired.version();
+        if let Some(claims) = claims.filter(|claims| own != 0 && own != claims.version) {
+            refusals.push(Refusal {
+                path: "version".into(),
+                value: own.to_string(),
+                limit: format!("{}, as it was signed, or nothing", claims.version),
+                hint: "sign it anew".into(),
+            });
+        }
+        if record::has_failed(&self.content, &offer.sha256) && !offer.manner.force {
+            refusals.push(self.failed_before(offer));
+        }
+        if refusals.is_empty() { Ok(judged) } else { Err(refusals) }
+    }
+
     fn judge(&self, bytes: &[u8], format: Format) -> Result<judge::Judged, Vec<Refusal>> {
         let machine = self.machine_read.borrow().clone();
         judge::judge(bytes, format, &self.identity, &self.start, &self.subsystems, &machine)
@@ -629,6 +665,26 @@ fn mesh_of(identity: &Identity, entry: &v1::Entry) -> Option<v1::MeshTable> {
         incarnation: identity.incarnation.0,
         mesh: v1::Desired::decode(entry.document.clone()).ok()?.mesh,
     })
+}
+
+/// The verdict on an offer that is refused.
+fn refused(offer: &Offer, refusals: Vec<Refusal>) -> v1::Verdict {
+    let mut verdict = v1::Verdict {
+        sha256: offer.sha256.clone(),
+        origin: offer.origin.into(),
+        unix_ms: clock::unix_ms(),
+        by: offer.by.clone(),
+        version: offer.claims.as_ref().map_or(0, |claims| claims.version),
+        refusals: refusals.into_iter().map(refusal_wire).collect(),
+        ..Default::default()
+    };
+    verdict.set_outcome(Outcome::Refused);
+    verdict
+}
+
+/// The number by which it is known.
+fn version(offer: &Offer, desired: &Desired) -> u64 {
+    offer.claims.as_ref().map_or(desired.version(), |claims| claims.version)
 }
 
 fn refusal_wire(refusal: Refusal) -> v1::Refusal {

@@ -9,13 +9,17 @@ use purlin_proto::{
     v1::{self, Origin, Outcome},
 };
 
-use super::{Door, VERSION, record};
+use super::{Door, VERSION, believe::Trust, record};
 use crate::{clock, document, state};
 
 impl Door {
     /// What the core is told.
     pub(super) fn report(&self) -> v1::Reported {
         let content = &self.content;
+        let keys = match &self.trust {
+            Trust::Keys(keys) => Some(keys),
+            Trust::Anyone | Trust::Nobody(_) => None,
+        };
         v1::Reported {
             node: self.identity.node.clone(),
             incarnation: self.identity.incarnation.0,
@@ -26,6 +30,8 @@ impl Door {
             trial: self.trial_reported(),
             drift: drift(content),
             subsystems: self.said.clone(),
+            key_set: keys.map_or(0, |keys| keys.set.version),
+            epoch: keys.map_or(0, |keys| keys.set.epoch),
         }
     }
 

@@ -715,8 +715,8 @@ Examples:
     /// all of them have confirmed it.
     #[command(after_help = "\
 Examples:
-  purlin fleet push night.toml --nodes 'edge-*' --keys keys --broker mqtts://core
-  purlin fleet push night.toml --nodes n1,n2 --canary 0 --broker mqtt://localhost")]
+  purlin fleet push new.toml --nodes 'edge-*' --keys keys --broker mqtts://core
+  purlin fleet push new.toml --nodes n1,n2 --canary 0 --broker mqtt://core")]
     Push(PushArgs),
     /// Show what each node of a fleet runs on
     #[command(after_help = "\

@@ -647,3 +647,75 @@ pub struct Error {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<Refusal>,
 }
+
+/// `GET /v1/rack`: what the rack's buses say.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Rack {
+    /// Every bus that is configured.
+    pub buses: Vec<RackBus>,
+}
+
+/// A bus.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct RackBus {
+    /// Its name.
+    pub name: String,
+    /// Its port, as configured.
+    pub port: String,
+    /// Why it is not open.
+    pub error: Option<String>,
+    /// What is on it.
+    pub devices: Vec<RackDevice>,
+}
+
+/// A device on a bus.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RackDevice {
+    /// Its name on its bus.
+    pub name: String,
+    /// Its address.
+    pub address: u8,
+    /// Its register map.
+    pub map: String,
+    /// What it is.
+    pub title: String,
+    /// It has left several requests in a row unanswered.
+    pub silent: bool,
+    /// Why its last request failed.
+    pub error: Option<String>,
+    /// What its registers said last.
+    pub readings: Vec<RackReading>,
+}
+
+/// What a register said last.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RackReading {
+    /// The register's name.
+    pub name: String,
+    /// The metric it is a point of; empty if of none.
+    pub metric: String,
+    /// The value, if it is a number.
+    pub value: Option<f64>,
+    /// The value, if it is text or the names of bits.
+    pub text: Option<String>,
+    /// UCUM unit.
+    pub unit: String,
+    /// How far it may be believed.
+    pub quality: Quality,
+    /// When it was read; absent if it never was.
+    pub unix_ms: Option<u64>,
+}
+
+/// How far a reading may be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Quality {
+    /// Read when it was due, and possible.
+    Good,
+    /// Good when it was read, and overdue since.
+    Stale,
+    /// Read, but not possible: the device or the map is wrong.
+    Suspect,
+    /// There is none.
+    Bad,
+}

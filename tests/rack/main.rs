@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use purlin_tests::{Need, modbus::no_pymodbus, test};
 
+mod agent;
 mod matrix;
 
 fn main() -> ExitCode {
@@ -14,5 +15,8 @@ fn main() -> ExitCode {
         test("without_its_guard_late_answers_are_taken_for_the_next", 60, matrix::unguarded),
         test("no_fault_of_a_pty_makes_a_reading_of_pymodbus_wrong", 150, matrix::on_ptys)
             .needs(&[Need::Is(no_pymodbus)]),
+        test("a_bus_is_configured_read_and_back_after_each_was_away", 150, agent::whole)
+            .needs(&[Need::Root, Need::Is(no_pymodbus)]),
+        test("a_bus_that_cannot_be_is_refused_with_every_reason", 60, agent::refused),
     ])
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     pty::openpty,
     sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr},
@@ -45,6 +45,10 @@ impl Pty {
         cfmakeraw(&mut attributes);
         tcsetattr(&pty.slave, SetArg::TCSANOW, &attributes)?;
         fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        // A child that kept an end would keep the line up.
+        for end in [&pty.master, &pty.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
         let path = ttyname(&pty.slave)?;
         Ok(Self { ours: pty.master.into(), path, _theirs: pty.slave })
     }

@@ -145,6 +145,20 @@ Examples:
   purlin mesh why http://shop.rack/cart  what would become of this request?")]
     Mesh(MeshArgs),
 
+    /// Show what the rack's buses say: power supplies, UPS, sensors
+    ///
+    /// The agent reads the devices that `rack.buses` of the configuration names. A reading
+    /// is good, stale (overdue), suspect (not possible) or bad (none); only good ones are
+    /// sent to the cloud.
+    #[command(subcommand)]
+    Rack(RackCommand),
+
+    /// Try devices and register maps out, without an agent
+    ///
+    /// Opens the port itself, so that a bus which the agent reads is busy.
+    #[command(subcommand)]
+    Driver(DriverCommand),
+
     /// Show what waits on disk for the cloud
     ///
     /// Everything the agent measures goes to disk first, and stays there until the cloud
@@ -525,6 +539,85 @@ Examples:
 Examples:
   purlin numa resume")]
     Resume,
+}
+
+/// `purlin rack …`
+#[derive(Debug, Subcommand)]
+pub enum RackCommand {
+    /// Show each reading of each device, and how far it may be believed
+    ///
+    /// Exits 2 if a bus is not open, a device silent, or a reading anything but good.
+    #[command(after_help = "\
+Examples:
+  purlin rack show                       what does the rack say?
+  purlin rack show -w                    keep looking
+  purlin rack show -o json | jq .buses   for a program")]
+    Show(Watch),
+}
+
+/// `purlin driver …`
+#[derive(Debug, Subcommand)]
+pub enum DriverCommand {
+    /// List the register maps that there are
+    #[command(after_help = "\
+Examples:
+  purlin driver list                     what can be configured?")]
+    List,
+    /// Check a register map in a file of your own
+    ///
+    /// Prints every reason why it is none (exit 3), or what it would read, and by which
+    /// requests.
+    #[command(after_help = "\
+Examples:
+  purlin driver check sensor.toml        is it a map?")]
+    Check {
+        /// The map, in TOML
+        file: PathBuf,
+    },
+    /// Read all of one device, once
+    ///
+    /// Exits 2 if a reading is anything but good.
+    #[command(after_help = "\
+Examples:
+  purlin driver poll orv3-psu --port /dev/ttyUSB0 --address 200
+  purlin driver poll ./sensor.toml --port /dev/ttyUSB0 --address 1 --form 8E1
+  purlin driver poll apc-smart-ups --port tcp://10.0.0.7:502 --address 1")]
+    Poll {
+        /// A map's name, or a file with one
+        map: String,
+        /// The device's address
+        #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=247))]
+        address: u8,
+        /// Where it is.
+        #[command(flatten)]
+        at: At,
+    },
+    /// Ask every address which a map names, and tell who answers as the map has it
+    #[command(after_help = "\
+Examples:
+  purlin driver scan orv3-psu --port /dev/ttyUSB0
+  purlin driver scan xy-md02 --port /dev/ttyUSB0 --baud 19200")]
+    Scan {
+        /// A map's name, or a file with one
+        map: String,
+        /// Where to look.
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+/// A bus, for a command that opens it itself.
+#[derive(Clone, Debug, Args)]
+pub struct At {
+    /// A serial port, or tcp://HOST:PORT of a gateway
+    #[arg(long, value_name = "PORT")]
+    pub port: String,
+    /// Bits a second [default: as the map says]
+    #[arg(long, value_name = "BAUD")]
+    pub baud: Option<u32>,
+    /// Data bits, parity, stop bits [default: as the map says]
+    #[arg(long, value_name = "8E1")]
+    pub form: Option<String>,
 }
 
 /// `purlin queue …`

@@ -22,6 +22,7 @@ mod args;
 mod client;
 mod config;
 mod document;
+mod driver;
 mod exit;
 mod fleet;
 mod hw;
@@ -32,6 +33,7 @@ mod numa;
 mod oci;
 mod output;
 mod queue;
+mod rack;
 #[cfg(test)]
 mod sample;
 mod shell;
@@ -77,6 +79,8 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
             Some(command) => wait(mesh::run(&command, &global, &output)),
         },
         Command::Status(args) => wait(status::run(&args, &global, &output)),
+        Command::Rack(command) => wait(rack::run(&command, &global, &output)),
+        Command::Driver(command) => wait(driver::run(&command, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),
         Command::Link(command) => wait(link::run(&command, &global, &output)),
         Command::Log(watch) => wait(log::run(watch, &global, &output)),

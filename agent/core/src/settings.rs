@@ -14,7 +14,7 @@ use core::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use semver::Version;
 
-use crate::{identity::Class, metric::Sampler};
+use crate::{identity::Class, metric::Sampler, rack::config as rack};
 
 pub mod spool;
 
@@ -55,6 +55,7 @@ pub struct Draft {
     pub spool_class: BTreeMap<String, ClassDraft>,
     pub endpoint: Option<String>,
     pub placement: PlacementDraft,
+    pub rack: BTreeMap<String, rack::Draft>,
 }
 
 /// A document whose every value is possible here.
@@ -69,6 +70,7 @@ pub struct Desired {
     spool_class: BTreeMap<Class, ClassWanted>,
     endpoint: Option<Endpoint>,
     placement: placement::Wanted,
+    rack: Vec<rack::Bus>,
 }
 
 /// One reason for refusing a document.
@@ -91,6 +93,8 @@ pub struct Reader<'a> {
     pub node: &'a str,
     /// This agent's version.
     pub agent: &'a str,
+    /// The register maps it has.
+    pub maps: &'a [&'a str],
 }
 
 /// Checks every value of a draft. The error holds every reason, not the first.
@@ -115,6 +119,7 @@ pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>
         spool_class: spool::check(&draft.spool_class, &mut refusals),
         endpoint: parsed("uplink.endpoint", &draft.endpoint, &mut refusals),
         placement: placement::check(&draft.placement, &mut refusals),
+        rack: rack::check(&draft.rack, reader.maps, &mut refusals),
     };
     if refusals.is_empty() { Ok(desired) } else { Err(refusals) }
 }
@@ -381,6 +386,8 @@ pub struct Settings {
     pub endpoint: Setting<Option<Endpoint>>,
     /// How containers are placed.
     pub placement: Placement,
+    /// The buses of the rack.
+    pub rack: Setting<Vec<rack::Bus>>,
 }
 
 impl Settings {
@@ -409,6 +416,11 @@ impl Settings {
                 None,
             ),
             placement: Placement::resolve(wanted),
+            rack: wanted.setting(
+                (!wanted.rack.is_empty()).then(|| wanted.rack.clone()),
+                None,
+                Vec::new(),
+            ),
         }
     }
 
@@ -437,7 +449,11 @@ impl Settings {
             ("spool.commit_window_s".into(), window.value.to_string(), &window.origin),
             ("uplink.endpoint".into(), named, &endpoint.origin),
         ];
-        let own = classes.chain(self.placement.rows());
+        let buses = self.rack.value.iter().map(|bus| {
+            let value = format!("{}, devices: {}", bus.port, bus.devices.len());
+            (format!("rack.buses.{}", bus.name), value, &self.rack.origin)
+        });
+        let own = classes.chain(self.placement.rows()).chain(buses);
         first.into_iter().chain(sampling).chain(others).chain(own).collect()
     }
 }
@@ -466,7 +482,7 @@ mod tests {
 
     use super::*;
 
-    const READER: Reader<'_> = Reader { node: "n1", agent: "0.1.0" };
+    const READER: Reader<'_> = Reader { node: "n1", agent: "0.1.0", maps: &[] };
 
     fn refusals(draft: &Draft) -> String {
         let refusals = check(draft, &READER).expect_err("a draft that is refused");

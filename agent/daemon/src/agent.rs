@@ -13,6 +13,7 @@
 //! | `clock` | the kernel's clocks | whether they are trusted; an event when they are set |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `mesh` | the document's mesh | hands it to the mesh process, and starts that standalone |
+//! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
 //!
@@ -55,6 +56,7 @@ use crate::{
     inventory::{Due, Hardware, Owner},
     logging, mesh, nri,
     placement::{self, Store},
+    rack::run::{Rack, View},
     sample,
     spool::Spool,
     state::StateDir,
@@ -224,17 +226,21 @@ impl Opened {
         let (link, link_now) = watch::channel(uplink::Link::default());
         let inventory_now = inventory.subscribe();
         let in_force = settings.borrow().clone();
-        let [sampling, placing, session] = [(); 3].map(|()| watch::channel(in_force.clone()).0);
+        let [sampling, placing, racking, session] =
+            [(); 4].map(|()| watch::channel(in_force.clone()).0);
         let (sampled, connected) = (sampling.subscribe(), session.subscribe());
         let (placed, (planned, planned_now)) = (placing.subscribe(), watch::channel(None));
         let (ticking, ticking_now) = watch::channel(Ticking::default());
+        let (racked, (rack_view, rack_now)) =
+            (racking.subscribe(), watch::channel(View::default()));
         let test_cpu = boot.test.cpu_interval_ms.map(|_| Sampler::Cpu);
-        let subsystems: [Box<dyn Subsystem>; 6] = [
+        let subsystems: [Box<dyn Subsystem>; 7] = [
             Box::new(door::Agent { board: tasks.board() }),
             Box::new(door::Log { level }),
             Box::new(door::Storage { spool: spool.clone(), dir: state.path().join("spool") }),
             Box::new(door::Sampling { settings: sampling, ticking: ticking_now, test: test_cpu }),
             Box::new(door::Placing { settings: placing, planned: planned_now }),
+            Box::new(door::Racking { settings: racking, view: rack_now.clone() }),
             // The last: it proves that the node can be reached under all the others.
             Box::new(door::Session::new(session, link_now.clone())),
         ];
@@ -309,6 +315,8 @@ impl Opened {
             });
             spawn_owner(tasks, "enforce", owner, |owner| Box::pin(owner.run()));
         }
+        let rack = Rack { settings: racked, spool: spool.clone(), view: rack_view };
+        spawn_owner(tasks, "rack", rack, |rack| Box::pin(rack.run()));
         let source = sample::Source {
             settings: sampled,
             ticking,
@@ -365,6 +373,7 @@ impl Opened {
             hardware: hardware_asks,
             placement,
             enforced: enforced.clone(),
+            rack: rack_now,
             lines,
             mqtt,
         };

@@ -44,6 +44,7 @@ use crate::{
     inventory::Ask as HardwareAsk,
     logging::Lines,
     placement::Client as PlacementClient,
+    rack,
     spool::Spool,
     status::Sources,
     uplink::mqtt::{self, Mqtt},
@@ -82,6 +83,8 @@ pub struct Access {
     pub placement: PlacementClient,
     /// What was made of the placements.
     pub enforced: watch::Receiver<Arc<api::Enforcement>>,
+    /// The rack.
+    pub rack: watch::Receiver<rack::run::View>,
     /// The log.
     pub lines: Lines,
     /// How to reach a broker, for the link test.
@@ -188,6 +191,7 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(hardware_diff))
         .routes(routes!(accept_hardware))
         .routes(routes!(queue))
+        .routes(routes!(rack_view))
         .routes(routes!(link))
         .routes(routes!(link_test))
         .routes(routes!(config::config, config::attempt))
@@ -265,6 +269,13 @@ async fn accept_hardware(
 #[utoipa::path(get, path = "/v1/queue", responses((status = 200, body = api::Queue)))]
 async fn queue(State(access): State<Access>) -> Result<Json<api::Queue>, Failure> {
     queue_figures(&access).await.map(Json)
+}
+
+/// What the rack's buses say.
+#[utoipa::path(get, path = "/v1/rack", responses((status = 200, body = api::Rack)))]
+async fn rack_view(State(access): State<Access>) -> Json<api::Rack> {
+    let buses = access.rack.borrow().clone();
+    Json(api::Rack { buses: buses.iter().map(|bus| (**bus.borrow()).clone()).collect() })
 }
 
 /// Where the uplink stands.
@@ -355,6 +366,7 @@ mod tests {
                 "/v1/placement/resume",
                 "/v1/placement/what-if",
                 "/v1/queue",
+                "/v1/rack",
                 "/v1/status",
             ]
         );

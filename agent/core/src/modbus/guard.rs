@@ -19,10 +19,10 @@ use core::time::Duration;
 
 use super::pdu::{Request, Table};
 
-/// A unit that answers in order owes an answer for at most this long. Slow units take
-/// seconds; what is out for a minute was lost. It also bounds what is kept of a unit
-/// that is switched off.
-pub const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// A unit that answers in order owes an answer for at most this long: the slowest take
+/// a second or two, and a unit with few registers, that is switched off and on, is to be
+/// back within the usual interval. What buffers for longer declares its lateness.
+pub const FORGET_AFTER: Duration = Duration::from_secs(10);
 
 /// In which order a unit answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

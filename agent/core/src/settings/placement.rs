@@ -247,7 +247,7 @@ mod tests {
     use super::*;
     use crate::settings::{Draft, Reader, Settings, Start};
 
-    const READER: Reader<'_> = Reader { node: "n1", agent: "0.1.0" };
+    const READER: Reader<'_> = Reader { node: "n1", agent: "0.1.0", maps: &[] };
 
     #[test]
     fn every_reason_is_told_at_once() {

@@ -4,6 +4,7 @@
 use prost::{Message, bytes::Bytes};
 use purlin_core::{
     inventory::Inventory,
+    rack::config as rack,
     settings::{self, Desired, Draft, Reader, Refusal, Settings, Start, spool::ClassDraft},
 };
 use purlin_proto::v1;
@@ -12,6 +13,7 @@ use ring::digest;
 use super::{Identity, Subsystems, VERSION};
 use crate::{
     document::{self, Format},
+    rack::map::SHIPPED,
     workload,
 };
 
@@ -61,7 +63,8 @@ pub fn read(
         refusals.extend(impossible);
     }
     let node = identity.map_or(desired.node.as_str(), |identity| &identity.node);
-    let reader = Reader { node, agent: VERSION };
+    let maps = SHIPPED.map(|(name, _)| name);
+    let reader = Reader { node, agent: VERSION, maps: &maps };
     match settings::check(&draft(&desired), &reader) {
         Ok(values) if refusals.is_empty() => return Ok((desired, values)),
         Ok(_) => {}
@@ -92,7 +95,14 @@ fn draft(desired: &v1::Desired) -> Draft {
         spool_class: spool.class.into_iter().map(|(name, it)| (name, class_draft(it))).collect(),
         endpoint: desired.uplink.and_then(|uplink| uplink.endpoint),
         placement: desired.placement.map(workload::placement).unwrap_or_default(),
+        rack: desired.rack.unwrap_or_default().buses.into_iter().map(bus).collect(),
     }
+}
+
+fn bus((name, bus): (String, v1::Bus)) -> (String, rack::Draft) {
+    let v1::Bus { port, baud, form, devices } = bus;
+    let devices = devices.into_iter().map(|(name, device)| (name, (device.address, device.map)));
+    (name, rack::Draft { port, baud, form, devices: devices.collect() })
 }
 
 /// What a document is known by.

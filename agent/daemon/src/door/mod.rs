@@ -30,7 +30,9 @@ use tokio::{
 use self::{act::Effect, believe::Trust};
 pub use self::{
     judge::{decode, read},
-    subsystem::{Agent, Log, Placing, Sampling, Session, Storage, Subsystem, Subsystems, Ticking},
+    subsystem::{
+        Agent, Log, Placing, Racking, Sampling, Session, Storage, Subsystem, Subsystems, Ticking,
+    },
 };
 use crate::{
     clock,

@@ -6,10 +6,12 @@
 //! | [`map`] | what a kind of device has at which address |
 //! | [`port`] | a serial port, by path |
 //! | [`rtu`] | one Modbus RTU transaction at a time on one line |
+//! | [`run`] | the buses that are configured: opened, read, shown, spooled |
 //! | [`tcp`] | the same through a gateway |
 
 pub mod bus;
 pub mod map;
 pub mod port;
 pub mod rtu;
+pub mod run;
 pub mod tcp;

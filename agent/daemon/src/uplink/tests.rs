@@ -134,7 +134,8 @@ struct Case {
 
 fn settings(endpoint: &str) -> Arc<Settings> {
     let draft = Draft { endpoint: Some(endpoint.into()), ..Draft::default() };
-    let desired = purlin_core::settings::check(&draft, &Reader { node: "n", agent: "0.1.0" });
+    let desired =
+        purlin_core::settings::check(&draft, &Reader { node: "n", agent: "0.1.0", maps: &[] });
     Arc::new(Settings::resolve(&Start::default(), Some(&desired.expect("a valid draft"))))
 }
 

@@ -17,6 +17,7 @@ use tokio::time;
 mod agent;
 mod log;
 mod placing;
+mod racking;
 mod sampling;
 mod spool;
 mod uplink;
@@ -25,6 +26,7 @@ pub use self::{
     agent::Agent,
     log::Log,
     placing::Placing,
+    racking::Racking,
     sampling::{Sampling, Ticking},
     spool::Storage,
     uplink::Session,

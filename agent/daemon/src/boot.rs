@@ -432,7 +432,7 @@ mod tests {
             &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
             expect![[r#"
                 broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
-                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, test; did you mean "fleet"? (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, trust, test; did you mean "fleet"? (in FILE))
                 node: 7 (may be text in quotes; correct this value (in FILE))
                 test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
             "#]],

@@ -2,7 +2,7 @@
 //! created, and able to change it then and later.
 //!
 //! It connects to the runtime's socket for as long as the agent runs, and again whenever
-//! a [session](session) ends. It decides nothing: placement's owner does. Nothing that
+//! a [session] ends. It decides nothing: placement's owner does. Nothing that
 //! goes wrong here is lost, because each session begins with the runtime telling of all
 //! its containers; those that are not where they belong are repaired then.
 

@@ -6,7 +6,7 @@ use purlin_tests::{Lab, Need, Node, Result, ensure, lab::Test, test};
 
 /// What purlin-core may stand on. Each is `no_std` without its `std` feature;
 /// derive macros run in the compiler and are not part of it.
-const PURE: [&str; 5] = ["purlin-core", "semver", "serde", "serde_core", "serde_derive"];
+const PURE: [&str; 6] = ["memchr", "purlin-core", "semver", "serde", "serde_core", "serde_derive"];
 /// The bare-metal target that has no std to link: the real proof.
 const NO_STD_TARGET: &str = "x86_64-unknown-none";
 /// What a binary may need at run time: glibc, its loader, gcc's unwinder.

@@ -287,7 +287,7 @@ Examples:
 /// `purlin mesh why`
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// The request's address, e.g. http://shop.rack/cart?id=7
+    /// The request's address, e.g. `http://shop.rack/cart?id=7`
     pub url: String,
     /// Its method
     #[arg(short = 'X', long, default_value = "GET")]
@@ -934,7 +934,7 @@ pub struct FleetStatusArgs {
 /// The fleet's broker, and what it takes to be let in.
 #[derive(Debug, Args)]
 pub struct Broker {
-    /// mqtt://HOST[:PORT] or mqtts://HOST[:PORT]
+    /// `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`
     #[arg(long, value_name = "URL", value_parser = endpoint)]
     pub broker: Endpoint,
     /// The fleet

@@ -23,7 +23,7 @@
 //! | [`retention`] | what a full log gives up first |
 //! | [`rate`] | how much there is of something in a day |
 //! | [`gap`] | holes in a log, and why they are there |
-//! | [`column`] | a metric's values over time in few bytes |
+//! | [`column`](mod@column) | a metric's values over time in few bytes |
 //! | [`backoff`] | when to try again |
 //! | [`cpuset`] | what every container may run on, and what is to be written so that it is so |
 //! | [`mesh`] | which request goes to which endpoint |

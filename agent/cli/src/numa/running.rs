@@ -36,16 +36,16 @@ pub async fn explain(workload: Option<&str>, global: &Global, output: &Output) -
         output.show(&overview, |width| overview.page(width))?;
         return Ok(Exit::Ok);
     };
-    let found: Vec<Explained> = (overview.containers.iter())
+    let containers: Vec<Explained> = (overview.containers.iter())
         .filter(|entry| is(&entry.container, workload))
         .map(|entry| Explained { entry: entry.clone(), cpus: cpus(&overview, entry) })
         .collect();
-    if found.is_empty() {
+    if containers.is_empty() {
         let what = "no container has this id or name; purlin numa explain lists all that are known";
         return Err(Failure::Failed(format!("{}: {what}", plain(workload))));
     }
-    let page = |width| table::sections(found.iter().map(|it| it.page(width)));
-    output.show(&found, page)?;
+    let page = |width| table::sections(containers.iter().map(|it| it.page(width)));
+    output.show(&Meant { containers: &containers }, page)?;
     Ok(Exit::Ok)
 }
 
@@ -58,7 +58,7 @@ pub async fn pause(paused: bool, global: &Global, output: &Output) -> Ended {
         true => format!("paused: {changed} given back; purlin numa resume takes them again\n"),
         false => format!("resumed: {changed} taken again\n"),
     };
-    output.show(&updates, |_| text)?;
+    output.show(&Changed { updates }, |_| text)?;
     Ok(Exit::Ok)
 }
 
@@ -134,6 +134,18 @@ impl Page for Overview {
         };
         table::sections([page, containers])
     }
+}
+
+/// What the cpusets of others are from now on.
+#[derive(Debug, Serialize)]
+struct Changed {
+    updates: Vec<Update>,
+}
+
+/// All that a person may have meant.
+#[derive(Debug, Serialize)]
+struct Meant<'a> {
+    containers: &'a [Explained],
 }
 
 /// One container, and why it is where it is.

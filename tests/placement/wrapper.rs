@@ -32,6 +32,7 @@ pub fn tests() -> Vec<Test> {
         test("a_container_is_pinned_as_it_is_made_and_its_neighbours_give_way", 120, pinned),
         test("what_cant_be_placed_is_refused_and_the_runtimes_log_says_why", 120, refused),
         test("a_cpuset_that_is_written_over_is_repaired_and_told", 120, repaired),
+        test("interrupts_are_kept_off_exclusive_cpus_unless_the_settings_say_no", 120, interrupts),
         test("without_the_agent_the_last_plan_holds_and_it_is_set_right_after", 120, last_plan),
         test("fail_closed_means_that_nothing_is_made_without_the_agent", 120, fail_closed),
         test("all_else_is_the_real_runtimes_with_its_exit_code_and_signals", 120, passed_on),
@@ -270,6 +271,23 @@ fn repaired(lab: &Lab) -> Result {
     let line = log.lines().find(|line| line.contains("a cpuset was repaired"));
     ensure!(line.is_some_and(|line| line.contains(&format!("CPUs {all}"))), "{line:?}\n{log}");
     Ok(())
+}
+
+fn interrupts(lab: &Lab) -> Result {
+    let mut bench = Bench::new(lab)?;
+    bench.make("own", &[EXCLUSIVE])?;
+    let (_, given, _) = split(&bench)?;
+    let kept_off = |cpus: &str| {
+        wait::until(&format!("interrupts are kept off {cpus:?}"), REPAIR, || {
+            let is = bench.enforcement().map_err(|e| format!("{e:?}"))?.interrupts.kept_off;
+            if is == cpus { Ok(()) } else { Err(format!("off {is:?}")) }
+        })
+    };
+    kept_off(&given)?;
+    let document = lab.file("desired.toml", "[placement]\ninterrupts = false\n")?;
+    let applied = bench.node.cli(&["config", "apply", &document.to_string_lossy()])?;
+    ensure!(applied.code == 0, "{applied:?}");
+    kept_off("")
 }
 
 fn last_plan(lab: &Lab) -> Result {

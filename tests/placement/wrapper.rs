@@ -267,6 +267,9 @@ fn repaired(lab: &Lab) -> Result {
         own.ok_or_else(|| "no repair counted".to_owned())
     })?;
     ensure!(told.in_place && told.cpus == given, "{told:?}");
+    let explained: Value = bench.node.json(&["numa", "explain", "own"])?;
+    let read_back = &explained["containers"][0]["read_back"];
+    ensure!(read_back["cpus"] == *given && read_back["repaired"] == 1, "{explained}");
     let log = bench.node.log()?;
     let line = log.lines().find(|line| line.contains("a cpuset was repaired"));
     ensure!(line.is_some_and(|line| line.contains(&format!("CPUs {all}"))), "{line:?}\n{log}");

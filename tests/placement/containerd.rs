@@ -98,6 +98,11 @@ impl Containerd {
         self.process.take().map_or(Ok(()), |process| process.kill())
     }
 
+    /// The cgroup that all its pods are below.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
     /// Where plugins connect.
     pub fn nri_socket(&self) -> PathBuf {
         self.dir.join("nri/nri.sock")
@@ -122,7 +127,7 @@ impl Containerd {
     }
 
     /// The directory of a container's cpuset.
-    fn cpuset_dir(&self, id: &str) -> PathBuf {
+    pub fn cpuset_dir(&self, id: &str) -> PathBuf {
         cpuset_root().join(format!("{}/{id}", &self.cgroup[1..]))
     }
 

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod commands;
 mod containerd;
 mod cri;
 mod nri;
@@ -16,5 +17,6 @@ use std::process::ExitCode;
 const IMAGE: &str = "127.0.0.1:1/busybox:1";
 
 fn main() -> ExitCode {
-    purlin_tests::run(nri::tests().into_iter().chain(wrapper::tests()))
+    let tests = commands::tests().into_iter().chain(nri::tests()).chain(wrapper::tests());
+    purlin_tests::run(tests)
 }

@@ -35,6 +35,8 @@ pub fn tests() -> impl IntoIterator<Item = Test> {
         test("nri::containerd_2::a_stopped_agent_repairs", 60, |lab| stopped(lab, Line::Two)),
         test("nri::containerd_1::a_restarted_runtime", 60, |lab| restarted(lab, Line::One)),
         test("nri::containerd_2::a_restarted_runtime", 60, |lab| restarted(lab, Line::Two)),
+        test("nri::containerd_1::a_cgroup_written_over", 60, |lab| overwritten(lab, Line::One)),
+        test("nri::containerd_2::a_cgroup_written_over", 60, |lab| overwritten(lab, Line::Two)),
         test("nri::containerd_1::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::One)),
         test("nri::containerd_2::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::Two)),
         test("nri::containerd_1::three_megabytes_are_synchronized", 60, |lab| {
@@ -59,11 +61,21 @@ const EXCLUSIVE: [(&str, &str); 1] = [("purlin.dev/exclusive-cpus", "1")];
 /// Within this time everything is repaired, on a machine that does much else.
 const REPAIRED: Duration = Duration::from_secs(10);
 
-/// A containerd, and an agent that it asks.
+/// A containerd, and an agent that it asks; which sees no cgroup of it, so that whatever
+/// is pinned was pinned through NRI.
 fn begin(lab: &Lab, line: Line) -> Result<(Containerd, Node)> {
+    begin_with(lab, line, |_, _| {})
+}
+
+fn begin_with(
+    lab: &Lab,
+    line: Line,
+    set: fn(&mut Node, &Containerd),
+) -> Result<(Containerd, Node)> {
     let containerd = Containerd::start(lab, line)?;
     let mut node = Node::new(lab, "node")?;
     node.set("PURLIN_NRI__SOCKET", containerd.nri_socket());
+    set(&mut node, &containerd);
     node.start()?;
     asked(&node)?;
     Ok((containerd, node))
@@ -213,6 +225,23 @@ fn restarted(lab: &Lab, line: Line) -> Result {
     let full = run(&containerd, "more", &EXCLUSIVE);
     ensure!(full.is_err(), "the CPU was given away twice");
     Ok(())
+}
+
+/// Somebody writes into the cgroup, of which no runtime ever hears.
+fn overwritten(lab: &Lab, line: Line) -> Result {
+    let (containerd, node) = begin_with(lab, line, |node, containerd| {
+        node.set("PURLIN_TEST__CGROUP", containerd.cgroup());
+    })?;
+    let own = cpus()?.1;
+    let db = run(&containerd, "db", &EXCLUSIVE)?;
+    becomes(&containerd, &db, &own)?;
+    std::fs::write(containerd.cpuset_dir(&db).join("cpuset.cpus"), "0")?;
+    println!("repaired {:?} after it was written over", becomes(&containerd, &db, &own)?);
+    wait::until("it is told", REPAIRED, || {
+        let log = node.log().map_err(|failed| format!("{failed:?}"))?;
+        let told = log.lines().any(|line| line.contains("a cpuset was repaired"));
+        if told { Ok(()) } else { Err("no line of it in the log".to_owned()) }
+    })
 }
 
 const FILL: &str = "purlin.dev/fill";

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
     thread::sleep,
@@ -32,14 +32,19 @@ pub fn tests() -> Vec<Test> {
         test("a_container_is_pinned_as_it_is_made_and_its_neighbours_give_way", 120, pinned),
         test("what_cant_be_placed_is_refused_and_the_runtimes_log_says_why", 120, refused),
         test("a_cpuset_that_is_written_over_is_repaired_and_told", 120, repaired),
+        test("interrupts_are_kept_off_exclusive_cpus_unless_the_settings_say_no", 120, interrupts),
         test("without_the_agent_the_last_plan_holds_and_it_is_set_right_after", 120, last_plan),
         test("fail_closed_means_that_nothing_is_made_without_the_agent", 120, fail_closed),
         test("all_else_is_the_real_runtimes_with_its_exit_code_and_signals", 120, passed_on),
         test("a_link_by_the_name_of_a_runtime_is_that_runtime", 120, linked),
     ];
-    let podman =
-        test("podman_pins_by_an_annotation", 300, podman).needs(&[Need::Program("podman")]);
-    tests.into_iter().chain([podman]).map(|test| test.needs(&needs)).collect()
+    let podman = [
+        test("podman_pins_by_an_annotation::runc", 300, |lab| podman(lab, "runc")),
+        test("podman_pins_by_an_annotation::crun", 300, |lab| podman(lab, "crun"))
+            .needs(&[Need::Program("crun"), Need::Is(hybrid_cgroups)]),
+    ];
+    let podman = podman.map(|test| test.needs(&[Need::Program("podman")]));
+    tests.into_iter().chain(podman).map(|test| test.needs(&needs)).collect()
 }
 
 fn fewer_than_two_cores() -> Option<String> {
@@ -66,6 +71,19 @@ fn no_cpuset_to_write() -> Option<String> {
         Ok(()) if !has => Some("no cpuset controller".into()),
         Ok(()) => None,
     }
+}
+
+/// crun makes nothing where controllers are split between cgroup v1 and v2.
+fn hybrid_cgroups() -> Option<String> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let of = |kind: &str| {
+        let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        mounts.find(|words| words.get(2) == Some(&kind))?.get(1).map(PathBuf::from)
+    };
+    let (_, v2) = of("cgroup").zip(of("cgroup2"))?;
+    let controllers = fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default();
+    let controllers = controllers.trim();
+    (!controllers.is_empty()).then(|| format!("crun knows no hybrid cgroups: v2 has {controllers}"))
 }
 
 /// An agent, and what is made under it; all of it goes when it is dropped.
@@ -266,10 +284,30 @@ fn repaired(lab: &Lab) -> Result {
         own.ok_or_else(|| "no repair counted".to_owned())
     })?;
     ensure!(told.in_place && told.cpus == given, "{told:?}");
+    let explained: Value = bench.node.json(&["numa", "explain", "own"])?;
+    let read_back = &explained["containers"][0]["read_back"];
+    ensure!(read_back["cpus"] == *given && read_back["repaired"] == 1, "{explained}");
     let log = bench.node.log()?;
     let line = log.lines().find(|line| line.contains("a cpuset was repaired"));
     ensure!(line.is_some_and(|line| line.contains(&format!("CPUs {all}"))), "{line:?}\n{log}");
     Ok(())
+}
+
+fn interrupts(lab: &Lab) -> Result {
+    let mut bench = Bench::new(lab)?;
+    bench.make("own", &[EXCLUSIVE])?;
+    let (_, given, _) = split(&bench)?;
+    let kept_off = |cpus: &str| {
+        wait::until(&format!("interrupts are kept off {cpus:?}"), REPAIR, || {
+            let is = bench.enforcement().map_err(|e| format!("{e:?}"))?.interrupts.kept_off;
+            if is == cpus { Ok(()) } else { Err(format!("off {is:?}")) }
+        })
+    };
+    kept_off(&given)?;
+    let document = lab.file("desired.toml", "[placement]\ninterrupts = false\n")?;
+    let applied = bench.node.cli(&["config", "apply", &document.to_string_lossy()])?;
+    ensure!(applied.code == 0, "{applied:?}");
+    kept_off("")
 }
 
 fn last_plan(lab: &Lab) -> Result {
@@ -358,7 +396,7 @@ fn linked(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn podman(lab: &Lab) -> Result {
+fn podman(lab: &Lab, runtime: &str) -> Result {
     let mut bench = Bench::new(lab)?;
     let bundle = bench.bundle("image", &["true"], &[])?;
     let storage = lab.dir().join("podman");
@@ -368,11 +406,22 @@ fn podman(lab: &Lab) -> Result {
         command.args(["120", "podman", "--root"]).arg(storage.join("root"));
         command.arg("--runroot").arg(storage.join("run")).arg("--tmpdir").arg(storage.join("tmp"));
         command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]);
-        command.args(["--events-backend", "none", "--runtime"]).arg(lab.dir().join("bin/runc"));
+        command
+            .args(["--events-backend", "none", "--runtime"])
+            .arg(lab.dir().join("bin").join(runtime));
         Ok(command.args(words).stdin(std::process::Stdio::null()).output()?)
     };
-    fs::create_dir_all(lab.dir().join("bin"))?;
-    symlink(bench.node.binary(), lab.dir().join("bin/runc"))?;
+    // Podman's monitor keeps its environment to itself: what a node has in
+    // /etc/purlin/purlin.toml, this agent's wrapper is told here.
+    let told = bench.node.environment().iter().map(|(k, v)| format!("{k}='{}'", v.display()));
+    let told: Vec<String> = told.collect();
+    let link = lab.dir().join("links").join(runtime);
+    fs::create_dir_all(lab.dir().join("links"))?;
+    symlink(bench.node.binary(), &link)?;
+    let (told, link) = (told.join(" "), link.display());
+    let script = format!("#!/bin/sh\nexec env {told} '{link}' \"$@\"\n");
+    let script = lab.file(&format!("bin/{runtime}"), script)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     let rootfs = bundle.join("rootfs");
     let parent = bench.node.cgroup();
     let (name, wish) = (format!("{}={}", EXCLUSIVE.0, EXCLUSIVE.1), rootfs.to_string_lossy());

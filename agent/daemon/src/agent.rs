@@ -272,7 +272,7 @@ impl Opened {
         spawn_owner(tasks, "inventory", owner, |owner| Box::pin(owner.run()));
         let sources = placement::Sources {
             inventory: inventory_now.clone(),
-            settings: placed,
+            settings: placed.clone(),
             planned,
             features: (boot.mode == Mode::System && boot.test.root.is_none())
                 .then(|| placement::FEATURES.into()),
@@ -304,6 +304,7 @@ impl Opened {
             });
             let owner = enforce::Owner::new(enforce::Wiring {
                 targets,
+                settings: placed,
                 placement: placement.clone(),
                 inventory: inventory_now.clone(),
                 writer,

@@ -9,6 +9,7 @@ use purlin_core::place::{
     targets::Update,
 };
 use purlin_daemon::offline;
+use purlin_proto::api::{EnforcedContainer, Enforcement};
 use serde::Serialize;
 
 use super::page;
@@ -36,16 +37,19 @@ pub async fn explain(workload: Option<&str>, global: &Global, output: &Output) -
         output.show(&overview, |width| overview.page(width))?;
         return Ok(Exit::Ok);
     };
-    let found: Vec<Explained> = (overview.containers.iter())
+    // Nobody reads cpusets back when the agent is dead.
+    let enforced = Client::find(global)?.get("/v1/placement/enforcement").await;
+    let enforced: Enforcement = enforced.map(|it| it.document).unwrap_or_default();
+    let containers: Vec<Explained> = (overview.containers.iter())
         .filter(|entry| is(&entry.container, workload))
-        .map(|entry| Explained { entry: entry.clone(), cpus: cpus(&overview, entry) })
+        .map(|entry| Explained::new(&overview, entry, &enforced))
         .collect();
-    if found.is_empty() {
+    if containers.is_empty() {
         let what = "no container has this id or name; purlin numa explain lists all that are known";
         return Err(Failure::Failed(format!("{}: {what}", plain(workload))));
     }
-    let page = |width| table::sections(found.iter().map(|it| it.page(width)));
-    output.show(&found, page)?;
+    let page = |width| table::sections(containers.iter().map(|it| it.page(width)));
+    output.show(&Meant { containers: &containers }, page)?;
     Ok(Exit::Ok)
 }
 
@@ -58,7 +62,7 @@ pub async fn pause(paused: bool, global: &Global, output: &Output) -> Ended {
         true => format!("paused: {changed} given back; purlin numa resume takes them again\n"),
         false => format!("resumed: {changed} taken again\n"),
     };
-    output.show(&updates, |_| text)?;
+    output.show(&Changed { updates }, |_| text)?;
     Ok(Exit::Ok)
 }
 
@@ -136,12 +140,50 @@ impl Page for Overview {
     }
 }
 
+/// What the cpusets of others are from now on.
+#[derive(Debug, Serialize)]
+struct Changed {
+    updates: Vec<Update>,
+}
+
+/// All that a person may have meant.
+#[derive(Debug, Serialize)]
+struct Meant<'a> {
+    containers: &'a [Explained],
+}
+
 /// One container, and why it is where it is.
 #[derive(Debug, Serialize)]
 struct Explained {
     #[serde(flatten)]
     entry: Entry,
     cpus: String,
+    /// What the kernel grants it, as the agent last read it.
+    read_back: Option<EnforcedContainer>,
+}
+
+impl Explained {
+    fn new(overview: &Overview, entry: &Entry, enforced: &Enforcement) -> Self {
+        let read_back = enforced.containers.iter().find(|it| it.id == entry.container.id);
+        let cpus = cpus(overview, entry);
+        Self { entry: entry.clone(), cpus, read_back: read_back.cloned() }
+    }
+}
+
+fn read_back(it: &EnforcedContainer) -> String {
+    let has = format!("CPUs {}, memory of node {}", plain(&it.cpus), plain(&it.mems));
+    let state = match (&it.why, it.in_place) {
+        (Some(why), _) => format!(": {}", plain(why)),
+        (None, true) => ", as planned".into(),
+        (None, false) => ", not as planned: it is being set right".into(),
+    };
+    let repaired = match it.repaired {
+        0 => String::new(),
+        times => {
+            format!("; repaired {} since the agent's start", units::count(times, "time", "times"))
+        }
+    };
+    has + &state + &repaired
 }
 
 impl Page for Explained {
@@ -152,6 +194,9 @@ impl Page for Explained {
         page += &pair("known since", &units::time(*since_ms), width);
         page += &pair("asked by", &by(&asked.by), width);
         page += &pair("cpuset", &self.cpus, width);
+        if let Some(it) = &self.read_back {
+            page += &pair("read back", &read_back(it), width);
+        }
         page += "\n";
         page += &match outcome {
             Outcome::Placed(placement, why) => {
@@ -227,11 +272,26 @@ mod tests {
     #[test]
     fn one_comes_with_its_reasons() {
         let overview = overview();
+        let enforced = |id: &str, why: Option<&str>, repaired| EnforcedContainer {
+            id: id.into(),
+            cpus: "1,5".into(),
+            mems: "0".into(),
+            in_place: why.is_none(),
+            why: why.map(str::to_owned),
+            repaired,
+            ..EnforcedContainer::default()
+        };
+        let enforced = Enforcement {
+            containers: vec![
+                enforced("db0123456789abcdef", None, 2),
+                enforced("big0123456789abcdef", Some("no right to write it"), 0),
+            ],
+            ..Enforcement::default()
+        };
         let one = |name: &str| {
             let entry = overview.containers.iter().find(|it| is(&it.container, name));
-            let entry = entry.expect("it is known").clone();
-            let cpus = cpus(&overview, &entry);
-            sample::strip(&Explained { entry, cpus }.page(Some(90)))
+            let entry = entry.expect("it is known");
+            sample::strip(&Explained::new(&overview, entry, &enforced).page(Some(90)))
         };
         expect![[r#"
             container    shop/db/app
@@ -239,6 +299,8 @@ mod tests {
             known since  1970-01-01T00:00:00Z
             asked by     Kubernetes (Guaranteed)
             cpuset       1,5
+            read back    CPUs 1,5, memory of node 0, as planned; repaired 2 times since the agent's
+                         start
 
             NUMA nodes   0
             CPUs         1,5 for itself alone
@@ -254,6 +316,7 @@ mod tests {
             known since  1970-01-01T00:00:00Z
             asked by     Kubernetes (Guaranteed)
             cpuset       0,2-4,6-7
+            read back    CPUs 1,5, memory of node 0: no right to write it
 
             no place     the whole machine has only 6 of 8 exclusive PUs left
 

@@ -72,6 +72,11 @@ impl Keeper {
         self.moved.by_irq.len()
     }
 
+    /// All of them are where they were.
+    pub fn is_idle(&self) -> bool {
+        self.moved.by_irq.is_empty() && self.moved.default.is_none()
+    }
+
     /// Those that stay where their driver has them, by name.
     pub fn managed(&self) -> Vec<String> {
         self.managed.iter().map(|(irq, name)| format!("{irq} {name}")).collect()

@@ -28,6 +28,7 @@ use purlin_core::{
         container::{Container, Resources, Via},
         targets::{Target, Targets},
     },
+    settings::Settings,
 };
 use purlin_drivers::{Root, cgroup, irq};
 use purlin_proto::api;
@@ -76,6 +77,8 @@ const MOVE_BYTES: u64 = 4 << 30;
 pub struct Wiring {
     /// What every cpuset should be.
     pub targets: watch::Receiver<Arc<Targets>>,
+    /// Whether interrupts are kept off exclusive CPUs.
+    pub settings: watch::Receiver<Arc<Settings>>,
     /// Told which containers there are.
     pub placement: placement::Client,
     /// CPUs of each node.
@@ -153,6 +156,7 @@ impl Owner {
             // None of them loses anything when it is dropped while it waits.
             tokio::select! {
                 Ok(()) = self.wiring.targets.changed() => at = Instant::now(),
+                Ok(()) = self.wiring.settings.changed() => at = Instant::now(),
                 Ok(()) = changed(&mut watch) => at = at.min(Instant::now() + COALESCE),
                 Some(moved) = self.mover.ended() => {
                     self.moved(moved);
@@ -199,9 +203,10 @@ impl Owner {
         let review = repair::review(&targets, &found);
         let settled = |step: &&Step| !unsettled.contains(&step.change.cgroup);
         self.mover.begin(review.moves.iter().filter(settled).cloned().collect());
-        self.interrupts(&repair::exclusive(&targets), &found.cpus).await;
+        let off = self.without_interrupts(&targets);
+        self.interrupts(&off, &found.cpus).await;
         self.verify(&targets, &review);
-        self.publish(&targets, &found, &review);
+        self.publish(&targets, &found, &review, &off);
         if unsettled.is_empty() { later } else { Instant::now() + SETTLE }
     }
 
@@ -353,8 +358,14 @@ impl Owner {
         }
     }
 
+    /// CPUs that no interrupt may arrive at; none if the settings leave interrupts alone.
+    fn without_interrupts(&mut self, targets: &Targets) -> IdSet {
+        let kept_off = self.wiring.settings.borrow_and_update().placement.interrupts.value;
+        if kept_off { repair::exclusive(targets) } else { IdSet::default() }
+    }
+
     async fn interrupts(&mut self, off: &IdSet, online: &IdSet) {
-        if self.wiring.below.is_some() || (off.is_empty() && self.interrupts.count() == 0) {
+        if self.wiring.below.is_some() || (off.is_empty() && self.interrupts.is_idle()) {
             return;
         }
         let read = task::spawn_blocking(|| irq::read(&Root::live().ok()?).0).await;
@@ -387,7 +398,7 @@ impl Owner {
         }
     }
 
-    fn publish(&self, targets: &Targets, found: &Cpusets, review: &Review) {
+    fn publish(&self, targets: &Targets, found: &Cpusets, review: &Review, off: &IdSet) {
         let known = &self.known;
         let container = |(id, target): (&String, &Target)| {
             let it = found.of(id, target.cgroup.as_deref())?;
@@ -415,7 +426,7 @@ impl Owner {
             moved_bytes: known.moved_bytes,
             moving: self.mover.moving().cloned(),
             interrupts: api::Interrupts {
-                kept_off: repair::exclusive(targets).to_string(),
+                kept_off: off.to_string(),
                 moved: self.interrupts.count() as u64,
                 managed: self.interrupts.managed(),
                 refused: self.interrupts.refused().cloned(),

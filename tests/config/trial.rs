@@ -76,7 +76,7 @@ fn kept(lab: &Lab) -> Result {
     let mut node = Node::new(lab, "node")?;
     node.start()?;
     ensure!(apply(lab, &node, FIRST)?.code == 0, "applied");
-    ensure!(node.cli(&["config", "confirm"])?.code == 1, "there is nothing to confirm");
+    ensure!(node.cli(&["config", "confirm"])?.code == 3, "there is nothing to confirm");
     let tried: api::Verdict = attempt(lab, &node, SECOND, &["--for", "10m"])?.json()?;
     ensure!((tried.outcome.as_str(), tried.generation) == ("trial", 2), "{tried:?}");
     let trial = well(&node)?;
@@ -135,7 +135,12 @@ fn every_subsystem(lab: &Lab) -> Result {
          cap_mib = 4\ncommit_window_s = 2\n[uplink]\nendpoint = \"mqtt://{nobody}\"\n\
          [placement]\nenabled = false\nreserved_cpus = \"0\"\npolicy = \"none\"\n\
          fail_open = true\nrepack_mib = 64\ninterrupts = false\n\
-         [placement.profiles.db]\ncontainer = \"db\"\n"
+         [placement.profiles.db]\ncontainer = \"db\"\n{}",
+        ["alarm", "event", "metric", "log"]
+            .map(|class| format!(
+                "[spool.class.{class}]\ncap_mib = 3\nwhen_full = \"drop-newest\"\nttl_h = 1\n"
+            ))
+            .concat()
     );
     // The core's own time: nobody confirms it, and the broker isn't there.
     let path = lab.file("all.toml", document)?.display().to_string();

@@ -60,6 +60,7 @@ fn cuts(lab: &Lab, kind: &str, mib: u64, cuts: u32) -> Result {
     let mut slowest = Duration::ZERO;
     for cut in 0..cuts {
         let log = open(&dir, &mut slowest)?;
+        promised.begin(&log);
         let run = Duration::from_micros(random.below(LONGEST_RUN_MS * 1000));
         let mut theirs = random.fork();
         let cutter = disk.arm()?;
@@ -92,6 +93,14 @@ fn cuts(lab: &Lab, kind: &str, mib: u64, cuts: u32) -> Result {
 struct Promised {
     durable: AtomicU64,
     acked: AtomicU64,
+}
+
+impl Promised {
+    /// From what is there: a sync under way at the last cut may have said more.
+    fn begin(&self, log: &Log) {
+        self.durable.store(log.durable(), Ordering::Release);
+        self.acked.fetch_min(log.durable(), Ordering::AcqRel);
+    }
 }
 
 fn open(dir: &Path, slowest: &mut Duration) -> Result<Log> {

@@ -23,6 +23,8 @@ pub fn pick(policy: Policy, of: &impl Candidates, random: u64, turn: u64) -> Opt
         Policy::P2c => better_of_two(of, random, |index| of.latency(index) * (load(index) + 1.0)),
         Policy::LeastRequest => better_of_two(of, random, load),
         Policy::Random => by_weight(of, None, |total| spread(random, total)),
+        // By a hash where there is something to hash; see `hashed`.
+        Policy::Maglev | Policy::RingHash => by_weight(of, None, |total| spread(random, total)),
         Policy::RoundRobin => in_turn(of, turn),
     }
 }

@@ -183,7 +183,8 @@ fn bucket(rule: &Rule) -> AtomicU64 {
 
 impl Target {
     /// Chooses an endpoint that was not tried before, by a key's hash where the service
-    /// wants that.
+    /// wants that. One that is left out is better than none: a table may have taken all
+    /// the others away.
     pub fn pick(
         &self,
         tried: &[u64],
@@ -191,12 +192,15 @@ impl Target {
         random: u64,
         now_ms: u32,
     ) -> Option<&Arc<Endpoint>> {
-        let view = View { target: self, tried, now_ms };
-        let chosen = match (&self.places, hash) {
-            (Some(places), Some(hash)) => places.pick(hash, &view),
-            _ => pick(self.service.policy, &view, random, self.turn.fetch_add(1, Relaxed)),
+        let turn = self.turn.fetch_add(1, Relaxed);
+        let chosen = |with_left_out| {
+            let view = View { target: self, tried, now_ms, with_left_out };
+            match (&self.places, hash) {
+                (Some(places), Some(hash)) => places.pick(hash, &view),
+                _ => pick(self.service.policy, &view, random, turn),
+            }
         };
-        chosen.map(|index| &self.endpoints[index])
+        chosen(false).or_else(|| chosen(true)).map(|index| &self.endpoints[index])
     }
 
     /// Begins a request or connection, unless the service's circuit breaker is open.
@@ -257,6 +261,7 @@ struct View<'a> {
     target: &'a Target,
     tried: &'a [u64],
     now_ms: u32,
+    with_left_out: bool,
 }
 
 impl Candidates for View<'_> {
@@ -266,8 +271,12 @@ impl Candidates for View<'_> {
 
     fn weight(&self, index: usize) -> u32 {
         let endpoint = &self.target.endpoints[index];
-        let is_left_out = self.tried.contains(&endpoint.id) || endpoint.is_out(self.now_ms);
-        if is_left_out { 0 } else { self.target.service.endpoints[index].weight }
+        let is_left_out = !self.with_left_out && endpoint.is_out(self.now_ms);
+        if is_left_out || self.tried.contains(&endpoint.id) {
+            0
+        } else {
+            self.target.service.endpoints[index].weight
+        }
     }
 
     fn active(&self, index: usize) -> u32 {

@@ -85,7 +85,7 @@ impl Places {
         let active: u64 = usable().map(|n| u64::from(of.active(n))).sum();
         let has_room = |n: usize| {
             let share = (active + 1) * u64::from(of.weight(n)) * BOUND_PERCENT;
-            u64::from(of.active(n)) < share.div_ceil(total * 100)
+            u64::from(of.active(n)) < share.div_ceil(total.max(1) * 100)
         };
         let mut in_order = self.from(hash).filter(|&n| n < of.count() && of.weight(n) > 0);
         in_order.find(|&n| has_room(n))

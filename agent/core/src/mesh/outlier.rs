@@ -33,7 +33,9 @@ pub struct Record {
 impl Record {
     /// Whether it is out now.
     pub fn is_out(self, now_ms: u32) -> bool {
-        self.is_out && (self.until_ms.wrapping_sub(now_ms) as i32) > 0
+        let left = self.until_ms.wrapping_sub(now_ms);
+        // One that nobody asked since is not out again once the clock wraps.
+        self.is_out && left > 0 && u128::from(left) <= LONGEST.as_millis()
     }
 
     /// After a success. One that did well after its time is forgiven bit by bit.
@@ -127,6 +129,7 @@ mod tests {
         let out = failed(Record::default(), 3, 0);
         assert_eq!(out.succeeded(500).ejections, 1, "a late answer from before");
         assert_eq!(out.succeeded(1000).ejections, 0);
+        assert!(!out.is_out(30 * 24 * 3600 * 1000), "a month later, with no request between");
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub fn withdraw(budget: Milli) -> Option<Milli> {
     budget.checked_sub(1000)
 }
 
+/// Clocks that threads read at the same time differ by less. What seems to lie further
+/// back than that is a bucket that rested while the clock wrapped.
+const BEHIND_MS: u32 = 10_000;
+
 /// A token bucket, small enough for one atomic word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
@@ -36,9 +40,9 @@ impl Bucket {
     /// Takes a token, if there is one: `per_second` come in, up to `burst`.
     pub fn take(self, per_second: u32, burst: u32, now_ms: u32) -> Result<Self, Self> {
         // Another thread's clock may have been read a little before this one's.
-        let elapsed = now_ms.wrapping_sub(self.at_ms);
-        let (elapsed, at_ms) =
-            if elapsed > u32::MAX / 2 { (0, self.at_ms) } else { (elapsed, now_ms) };
+        let is_behind = self.at_ms.wrapping_sub(now_ms) < BEHIND_MS;
+        let at_ms = if is_behind { self.at_ms } else { now_ms };
+        let elapsed = at_ms.wrapping_sub(self.at_ms);
         let fresh = u64::from(elapsed) * u64::from(per_second);
         let most = u64::from(burst) * 1000;
         let tokens = (u64::from(self.tokens) + fresh).min(most).min(u64::from(Milli::MAX)) as Milli;
@@ -81,5 +85,12 @@ mod tests {
     fn a_clock_that_is_a_little_behind_adds_nothing() {
         let bucket = Bucket::full(1, 1000).take(1000, 1, 1000).expect("one token");
         assert_eq!(bucket.take(1000, 1, 990), Err(bucket));
+    }
+
+    #[test]
+    fn a_bucket_that_rested_for_a_month_fills_again() {
+        let now = 30 * 24 * 3600 * 1000;
+        let bucket = Bucket::full(1, 0).take(1, 1, now).expect("a full one");
+        assert!(bucket.take(1, 1, now + 1000).is_ok(), "a second later");
     }
 }

@@ -165,7 +165,9 @@ impl Candidates for Idle {
 }
 
 const KEYS: u64 = 2000;
-const TABLES: [fn(&[(u64, u32)]) -> Places; 2] = [Places::maglev, Places::ring];
+/// From endpoints by what they are known by and their weights.
+type Build = fn(&[(u64, u32)]) -> Places;
+const TABLES: [Build; 2] = [Places::maglev, Places::ring];
 
 #[test]
 fn a_change_moves_few_keys_and_only_to_or_from_what_changed() {

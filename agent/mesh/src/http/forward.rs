@@ -66,14 +66,14 @@ pub async fn forward(
     // pool's fault and not the endpoint's, and costs no attempt.
     let mut stale = 0;
     while tried.len() < MAX_ATTEMPTS {
+        let endpoint = target.pick(&tried, hash, worker.random(), worker.now_ms()).cloned();
+        let Some(endpoint) = endpoint else { break };
         if !tried.is_empty() {
             if !target.may_retry() {
                 break;
             }
             Counters::one(&worker.counters.retries);
         }
-        let endpoint = target.pick(&tried, hash, worker.random(), worker.now_ms()).cloned();
-        let Some(endpoint) = endpoint else { break };
         let under = Under::way(&endpoint);
         let (mut lease, is_fresh) =
             match lease(worker, connection, &endpoint, target, stale < MAX_ATTEMPTS).await {

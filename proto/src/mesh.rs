@@ -59,6 +59,10 @@ pub struct Counts {
     pub slow: u64,
     /// Requests and connections that no route matched.
     pub unmatched: u64,
+    /// Requests and connections that an open circuit breaker refused.
+    pub broken: u64,
+    /// Requests over a rate limit.
+    pub limited: u64,
     /// Attempts on another endpoint after one failed.
     pub retries: u64,
 }
@@ -111,6 +115,8 @@ pub struct Endpoint {
     pub requests: u64,
     /// Those that failed for its sake.
     pub failures: u64,
+    /// Whether it failed so often in a row that it is left out for a while.
+    pub ejected: bool,
 }
 
 /// `POST /v1/why`

@@ -28,7 +28,7 @@ mod upstream;
 const SOON: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
-    let tests: [Test; 10] = [
+    let tests: [Test; 11] = [
         test("a_document_is_what_a_client_gets", 60, document),
         test("a_document_that_does_not_fit_together_is_refused_with_every_reason", 60, refused),
         test("a_killed_agent_and_a_changed_table_cost_no_request", 90, no_request_lost),
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         test("tcp_tls_and_proxy_protocol_are_passed_through", 60, bytes),
         test("an_upgraded_connection_carries_bytes", 60, upgraded),
         test("an_endpoint_that_is_gone_costs_no_request", 60, endpoint_gone),
+        test("an_endpoint_that_fails_is_left_out_and_comes_back", 90, left_out),
         test("http2_by_an_independent_client", 90, http2)
             .needs(&[Need::Program("h2load"), Need::Program("curl")]),
     ];
@@ -471,6 +472,56 @@ fn endpoint_gone(lab: &Lab) -> Result {
     ensure!(get(at, "shop.rack", "/")?.status == 502, "none is left");
     mesh.put(&web(at, &[]))?;
     ensure!(get(at, "shop.rack", "/")?.status == 503, "none at all");
+    Ok(())
+}
+
+fn left_out(lab: &Lab) -> Result {
+    let (well, ill) = (Upstream::start("well")?, Upstream::start("ill")?);
+    ill.is_ill.store(true, Relaxed);
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    let service = |name: &str, ms: u32, endpoints: &[&Upstream]| {
+        let endpoints: Vec<_> =
+            endpoints.iter().map(|it| format!("{{ address = \"{}\" }}", it.address)).collect();
+        format!(
+            "[[mesh.services]]\nname = \"{name}\"\nbalance = {{ policy = \"round_robin\" }}\n\
+             outlier_detection = {{ consecutive_failures = 3, base_ejection_ms = {ms} }}\n\
+             endpoints = [{}]\n\
+             [[mesh.routes]]\nname = \"{name}\"\nlisteners = [\"web\"]\nhostnames = [\"{name}.rack\"]\n\
+             rules = [{{ backend_refs = [{{ name = \"{name}\" }}] }}]\n",
+            endpoints.join(", ")
+        )
+    };
+    let listener = format!("[[mesh.listeners]]\nname = \"web\"\naddress = \"{at}\"\n");
+    // The one is out for longer than the test, the other for longer than its requests.
+    let both = [&well, &ill];
+    let services = service("long", 300_000, &both) + &service("soon", 4000, &both);
+    mesh.put(&format!("{listener}{services}"))?;
+    for host in ["long.rack", "soon.rack"] {
+        let before = ill.requests.load(Relaxed);
+        let answers: Vec<u16> =
+            (0..30).map(|_| Ok(get(at, host, "/")?.status)).collect::<Result<_>>()?;
+        let failed = answers.iter().filter(|&&status| status == 503).count();
+        let seen = ill.requests.load(Relaxed) - before;
+        ensure!((failed, seen) == (3, 3), "{host}: {seen} seen, {answers:?}");
+    }
+    let endpoints: Endpoints = mesh.node.cli(&["mesh", "endpoints", "-o", "json"])?.json()?;
+    let of_long = endpoints.endpoints.iter().filter(|it| it.service == "long");
+    let shown: Vec<_> = of_long.map(|it| (it.ejected, it.failures)).collect();
+    ensure!(shown == [(false, 0), (true, 3)], "{endpoints:?}");
+    ill.is_ill.store(false, Relaxed);
+    wait::until("it comes back", SOON, || {
+        let answer = get(at, "soon.rack", "/").map_err(|error| format!("{error:?}"))?;
+        if answer.by() == "ill" { Ok(()) } else { Err(format!("{answer:?}")) }
+    })?;
+    for n in 0..10 {
+        let answer = get(at, "long.rack", "/")?;
+        ensure!(answer.by() == "well", "still out, request {n}: {answer:?}");
+    }
+    // A table that has no other one left takes it all the same.
+    mesh.put(&(listener + &service("long", 300_000, &[&ill])))?;
+    let answer = get(at, "long.rack", "/")?;
+    ensure!((answer.status, answer.by()) == (200, "ill"), "{answer:?}");
     Ok(())
 }
 

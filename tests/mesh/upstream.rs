@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -18,10 +18,12 @@ use purlin_tests::Result;
 const IDLE: Duration = Duration::from_secs(60);
 
 /// A service on loopback; its threads end with the test's process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     pub address: SocketAddr,
     pub requests: Arc<AtomicU64>,
+    /// Answers 503 instead of 200.
+    pub is_ill: Arc<AtomicBool>,
 }
 
 impl Upstream {
@@ -39,27 +41,30 @@ impl Upstream {
 
     fn start_with(
         name: &'static str,
-        serve: fn(TcpStream, &str, &AtomicU64) -> std::io::Result<()>,
+        serve: fn(TcpStream, &str, &Self) -> std::io::Result<()>,
     ) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
-        let requests = Arc::new(AtomicU64::new(0));
-        let counted = requests.clone();
+        let upstream = Self {
+            address: listener.local_addr()?,
+            requests: Arc::default(),
+            is_ill: Arc::default(),
+        };
+        let serving = upstream.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let counted = counted.clone();
+                let serving = serving.clone();
                 thread::spawn(move || {
                     _ = stream.set_read_timeout(Some(IDLE));
                     // How a connection ends is the other side's affair.
-                    _ = serve(stream, name, &counted);
+                    _ = serve(stream, name, &serving);
                 });
             }
         });
-        Ok(Self { address, requests })
+        Ok(upstream)
     }
 }
 
-fn serve(stream: TcpStream, name: &str, requests: &AtomicU64) -> std::io::Result<()> {
+fn serve(stream: TcpStream, name: &str, upstream: &Upstream) -> std::io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -79,7 +84,7 @@ fn serve(stream: TcpStream, name: &str, requests: &AtomicU64) -> std::io::Result
                 reader.read_until(b'\n', &mut body)?;
             }
         }
-        requests.fetch_add(1, Relaxed);
+        upstream.requests.fetch_add(1, Relaxed);
         if head.to_lowercase().contains("upgrade: echo") {
             writer.write_all(
                 b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n",
@@ -92,7 +97,9 @@ fn serve(stream: TcpStream, name: &str, requests: &AtomicU64) -> std::io::Result
             thread::sleep(Duration::from_millis(ms));
         }
         let text = format!("{name}\n{head}{}", String::from_utf8_lossy(&body));
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        let status =
+            if upstream.is_ill.load(Relaxed) { "503 Service Unavailable" } else { "200 OK" };
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{text}", text.len());
         writer.write_all(answer.as_bytes())?;
     }
 }

@@ -144,8 +144,13 @@ fn listeners(status: &Status, width: Width) -> String {
 /// What is only worth a line when there was any.
 fn counted(status: &Status, width: Width) -> String {
     let counts = &status.counts;
-    let plain =
-        [("slow", counts.slow), ("unmatched", counts.unmatched), ("retried", counts.retries)];
+    let plain = [
+        ("slow", counts.slow),
+        ("unmatched", counts.unmatched),
+        ("over the circuit breaker", counts.broken),
+        ("over a rate limit", counts.limited),
+        ("retried", counts.retries),
+    ];
     let violations = counts.violations.iter().map(|(why, &count)| (why.as_str(), count));
     let all = plain.into_iter().chain(violations).filter(|(_, count)| *count > 0);
     let rows = all.map(|(why, count)| vec![why.to_owned(), count.to_string()]);
@@ -199,6 +204,7 @@ fn endpoints(all: &[Endpoint], width: Width) -> String {
         Right("LATENCY"),
         Right("REQUESTS"),
         Right("FAILED"),
+        Left("STATE"),
     ];
     let row = |it: &Endpoint| {
         vec![
@@ -209,6 +215,7 @@ fn endpoints(all: &[Endpoint], width: Width) -> String {
             it.latency_ms.map_or("unknown".into(), |ms| format!("{ms:.1} ms")),
             it.requests.to_string(),
             it.failures.to_string(),
+            if it.ejected { "left out" } else { "" }.into(),
         ]
     };
     table::columns(&header, all.iter().map(row), width)

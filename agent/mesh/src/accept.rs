@@ -4,8 +4,9 @@
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use purlin_core::mesh::{
+    hashed::hash,
     hello::{self, Hello},
-    model::{Protocol, Service},
+    model::{HashOn, Protocol},
     proxy,
 };
 use tokio::{io::AsyncReadExt, net::TcpStream, time};
@@ -106,13 +107,17 @@ pub async fn more(stream: &mut TcpStream, first: &mut Vec<u8>, most: usize) -> i
 }
 
 async fn pass_on(worker: &Rc<Worker>, target: &Target, mut client: Client, first: Vec<u8>) {
+    let Some(of_service) = target.begin() else { return Counters::one(&worker.counters.broken) };
+    let hash = source_hash(&target.service.hash_on, client.peer);
     let mut tried = Vec::new();
-    while tried.len() < MAX_ATTEMPTS {
-        let endpoint = target.pick(&tried, worker.random(), worker.now_ms()).cloned();
+    while tried.len() < MAX_ATTEMPTS && (tried.is_empty() || target.may_retry()) {
+        let endpoint = target.pick(&tried, hash, worker.random(), worker.now_ms()).cloned();
         let Some(endpoint) = endpoint else { return };
         let under = Under::way(&endpoint);
-        match connect(worker, &endpoint, &target.service, client.peer, client.at).await {
+        match connect(worker, &endpoint, target, client.peer, client.at).await {
             Ok(mut stream) => {
+                target.ended(&endpoint, true, worker.now_ms());
+                let under = under.stays(of_service);
                 let idle = target.service.timeouts.idle;
                 let passed = async {
                     relay::write_first(&mut stream, &first).await?;
@@ -133,14 +138,24 @@ async fn pass_on(worker: &Rc<Worker>, target: &Target, mut client: Client, first
     }
 }
 
+/// What of a connection alone is hashed; what only a request tells is not there.
+pub fn source_hash(on: &HashOn, peer: SocketAddr) -> Option<u64> {
+    match on {
+        HashOn::SourceIp => Some(hash(peer.ip().to_canonical().to_string().as_bytes())),
+        HashOn::Source => Some(hash(peer.to_string().as_bytes())),
+        HashOn::Path | HashOn::Header(_) | HashOn::Cookie(_) => None,
+    }
+}
+
 /// Connects to an endpoint, and tells it who is asking where it wants to know.
 pub async fn connect(
     worker: &Worker,
     endpoint: &Endpoint,
-    service: &Service,
+    target: &Target,
     peer: SocketAddr,
     at: SocketAddr,
 ) -> io::Result<TcpStream> {
+    let service = &target.service;
     let limit = service.timeouts.connect;
     let connected = time::timeout(limit, async {
         let mut stream = TcpStream::connect(endpoint.address).await?;
@@ -152,7 +167,7 @@ pub async fn connect(
     });
     let connected = connected.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     if connected.is_err() {
-        endpoint.failed();
+        target.ended(endpoint, false, worker.now_ms());
         // Whatever is chosen by latency avoids it for a while.
         endpoint.answered(limit, worker.now_ms());
     }

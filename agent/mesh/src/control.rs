@@ -123,11 +123,9 @@ async fn answer(control: &Control, request: Request<Incoming>, may_change: bool)
         (&Method::GET, "/v1/status") => json(StatusCode::OK, &control.owner().status()),
         (&Method::PUT, "/v1/table") => put(control, body),
         (&Method::GET, "/v1/routes") => json(StatusCode::OK, &show::routes(control.owner().live())),
-        (&Method::GET, "/v1/endpoints") => {
-            json(StatusCode::OK, &show::endpoints(control.owner().live()))
-        }
+        (&Method::GET, "/v1/endpoints") => json(StatusCode::OK, &control.owner().endpoints()),
         (&Method::POST, "/v1/why") => match serde_json::from_slice::<view::WhyAsked>(&body) {
-            Ok(asked) => match show::why(control.owner().live(), &asked) {
+            Ok(asked) => match control.owner().why(&asked) {
                 Ok(why) => json(StatusCode::OK, &why),
                 Err(why) => failed(StatusCode::BAD_REQUEST, &why, Vec::new()),
             },

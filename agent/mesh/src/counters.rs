@@ -23,6 +23,10 @@ pub struct Counters {
     pub slow: AtomicU64,
     /// Requests and connections that no route matched.
     pub unmatched: AtomicU64,
+    /// Requests and connections that an open circuit breaker refused.
+    pub broken: AtomicU64,
+    /// Requests over a rate limit.
+    pub limited: AtomicU64,
     /// Attempts on another endpoint after one failed.
     pub retries: AtomicU64,
     /// Times that a connection was parked, and taken up again or given up.

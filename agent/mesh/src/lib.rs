@@ -93,7 +93,7 @@ async fn run(place: Place) -> io::Result<()> {
     let cores = thread::available_parallelism()?.get();
     let workers = (0..cores).map(|n| worker::start(n, seed.wrapping_add(n as u64), started));
     let workers = workers.collect::<io::Result<Vec<_>>>()?;
-    let control = Arc::new(Control::new(Owner::start(place.dir, workers)));
+    let control = Arc::new(Control::new(Owner::start(place.dir, workers, started)));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
     let bind_again = async {
         loop {

@@ -8,6 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use purlin_core::{mesh::strict::Violation, settings::Refusal};
@@ -17,7 +18,7 @@ use tokio::net::TcpSocket;
 use crate::{
     keep,
     live::Live,
-    wire,
+    show, wire,
     worker::{Command, Handle},
 };
 
@@ -38,6 +39,7 @@ pub enum Refused {
 pub struct Owner {
     dir: PathBuf,
     workers: Vec<Handle>,
+    started: Instant,
     table: v1::MeshTable,
     live: Arc<Live>,
     /// Addresses that the workers listen at.
@@ -51,10 +53,11 @@ pub struct Owner {
 impl Owner {
     /// Starts from what is on disk. Whatever of it can't be had is a problem, and the
     /// rest is in force.
-    pub fn start(dir: PathBuf, workers: Vec<Handle>) -> Self {
+    pub fn start(dir: PathBuf, workers: Vec<Handle>, started: Instant) -> Self {
         let mut owner = Self {
             dir,
             workers,
+            started,
             table: v1::MeshTable::default(),
             live: Arc::default(),
             bound: Vec::new(),
@@ -151,6 +154,21 @@ impl Owner {
         &self.live
     }
 
+    /// Every endpoint, as it is now.
+    pub fn endpoints(&self) -> view::Endpoints {
+        show::endpoints(&self.live, self.now_ms())
+    }
+
+    /// Which route and endpoint a request would take now.
+    pub fn why(&self, asked: &view::WhyAsked) -> Result<view::Why, String> {
+        show::why(&self.live, asked, self.now_ms())
+    }
+
+    /// The workers' clock.
+    fn now_ms(&self) -> u32 {
+        self.started.elapsed().as_millis() as u32
+    }
+
     /// A socket for each worker; the kernel spreads the connections over them.
     fn bind(&self, address: SocketAddr) -> io::Result<Vec<StdListener>> {
         let bind = |_| {
@@ -219,6 +237,8 @@ impl Owner {
             sum.requests += counters.requests.load(Relaxed);
             sum.slow += counters.slow.load(Relaxed);
             sum.unmatched += counters.unmatched.load(Relaxed);
+            sum.broken += counters.broken.load(Relaxed);
+            sum.limited += counters.limited.load(Relaxed);
             sum.retries += counters.retries.load(Relaxed);
             for (sum, counter) in sum.answers.iter_mut().zip(&counters.answers) {
                 *sum += counter.load(Relaxed);

@@ -68,18 +68,20 @@ fn to(rule: &Rule) -> String {
 }
 
 /// Every endpoint, service by service.
-pub fn endpoints(live: &Live) -> view::Endpoints {
-    view::Endpoints { endpoints: live.targets.iter().flat_map(endpoints_of).collect() }
+pub fn endpoints(live: &Live, now_ms: u32) -> view::Endpoints {
+    view::Endpoints {
+        endpoints: live.targets.iter().flat_map(|it| endpoints_of(it, now_ms)).collect(),
+    }
 }
 
-fn endpoints_of(target: &Arc<Target>) -> impl Iterator<Item = view::Endpoint> {
+fn endpoints_of(target: &Arc<Target>, now_ms: u32) -> impl Iterator<Item = view::Endpoint> {
     let model = target.service.endpoints.iter();
     model
         .zip(&target.endpoints)
-        .map(|(model, state)| endpoint(&target.service.name, model.weight, state))
+        .map(move |(model, state)| endpoint(&target.service.name, model.weight, state, now_ms))
 }
 
-fn endpoint(service: &str, weight: u32, it: &Endpoint) -> view::Endpoint {
+fn endpoint(service: &str, weight: u32, it: &Endpoint, now_ms: u32) -> view::Endpoint {
     let requests = it.requests.load(Relaxed);
     view::Endpoint {
         service: service.into(),
@@ -89,11 +91,12 @@ fn endpoint(service: &str, weight: u32, it: &Endpoint) -> view::Endpoint {
         latency_ms: (requests > 0).then(|| it.last_latency() / 1000.0),
         requests,
         failures: it.failures.load(Relaxed),
+        ejected: it.is_out(now_ms),
     }
 }
 
 /// Which route and endpoint a request would take.
-pub fn why(live: &Live, asked: &view::WhyAsked) -> Result<view::Why, String> {
+pub fn why(live: &Live, asked: &view::WhyAsked, now_ms: u32) -> Result<view::Why, String> {
     let listener = listener(live, asked.listener.as_deref())?;
     let host =
         host::normal(&asked.host).ok_or_else(|| format!("{} is no host name", asked.host))?;
@@ -115,8 +118,10 @@ pub fn why(live: &Live, asked: &view::WhyAsked) -> Result<view::Why, String> {
     });
     let rule = place.map(|place| live.table.rule(place));
     let targets = rule.iter().flat_map(|rule| &rule.backends).filter(|it| it.weight > 0);
-    let mut endpoints: Vec<_> =
-        targets.filter_map(|it| live.targets.get(it.index)).flat_map(endpoints_of).collect();
+    let mut endpoints: Vec<_> = targets
+        .filter_map(|it| live.targets.get(it.index))
+        .flat_map(|it| endpoints_of(it, now_ms))
+        .collect();
     let cost = |it: &view::Endpoint| it.latency_ms.unwrap_or_default() * (it.active + 1) as f32;
     endpoints.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     let outcome = match rule {

@@ -10,6 +10,7 @@ use purlin_core::{
             Backend, Endpoint, HeaderEdit, Kind, Listener, Match, PathEdit, Redirect, Rewrite,
             Route, Rule, Service, Timeouts, ValueMatch,
         },
+        outlier::Ejection,
         path::{self, PathMatch},
         table::Table,
     },
@@ -31,6 +32,14 @@ const REQUEST_MS_DEFAULT: u32 = 30_000;
 /// Below a second a slow peer is cut off, and a day without a byte is dead.
 const IDLE_MS: RangeInclusive<u32> = 1000..=86_400_000;
 const IDLE_MS_DEFAULT: u32 = 3_600_000;
+/// Under way at once, or in a second.
+const AT_ONCE: RangeInclusive<u32> = 1..=1_000_000;
+/// A breaker is for the day when a service hangs: 10,000 requests that wait take some
+/// 300 MB, and no healthy service of a rack has as many.
+const MAX_REQUESTS_DEFAULT: u32 = 10_000;
+/// From a hiccup to as long as an ejection ever is.
+const EJECTION_MS: RangeInclusive<u32> = 100..=300_000;
+const EJECTION_MS_DEFAULT: u32 = 1000;
 const PORT: RangeInclusive<u32> = 1..=65_535;
 /// Longest path or value that a document may ask for.
 const MAX_TEXT: usize = 1024;
@@ -90,6 +99,17 @@ impl Reader {
             protocol: self.named(&format!("{path}.protocol"), &it.protocol),
             send_proxy_protocol: it.send_proxy_protocol.map(|version| version as u8),
             policy: self.named(&format!("{path}.balance.policy"), &balance.policy),
+            hash_on: self.named(&format!("{path}.balance.hash_on"), &balance.hash_on),
+            ejection: self.ejection(
+                &format!("{path}.outlier_detection"),
+                &it.outlier_detection.unwrap_or_default(),
+            ),
+            max_requests: self.within(
+                &format!("{path}.max_requests"),
+                it.max_requests,
+                MAX_REQUESTS_DEFAULT,
+                AT_ONCE,
+            ),
             timeouts: self.timeouts(&format!("{path}.timeouts"), &it.timeouts.unwrap_or_default()),
         }
     }
@@ -98,6 +118,39 @@ impl Reader {
         let weight = it.weight.unwrap_or(WEIGHT_DEFAULT);
         self.in_range(&format!("{path}.weight"), weight, &WEIGHT);
         Some(Endpoint { address: self.address(&format!("{path}.address"), &it.address)?, weight })
+    }
+
+    /// A number that is given, or its default.
+    fn within(
+        &mut self,
+        path: &str,
+        given: Option<u32>,
+        default: u32,
+        range: RangeInclusive<u32>,
+    ) -> u32 {
+        let value = given.unwrap_or(default);
+        self.in_range(path, value, &range);
+        value
+    }
+
+    fn ejection(&mut self, path: &str, it: &v1::OutlierDetection) -> Ejection {
+        let mut number = |name, given, default, range| {
+            self.within(&format!("{path}.{name}"), given, default, range)
+        };
+        let base =
+            number("base_ejection_ms", it.base_ejection_ms, EJECTION_MS_DEFAULT, EJECTION_MS);
+        Ejection {
+            consecutive: number("consecutive_failures", it.consecutive_failures, 5, 0..=1000),
+            base: Duration::from_millis(base.into()),
+            max_percent: number("max_ejection_percent", it.max_ejection_percent, 50, 1..=100),
+        }
+    }
+
+    fn rate_limit(&mut self, path: &str, it: &v1::RateLimit) -> (u32, u32) {
+        let per_second = it.requests_per_second;
+        self.in_range(&format!("{path}.requests_per_second"), per_second, &AT_ONCE);
+        let burst = self.within(&format!("{path}.burst"), it.burst, per_second.max(1), AT_ONCE);
+        (per_second, burst)
     }
 
     fn timeouts(&mut self, path: &str, it: &v1::Timeouts) -> Timeouts {
@@ -154,6 +207,10 @@ impl Reader {
             request_headers: self.header_edit(&format!("{path}.request_header_modifier"), request),
             response_headers: self
                 .header_edit(&format!("{path}.response_header_modifier"), response),
+            rate_limit: it
+                .rate_limit
+                .as_ref()
+                .map(|it| self.rate_limit(&format!("{path}.rate_limit"), it)),
             backends: (it.backend_refs.iter().enumerate())
                 .map(|(n, it)| self.backend(&format!("{path}.backend_refs[{n}]"), it))
                 .collect(),
@@ -472,7 +529,10 @@ mod tests {
             protocol: Some("http3".into()),
             endpoints: vec![v1::Endpoint { address: "shop:80".into(), weight: Some(0) }],
             send_proxy_protocol: Some(3),
-            balance: Some(v1::Balance { policy: Some("best".into()) }),
+            balance: Some(v1::Balance {
+                policy: Some("best".into()),
+                hash_on: Some("header:".into()),
+            }),
             timeouts: Some(v1::Timeouts { connect_ms: Some(1), ..Default::default() }),
             ..Default::default()
         };
@@ -490,26 +550,27 @@ mod tests {
         check(
             mesh,
             expect![[r#"
-            mesh.listeners[0].address: localhost:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
-            mesh.services[0].send_proxy_protocol: 3 (may be 1 to 2; the nearest possible value is 2)
-            mesh.services[0].endpoints[0].weight: 0 (may be 1 to 1000; the nearest possible value is 1)
-            mesh.services[0].endpoints[0].address: shop:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
-            mesh.services[0].protocol: http3 (may be one of http, h2c, tcp; choose one, or leave it out)
-            mesh.services[0].balance.policy: best (may be one of p2c, least_request, round_robin, random; choose one, or leave it out)
-            mesh.services[0].timeouts.connect_ms: 1 (may be 10 to 60000; the nearest possible value is 10)
-            mesh.routes[0].kind: udp (may be one of http, grpc, tcp, tls; choose one, or leave it out)
-            mesh.routes[0].hostnames[0]: http://shop (may be a host name such as shop.rack, or *.rack for all below it; leave out scheme, port and path; letters, digits, '-' and '.' remain)
-            mesh.routes[0].rules[0].matches[0].path.value: a/../b (may be a path of at most 1024 bytes that begins with /; without query, spaces and .. segments)
-            mesh.routes[0].rules[0].matches[0].path.type: glob (may be one of exact, prefix, template; choose one)
-            mesh.routes[0].rules[0].matches[0].method: G T (may be a method such as GET; write it in upper case)
-            mesh.routes[0].rules[0].matches[0].headers[0].name: a b (may be a name; write it as in a request)
-            mesh.routes[0].rules[0].request_redirect.status_code: 200 (may be 301, 302, 303, 307, 308; 302 is the default)
-            mesh.routes[0].rules[0].request_redirect.scheme: ftp (may be http or https; leave it out to keep it)
-            mesh.routes[0].rules[0].request_redirect.path:  (may be one of replace_full_path and replace_prefix_match; give one of them)
-            mesh.routes[0].rules[0].request_header_modifier: Content-Length (may be the name of a header; what frames a message, or names its host, is not for a table to change)
-            mesh.routes[0].rules[0].request_header_modifier: 1
-            2 (may be at most 1024 printable ASCII characters; a header's value is one line)
-        "#]],
+                mesh.listeners[0].address: localhost:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
+                mesh.services[0].send_proxy_protocol: 3 (may be 1 to 2; the nearest possible value is 2)
+                mesh.services[0].endpoints[0].weight: 0 (may be 1 to 1000; the nearest possible value is 1)
+                mesh.services[0].endpoints[0].address: shop:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
+                mesh.services[0].protocol: http3 (may be one of http, h2c, tcp; choose one, or leave it out)
+                mesh.services[0].balance.policy: best (may be one of p2c, least_request, round_robin, random, maglev, ring_hash; choose one, or leave it out)
+                mesh.services[0].balance.hash_on: header: (may be source_ip, source, path, header:NAME or cookie:NAME; choose one, or leave it out)
+                mesh.services[0].timeouts.connect_ms: 1 (may be 10 to 60000; the nearest possible value is 10)
+                mesh.routes[0].kind: udp (may be one of http, grpc, tcp, tls; choose one, or leave it out)
+                mesh.routes[0].hostnames[0]: http://shop (may be a host name such as shop.rack, or *.rack for all below it; leave out scheme, port and path; letters, digits, '-' and '.' remain)
+                mesh.routes[0].rules[0].matches[0].path.value: a/../b (may be a path of at most 1024 bytes that begins with /; without query, spaces and .. segments)
+                mesh.routes[0].rules[0].matches[0].path.type: glob (may be one of exact, prefix, template; choose one)
+                mesh.routes[0].rules[0].matches[0].method: G T (may be a method such as GET; write it in upper case)
+                mesh.routes[0].rules[0].matches[0].headers[0].name: a b (may be a name; write it as in a request)
+                mesh.routes[0].rules[0].request_redirect.status_code: 200 (may be 301, 302, 303, 307, 308; 302 is the default)
+                mesh.routes[0].rules[0].request_redirect.scheme: ftp (may be http or https; leave it out to keep it)
+                mesh.routes[0].rules[0].request_redirect.path:  (may be one of replace_full_path and replace_prefix_match; give one of them)
+                mesh.routes[0].rules[0].request_header_modifier: Content-Length (may be the name of a header; what frames a message, or names its host, is not for a table to change)
+                mesh.routes[0].rules[0].request_header_modifier: 1
+                2 (may be at most 1024 printable ASCII characters; a header's value is one line)
+            "#]],
         );
     }
 

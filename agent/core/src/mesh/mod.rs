@@ -8,15 +8,21 @@
 //! | [`host`], [`path`] | what a host name or a path pattern matches |
 //! | [`strict`], [`hello`], [`proxy`] | what a connection's bytes are, and which are refused |
 //! | [`choose`] | which rule a request meets first, and why |
-//! | [`pick`], [`ewma`] | which endpoint it goes to, and how slow that was lately |
+//! | [`pick`], [`hashed`], [`ewma`] | which endpoint it goes to, and how slow that was lately |
+//! | [`outlier`], [`rate`] | which endpoint is left out for a while, and what is too much |
 
 pub mod choose;
 pub mod ewma;
+pub mod hashed;
 pub mod hello;
 pub mod host;
 pub mod model;
+pub mod outlier;
 pub mod path;
 pub mod pick;
 pub mod proxy;
+pub mod rate;
+#[cfg(test)]
+mod simulation;
 pub mod strict;
 pub mod table;

@@ -4,7 +4,7 @@
 use alloc::{string::String, vec::Vec};
 use core::{net::SocketAddr, str::FromStr, time::Duration};
 
-use super::{host::Hostname, path::PathMatch};
+use super::{host::Hostname, outlier::Ejection, path::PathMatch};
 use crate::settings::{Impossible, one_of};
 
 /// An enum whose values have names in documents.
@@ -89,6 +89,10 @@ named! {
         RoundRobin = "round_robin",
         /// At random by weight.
         Random = "random",
+        /// By a hash of the request, with even shares.
+        Maglev = "maglev",
+        /// By a hash of the request, moving the least on a change.
+        RingHash = "ring_hash",
     }
 }
 
@@ -120,8 +124,49 @@ pub struct Service {
     pub send_proxy_protocol: Option<u8>,
     /// How an endpoint is chosen.
     pub policy: Policy,
+    /// What is hashed, where it is chosen by a hash.
+    pub hash_on: HashOn,
+    /// When an endpoint is left out for a while.
+    pub ejection: Ejection,
+    /// Requests and connections under way on the whole node.
+    pub max_requests: u32,
     /// How long a stage may take.
     pub timeouts: Timeouts,
+}
+
+/// What of a request decides where it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashOn {
+    /// The client's address.
+    #[default]
+    SourceIp,
+    /// The client's address and port.
+    Source,
+    /// The path.
+    Path,
+    /// A header, by its name in lower case.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+}
+
+impl FromStr for HashOn {
+    type Err = Impossible;
+    fn from_str(text: &str) -> Result<Self, Impossible> {
+        match (text, text.split_once(':')) {
+            ("source_ip", _) => Ok(HashOn::SourceIp),
+            ("source", _) => Ok(HashOn::Source),
+            ("path", _) => Ok(HashOn::Path),
+            (_, Some(("header", name))) if !name.is_empty() => {
+                Ok(HashOn::Header(name.to_ascii_lowercase()))
+            }
+            (_, Some(("cookie", name))) if !name.is_empty() => Ok(HashOn::Cookie(name.into())),
+            _ => Err(Impossible {
+                limit: "source_ip, source, path, header:NAME or cookie:NAME".into(),
+                hint: "choose one, or leave it out".into(),
+            }),
+        }
+    }
 }
 
 /// One of a service's places.
@@ -174,6 +219,8 @@ pub struct Rule {
     pub request_headers: HeaderEdit,
     /// Changes to the answer's headers.
     pub response_headers: HeaderEdit,
+    /// Requests a second, and how many more at once; on the whole node.
+    pub rate_limit: Option<(u32, u32)>,
     /// Where it goes, by weight.
     pub backends: Vec<Backend>,
 }

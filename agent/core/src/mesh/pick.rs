@@ -23,6 +23,8 @@ pub fn pick(policy: Policy, of: &impl Candidates, random: u64, turn: u64) -> Opt
         Policy::P2c => better_of_two(of, random, |index| of.latency(index) * (load(index) + 1.0)),
         Policy::LeastRequest => better_of_two(of, random, load),
         Policy::Random => by_weight(of, None, |total| spread(random, total)),
+        // By a hash where there is something to hash; see `hashed`.
+        Policy::Maglev | Policy::RingHash => by_weight(of, None, |total| spread(random, total)),
         Policy::RoundRobin => in_turn(of, turn),
     }
 }
@@ -62,7 +64,8 @@ fn in_turn(of: &impl Candidates, turn: u64) -> Option<usize> {
     let weights = || (0..of.count()).map(|index| u64::from(of.weight(index)));
     let unit = weights().fold(0, gcd).max(1);
     by_weight(of, None, |total| {
-        let round = total / unit;
+        // Another thread may have left one out since the last line.
+        let round = (total / unit).max(1);
         let mut step = (round * 618 / 1000).max(1);
         while gcd(step, round) != 1 {
             step += 1;

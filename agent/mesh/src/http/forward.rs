@@ -12,7 +12,10 @@ use hyper::{
     body::{Body as _, Incoming},
     header::{self, HeaderValue},
 };
-use purlin_core::mesh::model::{AppProtocol, Service};
+use purlin_core::mesh::{
+    hashed::hash,
+    model::{AppProtocol, HashOn, Service},
+};
 use tokio::time;
 
 use super::{
@@ -42,9 +45,15 @@ pub async fn forward(
     begun: Begun,
 ) -> Result<Response<Body>, Failed> {
     let service = &target.service;
+    let Some(of_service) = target.begin() else {
+        Counters::one(&worker.counters.broken);
+        let text = "the service has too many requests under way: its circuit breaker is open\n";
+        return Err((Refusal(StatusCode::SERVICE_UNAVAILABLE, text), begun));
+    };
     if request.method() == Method::CONNECT || service.protocol == AppProtocol::Tcp {
-        return upgrade::connect(worker, connection, target, request, begun).await;
+        return upgrade::connect(worker, connection, target, request, begun, of_service).await;
     }
+    let hash = hash_of(&service.hash_on, &request, connection);
     let upgrade = headers::wanted_upgrade(request.headers(), request.version());
     let clients_end = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let mut request = request.map(Outgoing::Left);
@@ -57,14 +66,17 @@ pub async fn forward(
     // pool's fault and not the endpoint's, and costs no attempt.
     let mut stale = 0;
     while tried.len() < MAX_ATTEMPTS {
-        let endpoint = target.pick(&tried, worker.random(), worker.now_ms()).cloned();
+        let endpoint = target.pick(&tried, hash, worker.random(), worker.now_ms()).cloned();
         let Some(endpoint) = endpoint else { break };
         if !tried.is_empty() {
+            if !target.may_retry() {
+                break;
+            }
             Counters::one(&worker.counters.retries);
         }
         let under = Under::way(&endpoint);
         let (mut lease, is_fresh) =
-            match lease(worker, connection, &endpoint, service, stale < MAX_ATTEMPTS).await {
+            match lease(worker, connection, &endpoint, target, stale < MAX_ATTEMPTS).await {
                 Ok(leased) => leased,
                 Err(_) => {
                     refusal = Refusal(
@@ -81,6 +93,8 @@ pub async fn forward(
         match sent {
             Ok(Ok(answer)) => {
                 endpoint.answered(began.elapsed(), worker.now_ms());
+                target.ended(&endpoint, !is_gateway_failure(answer.status()), worker.now_ms());
+                let under = under.stays(of_service);
                 let upgrade = clients_end.map(|end| (end, service.timeouts.idle));
                 let answer =
                     from_endpoint(worker, connection, answer, lease, under, begun, upgrade);
@@ -89,13 +103,13 @@ pub async fn forward(
             Ok(Err(mut error)) => match error.take_message() {
                 Some(unsent) if !is_fresh => (request, stale) = (unsent, stale + 1),
                 Some(unsent) => {
-                    endpoint.failed();
+                    target.ended(&endpoint, false, worker.now_ms());
                     tried.push(endpoint.id);
                     request = unsent;
                 }
                 None => {
                     if is_fresh {
-                        endpoint.failed();
+                        target.ended(&endpoint, false, worker.now_ms());
                         tried.push(endpoint.id);
                     } else {
                         stale += 1;
@@ -112,7 +126,7 @@ pub async fn forward(
                 }
             },
             Err(_) => {
-                endpoint.failed();
+                target.ended(&endpoint, false, worker.now_ms());
                 endpoint.answered(service.timeouts.request, worker.now_ms());
                 refusal = Refusal(StatusCode::GATEWAY_TIMEOUT, "the endpoint took too long\n");
                 break;
@@ -127,16 +141,38 @@ async fn lease(
     worker: &Rc<Worker>,
     connection: &Connection,
     endpoint: &Endpoint,
-    service: &Service,
+    target: &Target,
     may_be_old: bool,
 ) -> std::io::Result<(Lease, bool)> {
     if may_be_old && let Some(sender) = worker.pool.take(endpoint.id) {
         return Ok((Lease::new(worker, endpoint.id, sender), false));
     }
-    let stream = accept::connect(worker, endpoint, service, connection.peer, connection.at).await?;
-    let sender = Sender::start(stream, service.protocol).await.map_err(std::io::Error::other)?;
+    let stream = accept::connect(worker, endpoint, target, connection.peer, connection.at).await?;
+    let sender =
+        Sender::start(stream, target.service.protocol).await.map_err(std::io::Error::other)?;
     worker.pool.opened();
     Ok((Lease::new(worker, endpoint.id, sender), true))
+}
+
+/// The endpoint says itself that it can't, and another may.
+fn is_gateway_failure(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 502..=504)
+}
+
+/// What of a request is hashed; `None` if it has none of that.
+fn hash_of(on: &HashOn, request: &Request<Incoming>, connection: &Connection) -> Option<u64> {
+    let value = |name: &str| request.headers().get(name).and_then(|it| it.to_str().ok());
+    let hashed = |text: &str| hash(text.as_bytes());
+    match on {
+        HashOn::SourceIp | HashOn::Source => accept::source_hash(on, connection.peer),
+        HashOn::Path => Some(hashed(request.uri().path())),
+        HashOn::Header(name) => value(name).map(hashed),
+        HashOn::Cookie(name) => value("cookie")?
+            .split(';')
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| hashed(value)),
+    }
 }
 
 /// A request as the endpoint is to see it.

@@ -72,6 +72,13 @@ async fn answer(
         Counters::one(&worker.counters.unmatched);
         return Err((Refusal(StatusCode::NOT_FOUND, "no route matches this request\n"), begun));
     };
+    if !live.is_within_rate(place, worker.now_ms()) {
+        Counters::one(&worker.counters.limited);
+        return Err((
+            Refusal(StatusCode::TOO_MANY_REQUESTS, "over the route's rate limit\n"),
+            begun,
+        ));
+    }
     let (rule, matched) = (live.table.rule(place), &live.table.matched(place).path);
     if let Some(redirect) = &rule.redirect {
         return Ok(redirected(redirect, matched, &parts, &host, begun));

@@ -18,7 +18,7 @@ use crate::{
     accept::{self, MAX_ATTEMPTS},
     connection::Connection,
     counters::Counters,
-    live::{Target, Under},
+    live::{Begun as OfService, Target, Under},
     relay,
     worker::Worker,
 };
@@ -64,6 +64,7 @@ pub async fn connect(
     target: &Target,
     mut request: Request<Incoming>,
     begun: Begun,
+    of_service: OfService,
 ) -> Result<Response<Body>, (Refusal, Begun)> {
     let is_tunnel = request.method() == Method::CONNECT
         && target.service.protocol == AppProtocol::Tcp
@@ -75,18 +76,20 @@ pub async fn connect(
     }
     let clients_end = hyper::upgrade::on(&mut request);
     let mut tried = Vec::new();
-    while tried.len() < MAX_ATTEMPTS {
-        let endpoint = target.pick(&tried, worker.random(), worker.now_ms()).cloned();
+    let hash = accept::source_hash(&target.service.hash_on, connection.peer);
+    while tried.len() < MAX_ATTEMPTS && (tried.is_empty() || target.may_retry()) {
+        let endpoint = target.pick(&tried, hash, worker.random(), worker.now_ms()).cloned();
         let Some(endpoint) = endpoint else { break };
         let under = Under::way(&endpoint);
         let connected =
-            accept::connect(worker, &endpoint, &target.service, connection.peer, connection.at)
-                .await;
+            accept::connect(worker, &endpoint, target, connection.peer, connection.at).await;
         let Ok(stream) = connected else {
             Counters::one(&worker.counters.retries);
             tried.push(endpoint.id);
             continue;
         };
+        target.ended(&endpoint, true, worker.now_ms());
+        let under = under.stays(of_service);
         connection.flags.tunnel();
         let (worker, idle) = (worker.clone(), target.service.timeouts.idle);
         spawn_local(async move {

@@ -151,44 +151,11 @@ mod tests {
         (0..all * threads).map(|pu| (pu, place(pu))).collect()
     }
 
-    /// Packages of one node each, whose cores take turns.
-    fn interleaved(packages: u32, cores: u32, threads: u32) -> Places {
-        let place = |pu: u32| {
-            let core = pu % cores;
-            Place { node: core % packages, package: core % packages, l3: core % packages, core }
-        };
-        (0..cores * threads).map(|pu| (pu, place(pu))).collect()
-    }
-
     #[track_caller]
     fn check(places: &Places, free: &str, count: usize, taken: &str) {
         let set = |list| IdSet::parse(list).expect("a valid list");
         let expected = (taken != "none").then(|| set(taken));
         assert_eq!(take_packed(places, &set(free), count), expected, "{count} of {free}");
-    }
-
-    /// Kubelet's own cases of packing (`cpu_assignment_test.go`, Kubernetes 1.34).
-    #[test]
-    fn what_kubelet_takes_is_taken() {
-        let single = machine(1, 1, 4, 2);
-        check(&single, "0,2,4,6", 5, "none");
-        check(&single, "0-7", 0, "");
-        check(&single, "0-7", 1, "0");
-        check(&single, "1,3,5-7", 1, "6");
-        check(&single, "0-7", 2, "0,4");
-        check(&single, "0-7", 8, "0-7");
-        check(&single, "0-3,6", 2, "2,6");
-        let dual = interleaved(2, 6, 2);
-        check(&dual, "0-11", 6, "0,2,4,6,8,10");
-        check(&dual, "1-5,7-11", 1, "2");
-        check(&dual, "0-11", 8, "0-2,4,6-8,10");
-        let two_nodes_each = machine(2, 2, 10, 2);
-        check(&two_nodes_each, "0-79", 40, "0-19,40-59");
-        check(&two_nodes_each, "0-79", 20, "0-9,40-49");
-        check(&two_nodes_each, "10-39,50-79", 20, "10-19,50-59");
-        check(&two_nodes_each, "0-79", 60, "0-29,40-69");
-        check(&two_nodes_each, "1-39,41-79", 60, "10-39,50-79");
-        check(&two_nodes_each, "0-79", 64, "0-31,40-71");
     }
 
     #[test]

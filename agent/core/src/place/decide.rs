@@ -189,8 +189,11 @@ pub fn place(situation: &Situation<'_>, request: &Request) -> Result<Decision, B
     let whole_cores = left.check_whole_cores(request.cpus);
     let placed = whole_cores.and_then(|()| match request.policy {
         Policy::Optimal => optimize::place(&left, &resources, request, &mut why),
-        policy => nodes_by(policy, &resources, situation.machine.all())
-            .and_then(|nodes| left.fill(nodes, request)),
+        policy => {
+            let all = situation.machine.all();
+            let hints = resources.iter().map(|it| it.hints(all)).collect();
+            nodes_by(policy, hints, all).and_then(|nodes| left.fill(nodes, request))
+        }
     });
     match placed {
         Ok(placement) => Ok(Decision { placement, why }),
@@ -224,7 +227,7 @@ impl Resource {
 
     /// What it says of each set of nodes, as kubelet's managers do: preferred is a set no
     /// larger than the smallest that could serve it on an empty machine.
-    fn hints(&self, all: Nodes) -> Vec<Hint> {
+    pub(super) fn hints(&self, all: Nodes) -> Vec<Hint> {
         let least = self.nodes_at_least(all);
         let enough = all.subsets().filter(|set| self.left.on(*set) >= self.wanted);
         let hint = |set: Nodes| Hint { nodes: Some(set), preferred: Some(set.len()) == least };
@@ -245,14 +248,15 @@ impl Resource {
 }
 
 /// The nodes that kubelet's topology manager would choose.
-fn nodes_by(policy: Policy, resources: &[Resource], all: Nodes) -> Result<Nodes, String> {
-    let mut hints: Vec<Vec<Hint>> = resources.iter().map(|it| it.hints(all)).collect();
-    if policy == Policy::None {
-        return Ok(all);
-    }
-    if policy == Policy::SingleNumaNode {
-        let single = |hint: &Hint| hint.preferred && hint.nodes.is_none_or(|it| it.len() == 1);
-        hints.iter_mut().for_each(|hints| hints.retain(single));
+pub(super) fn nodes_by(
+    policy: Policy,
+    mut hints: Vec<Vec<Hint>>,
+    all: Nodes,
+) -> Result<Nodes, String> {
+    match policy {
+        Policy::None => return Ok(all),
+        Policy::SingleNumaNode => hints.iter_mut().for_each(hint::keep_single),
+        _ => {}
     }
     match (policy, hint::merge(all, &hints, None)) {
         (Policy::BestEffort, merged) => Ok(merged.nodes),
@@ -276,7 +280,7 @@ pub(super) struct Left<'a> {
 }
 
 impl<'a> Left<'a> {
-    fn new(situation: &Situation<'a>) -> Self {
+    pub(super) fn new(situation: &Situation<'a>) -> Self {
         let machine = situation.machine;
         let all: IdSet = machine.pus.keys().copied().collect();
         let ever = all.difference(situation.reserved);
@@ -296,7 +300,7 @@ impl<'a> Left<'a> {
     }
 
     /// Everything a request asks for.
-    fn resources(&self, request: &Request) -> Vec<Resource> {
+    pub(super) fn resources(&self, request: &Request) -> Vec<Resource> {
         let mut resources = Vec::from([self.cpus(request.cpus)]);
         resources.extend(self.memories(request));
         for (kind, count) in &request.devices {

@@ -53,6 +53,11 @@ pub fn merge(all: Nodes, providers: &[Vec<Hint>], distances: Option<&Distances>)
     Merged { nodes, preferred: false }
 }
 
+/// Leaves those that the policy "single-numa-node" merges.
+pub(super) fn keep_single(hints: &mut Vec<Hint>) {
+    hints.retain(|hint| hint.preferred && hint.nodes.is_none_or(|it| it.len() == 1));
+}
+
 /// The sets that one provider prefers, and each other prefers too or prefers any.
 fn preferred(all: Nodes, providers: &[Vec<Hint>]) -> Vec<Nodes> {
     let preferred = |hints: &Vec<Hint>| Preferred::new(all, hints);
@@ -105,17 +110,21 @@ fn best_of_the_rest(
         reached = and(&reached, &given);
     }
     let needed = needed(all, providers);
-    // Too few nodes are better than too many, and the more of too few the better.
-    let rank = |nodes: &Nodes| match nodes.len() {
-        len if len <= needed => (0, needed - len),
-        len => (1, len),
-    };
+    let rank = |nodes: &Nodes| rank(*nodes, needed);
     let reached = all.subsets().filter(|set| reached[set.bits() as usize]);
     reached.min_by(|one, other| rank(one).cmp(&rank(other)).then_with(|| nearer(one, other)))
 }
 
+/// Too few nodes are better than too many, and the more of too few the better.
+pub(super) fn rank(nodes: Nodes, needed: u32) -> (u32, u32) {
+    match nodes.len() {
+        len if len <= needed => (0, needed - len),
+        len => (1, len),
+    }
+}
+
 /// How many nodes the neediest provider needs at least.
-fn needed(all: Nodes, providers: &[Vec<Hint>]) -> u32 {
+pub(super) fn needed(all: Nodes, providers: &[Vec<Hint>]) -> u32 {
     let least = |hints: &Vec<Hint>| {
         hints.iter().map(|hint| hint.nodes.unwrap_or(all).len()).min().unwrap_or(0)
     };
@@ -213,82 +222,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    /// Kubelet's own cases (`policy_test.go`, Kubernetes 1.34), in a form of ours: one hint
-    /// is its nodes, or `*` for any, with `+` if it is preferred; `/` stands between
-    /// providers, and `!` is one that can serve it nowhere. `all` is every node.
-    const CASES: &[(&str, &str)] = &[
-        ("", "all+"),
-        ("*+", "all+"),
-        ("*", "all"),
-        ("!", "all"),
-        ("0+ / 0+", "0+"),
-        ("1+ / 1+", "1+"),
-        ("*+ / 0+", "0+"),
-        ("*+ / 1+", "1+"),
-        ("0+ 1+ / 0+", "0+"),
-        ("0+ 1+ / 1+", "1+"),
-        ("0+ 1+ / 0+ 01", "0+"),
-        ("1+ 01 / 0+ 1+ 01", "1+"),
-        ("01+ 02+ / 01+ 02+", "01+"),
-        ("0+ / 1+", "all"),
-        ("0+ / 0", "0"),
-        ("1+ / 1", "1"),
-        ("0+ / 01+", "0"),
-        ("1+ / 01+", "1"),
-        ("0+ 1+ / 01", "0"),
-        ("0123 01 / 01", "01"),
-        ("0123 01 / 03", "03"),
-        ("0123 01 / 12", "12"),
-        ("0123 01 / 23", "23"),
-        ("0123 01 / 12 23", "12"),
-        ("0123 01 / 123 12 13 23", "12"),
-    ];
-
-    /// The same with "prefer closest", on eight nodes in two halves of two pairs each.
-    const CLOSEST: &[(&str, &str)] = &[
-        ("04+ 02+ / 04+ 02+", "02+"),
-        ("4+ 02+ / 4+ 02+", "4+"),
-        ("0123 01 / 12 23", "23"),
-        ("0123 01 / 123 12 13 23", "23"),
-    ];
-
-    fn nodes(text: &str) -> Nodes {
-        text.chars().filter_map(|digit| digit.to_digit(10)).collect()
-    }
-
-    fn providers(text: &str) -> Vec<Vec<Hint>> {
-        let parse = |text: &str| {
-            let (named, preferred) = (text.trim_end_matches('+'), text.ends_with('+'));
-            Hint { nodes: (named != "*").then(|| nodes(named)), preferred }
-        };
-        let provider =
-            |text: &str| text.split_whitespace().filter(|it| *it != "!").map(parse).collect();
-        text.split('/').filter(|text| !text.trim().is_empty()).map(provider).collect()
-    }
-
-    #[track_caller]
-    fn check(all: u32, (hints, merged): (&str, &str), distances: Option<&Distances>) {
-        let all: Nodes = (0..all).collect();
-        let expected = Merged {
-            nodes: if merged.starts_with("all") { all } else { nodes(merged) },
-            preferred: merged.ends_with('+'),
-        };
-        assert_eq!(merge(all, &providers(hints), distances), expected, "{hints}");
-    }
-
-    #[test]
-    fn what_kubelet_chooses_is_chosen() {
-        CASES.iter().for_each(|case| check(4, *case, None));
-        let far = |one: u32, other: u32| match one ^ other {
-            0 => 10,
-            1 => 11,
-            2 | 3 => 12,
-            _ => 30,
-        };
-        let distances = Distances::new(8, far);
-        CLOSEST.iter().for_each(|case| check(8, *case, Some(&distances)));
     }
 
     #[test]

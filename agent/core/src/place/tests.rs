@@ -1,4 +1,10 @@
-//! Placement against looking at everything there is, on machines small enough for that.
+//! Placement against looking at everything there is, on machines small enough for that;
+//! what others expect of theirs is in the modules.
+
+mod exhaustive;
+mod kubelet;
+mod packing;
+mod peers;
 
 use alloc::{
     boxed::Box,
@@ -21,6 +27,11 @@ use crate::idset::IdSet;
 
 /// Nodes of caches of cores of two threads, numbered as Linux does.
 pub(super) fn machine(nodes: u32, caches: u32, cores: u32, devices: Vec<Device>) -> Machine {
+    Machine { devices, ..machine_of(nodes, caches, cores, 2) }
+}
+
+/// The same with any number of threads, and no devices.
+fn machine_of(nodes: u32, caches: u32, cores: u32, threads: u32) -> Machine {
     let all = nodes * caches * cores;
     let place = |pu: u32| {
         let core = pu % all;
@@ -31,8 +42,8 @@ pub(super) fn machine(nodes: u32, caches: u32, cores: u32, devices: Vec<Device>)
     Machine {
         nodes: (0..nodes).map(|id| Node { id, memory: 64 << 30, ..Node::default() }).collect(),
         distances: Distances::new(nodes, far),
-        pus: (0..2 * all).map(|pu| (pu, place(pu))).collect(),
-        devices,
+        pus: (0..threads * all).map(|pu| (pu, place(pu))).collect(),
+        devices: Vec::new(),
     }
 }
 
@@ -44,6 +55,10 @@ fn device(kind: &str, number: usize, node: u32, path: &[&str]) -> Device {
 
 fn ask(machine: &Machine, placed: &Placed, request: &Request) -> Result<Decision, Box<Refusal>> {
     place(&Situation { machine, placed, reserved: &IdSet::default() }, request)
+}
+
+fn set(list: &str) -> IdSet {
+    IdSet::parse(list).expect("a valid list")
 }
 
 fn exclusive(count: usize) -> Request {

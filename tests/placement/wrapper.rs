@@ -404,7 +404,12 @@ fn podman(lab: &Lab, runtime: &str) -> Result {
         let mut command = Command::new("timeout");
         command.env_clear().envs(bench.node.environment());
         command.args(["120", "podman", "--root"]).arg(storage.join("root"));
-        command.arg("--runroot").arg(storage.join("run")).arg("--tmpdir").arg(storage.join("tmp"));
+        // Podman takes no more than 50 characters of it.
+        command
+            .arg("--runroot")
+            .arg(lab.dir().join("run"))
+            .arg("--tmpdir")
+            .arg(storage.join("tmp"));
         command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]);
         command
             .args(["--events-backend", "none", "--runtime"])

@@ -25,6 +25,10 @@ use crate::{
 /// Nodes that are at it at once: each reconnects under its trial, and a broker takes
 /// so many in a second.
 const AT_ONCE: usize = 500;
+/// Documents that the broker has not answered for, at most: so few that the connection
+/// takes each of them at once. One that had to wait would wait for ever, while nobody
+/// hears the reports that the connection is stuck on.
+const UNANSWERED: usize = 16;
 /// How often the progress is drawn.
 const DRAW: Duration = Duration::from_millis(200);
 
@@ -90,7 +94,10 @@ impl Push<'_> {
         later: usize,
     ) -> Result<VecDeque<String>, Failure> {
         loop {
-            while self.under_way() < AT_ONCE && self.failures() < max_failures {
+            while self.under_way() < AT_ONCE
+                && self.answers.len() < UNANSWERED
+                && self.failures() < max_failures
+            {
                 let Some(node) = queue.pop_front() else { break };
                 self.send_one(node).await?;
             }

@@ -17,19 +17,9 @@ impl Topics {
         format!("{}/{class}", self.prefix)
     }
 
-    /// The same of another node, which this one publishes for it.
-    pub fn relayed(&self, origin: &str, class: &str) -> String {
-        format!("{}/relay/{origin}/{class}", self.prefix)
-    }
-
     /// Retained: what a sample's values are.
     pub fn dictionary(&self, hash: u64) -> String {
         format!("{}/dict/{hash:016x}", self.prefix)
-    }
-
-    /// Retained while it is raised.
-    pub fn alarm(&self, id: &str) -> String {
-        format!("{}/alarms/{id}", self.prefix)
     }
 
     /// Retained: the configuration the core wants of this node.

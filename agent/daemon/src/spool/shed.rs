@@ -49,15 +49,6 @@ impl Log {
         }
     }
 
-    /// Drops everything that is durable: how many records that was.
-    pub fn purge(&mut self) -> io::Result<u64> {
-        let closed = self.segments.len();
-        let lost = self.lose_segments(closed, self.durable, Cause::Purged);
-        self.close_segment(segment::segment_bytes(self.limits.cap))?;
-        self.remove(self.segments.len() - 1);
-        Ok(lost)
-    }
-
     fn drop_oldest(&mut self, cause: Cause) {
         let last = self.segments[1].first_seq - 1;
         self.lose_segments(1, last, cause);

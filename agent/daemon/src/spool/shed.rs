@@ -49,32 +49,26 @@ impl Log {
         }
     }
 
+    /// Drops the oldest segment, once it is written down that it goes.
     fn drop_oldest(&mut self, cause: Cause) {
+        let oldest = self.segments[0];
+        let first = oldest.first_seq.max(self.cursor.acked + 1);
         let last = self.segments[1].first_seq - 1;
-        self.lose_segments(1, last, cause);
-        self.remove(1);
-    }
-
-    /// Writes down that the `count` oldest segments, up to the number `last`, go.
-    fn lose_segments(&mut self, count: usize, last: u64, cause: Cause) -> u64 {
-        let first = self.segments[0].first_seq.max(self.cursor.acked + 1);
         let (mut lost, mut next) = (0, first);
-        for segment in &self.segments[..count] {
-            // One that can't be read holds nothing.
-            _ = self.each_record(*segment, HEADER_BYTES as u64, |seq, _| {
-                if seq >= next && seq <= last {
-                    (lost, next) = (lost + 1, seq + 1);
-                }
-                true
-            });
-        }
+        // One that can't be read holds nothing.
+        _ = self.each_record(oldest, HEADER_BYTES as u64, |seq, _| {
+            if seq >= next && seq <= last {
+                (lost, next) = (lost + 1, seq + 1);
+            }
+            true
+        });
         if first <= last {
             self.lose(Gap { first, last, lost, cause });
             if let Err(error) = self.save_gaps() {
                 tracing::warn!(class = self.class.name(), %error, "can't write down what is dropped");
             }
         }
-        lost
+        self.remove(1);
     }
 
     /// Makes one segment of tier `to` of the `count` from `from` on.

@@ -221,7 +221,7 @@ mod tests {
             (word[..at].to_string(), target)
         };
         let containers = words.split_whitespace().map(one).collect();
-        Targets { generation: 1, shared: set("0"), containers }
+        Targets { generation: 1, shared: set("0"), containers, ..Targets::default() }
     }
 
     /// `a=0-1` was asked for and is granted, `a=0-1/0` is granted less, `a=/0-3` was asked

@@ -649,10 +649,14 @@ impl Book {
             }
             Some((entry.container.id.clone(), target))
         };
-        let containers = self.entries.values().filter_map(target).collect();
-        if (&shared, &containers) != (&self.targets.shared, &self.targets.containers) {
-            let generation = self.targets.generation + 1;
-            self.targets = Targets { generation, shared, containers };
+        let containers: BTreeMap<String, Target> =
+            self.entries.values().filter_map(target).collect();
+        let left = self.entries.values().filter(|it| !containers.contains_key(&it.container.id));
+        let cgroup = |it: &Entry| Some((it.container.id.clone(), it.container.cgroup.clone()?));
+        let left = left.filter_map(cgroup).collect();
+        let targets = Targets { generation: self.targets.generation, shared, containers, left };
+        if targets != self.targets {
+            self.targets = Targets { generation: targets.generation + 1, ..targets };
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Target {
 
 /// Everybody's.
 ///
-/// A container that somebody else placed, and that stands in nobody's way, is not in it:
+/// A container that somebody else placed, and that stands in nobody's way, has no target:
 /// its cpuset is not ours to write.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Targets {
@@ -34,6 +34,10 @@ pub struct Targets {
     pub shared: IdSet,
     /// By container id.
     pub containers: BTreeMap<String, Target>,
+    /// Where those without a target are, by id: what has a name of its own is found by its
+    /// path alone.
+    #[serde(default)]
+    pub left: BTreeMap<String, String>,
 }
 
 /// A container whose cpuset has to become another.
@@ -46,6 +50,12 @@ pub struct Update {
 }
 
 impl Targets {
+    /// Every container's cgroup, as its runtime tells it, with its id.
+    pub fn cgroups(&self) -> impl Iterator<Item = (&String, &String)> {
+        let written = self.containers.iter().filter_map(|(id, it)| Some((id, it.cgroup.as_ref()?)));
+        written.chain(&self.left)
+    }
+
     /// What differs from what was before, in the order to write it: whoever gives CPUs up
     /// comes before whoever gets them, so that none is ever in two cpusets of which one is
     /// exclusive. Only where several become exclusive at once, or change places in a circle,

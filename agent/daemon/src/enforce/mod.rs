@@ -151,6 +151,8 @@ impl Owner {
         let mut watch = Watch::open().inspect_err(|error| {
             tracing::warn!(%error, every = ?CHECK_EVERY, "writes to cgroups are seen by a timer alone");
         });
+        // Until the plan is known, nobody knows where containers with names of their own are.
+        _ = time::timeout(ADOPT, self.wiring.targets.changed()).await;
         let mut at = Instant::now();
         loop {
             // None of them loses anything when it is dropped while it waits.
@@ -175,11 +177,11 @@ impl Owner {
         if watch.is_some_and(|watch| watch.follow(&found)) {
             found = self.read().await.unwrap_or(found);
         }
-        let containers = found.containers.iter().filter_map(container).collect();
+        let containers = containers(&found, &self.wiring.targets.borrow().clone());
         _ = time::timeout(ADOPT, self.wiring.placement.adopt(Via::Found, containers)).await;
         let targets = self.wiring.targets.borrow_and_update().clone();
         // What the plan names by its path alone was not looked at before.
-        if targets.containers.values().any(|it| is_unread(it, &found)) {
+        if targets.cgroups().any(|(_, path)| is_unread(path, &found)) {
             found = self.read().await.unwrap_or(found);
         }
         let unsettled = self.note_seen(&found);
@@ -212,8 +214,7 @@ impl Owner {
 
     async fn read(&mut self) -> Option<Cpusets> {
         let targets = self.wiring.targets.borrow().clone();
-        let also: Vec<String> =
-            targets.containers.values().filter_map(|target| target.cgroup.clone()).collect();
+        let also: Vec<String> = targets.cgroups().map(|(_, path)| path.clone()).collect();
         let read = task::spawn_blocking(move || {
             let root = Root::live().map_err(|error| error.to_string())?;
             let (found, problems) = cgroup::read(&root, &also);
@@ -437,8 +438,8 @@ impl Owner {
     }
 }
 
-fn is_unread(target: &Target, found: &Cpusets) -> bool {
-    let path = target.cgroup.as_deref().and_then(cpuset::path_of);
+fn is_unread(path: &str, found: &Cpusets) -> bool {
+    let path = cpuset::path_of(path);
     path.is_some_and(|path| found.containers.iter().all(|it| it.cpuset.cgroup != path))
 }
 
@@ -449,10 +450,22 @@ async fn changed(watch: &mut std::io::Result<Watch>) -> std::io::Result<()> {
     }
 }
 
+/// Every container that has a cgroup. What has a name of its own is there for as long as
+/// what is at the path that its runtime told.
+fn containers(found: &Cpusets, targets: &Targets) -> Vec<Container> {
+    let by_path: BTreeMap<String, &String> =
+        targets.cgroups().filter_map(|(id, path)| Some((cpuset::path_of(path)?, id))).collect();
+    let id = |it: &Found| match &it.owner {
+        Some(owner) => Some(owner.id.clone()),
+        None => by_path.get(&it.cpuset.cgroup).copied().cloned(),
+    };
+    found.containers.iter().filter_map(|it| Some(container(id(it)?, it))).collect()
+}
+
 /// What a cgroup alone tells of a container.
-fn container(found: &Found) -> Option<Container> {
-    Some(Container {
-        id: found.owner.as_ref()?.id.clone(),
+fn container(id: String, found: &Found) -> Container {
+    Container {
+        id,
         cgroup: Some(found.cpuset.cgroup.clone()),
         resources: Resources {
             cpus: found.cpuset.cpus.clone(),
@@ -461,10 +474,45 @@ fn container(found: &Found) -> Option<Container> {
         },
         via: Via::Found,
         ..Container::default()
-    })
+    }
 }
 
 /// `CPUs 2-3 and memory of node 0`.
 fn state(cpuset: &Cpuset) -> String {
     format!("CPUs {} and memory of node {}", cpuset.granted_cpus, cpuset.granted_mems)
+}
+
+#[cfg(test)]
+mod tests {
+    use purlin_core::cpuset::Version;
+
+    use super::*;
+
+    #[test]
+    fn a_container_with_a_name_of_its_own_is_found_where_its_runtime_said() {
+        let at = |cgroup: &str| Found {
+            owner: cpuset::owner(cgroup),
+            cpuset: Cpuset { cgroup: cgroup.into(), ..Cpuset::default() },
+        };
+        let docker = format!("/docker/{}", "a1".repeat(32));
+        let found = Cpusets {
+            version: Version::V2,
+            mount: "/sys/fs/cgroup".into(),
+            cpus: IdSet::default(),
+            mems: IdSet::default(),
+            remote_partitions: true,
+            containers: ["/box/web", "/system.slice/runc-db.scope", "/other", &docker]
+                .map(at)
+                .into(),
+            others: Vec::new(),
+        };
+        let target = Target { cgroup: Some("box/web".into()), ..Target::default() };
+        let targets = Targets {
+            containers: [("web".into(), target)].into(),
+            left: [("db".into(), ":runc:db".into())].into(),
+            ..Targets::default()
+        };
+        let ids: Vec<_> = containers(&found, &targets).into_iter().map(|it| it.id).collect();
+        assert_eq!(ids, ["web", "db", &"a1".repeat(32)]);
+    }
 }

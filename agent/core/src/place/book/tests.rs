@@ -493,3 +493,17 @@ fn the_last_core_is_never_given_away() {
     book.admit(0, pod("most", 14_000)).expect("room");
     assert_eq!(cpus(&book, "web"), "0,8");
 }
+
+#[test]
+fn what_is_left_alone_is_still_looked_for() {
+    let mut book = book();
+    let mut bound = Container { cgroup: Some("/box/theirs".into()), ..plain("theirs") };
+    bound.resources.cpus = Some(ids("1-3"));
+    book.admit(0, bound).expect("theirs");
+    assert_eq!(book.targets().left["theirs"], "/box/theirs");
+    // Now it is in the way, and has a target.
+    book.admit(0, pod("db", 2000)).expect("room");
+    assert!(book.targets().left.is_empty());
+    let cgroups: Vec<_> = book.targets().cgroups().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(cgroups, ["db", "theirs"]);
+}

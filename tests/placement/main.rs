@@ -8,6 +8,7 @@ mod containerd;
 mod cri;
 mod nri;
 mod plugin;
+mod service;
 mod wrapper;
 
 use std::process::ExitCode;

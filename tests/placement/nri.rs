@@ -2,6 +2,8 @@
 //! late, gone or wrong.
 
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -20,6 +22,7 @@ use crate::{
     containerd::{Containerd, Line, NEEDS},
     cri::CpuLimit,
     plugin::{Plugin, Told},
+    service::{self, Service},
 };
 
 /// Each against both lines of containerd.
@@ -37,6 +40,14 @@ pub fn tests() -> impl IntoIterator<Item = Test> {
         test("nri::containerd_2::a_restarted_runtime", 60, |lab| restarted(lab, Line::Two)),
         test("nri::containerd_1::a_cgroup_written_over", 60, |lab| overwritten(lab, Line::One)),
         test("nri::containerd_2::a_cgroup_written_over", 60, |lab| overwritten(lab, Line::Two)),
+        test("nri::containerd_1::an_agent_without_a_privilege", 60, |lab| {
+            unprivileged(lab, Line::One)
+        })
+        .needs(&service::NEEDS),
+        test("nri::containerd_2::an_agent_without_a_privilege", 60, |lab| {
+            unprivileged(lab, Line::Two)
+        })
+        .needs(&service::NEEDS),
         test("nri::containerd_1::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::One)),
         test("nri::containerd_2::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::Two)),
         test("nri::containerd_1::three_megabytes_are_synchronized", 60, |lab| {
@@ -52,7 +63,7 @@ pub fn tests() -> impl IntoIterator<Item = Test> {
 
 /// A core is reserved on each node, so there has to be another.
 fn one_core() -> Option<String> {
-    let cpus = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let cpus = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     (cpus.trim() == "0").then(|| "one CPU, and none to give away".to_owned())
 }
 
@@ -113,7 +124,7 @@ fn becomes(containerd: &Containerd, id: &str, cpus: &str) -> Result<Duration> {
 
 /// Every CPU, and all but the first of the machine.
 fn cpus() -> Result<(String, String)> {
-    let online = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    let online = fs::read_to_string("/sys/devices/system/cpu/online")?;
     Ok((online.trim().to_owned(), "1".to_owned()))
 }
 
@@ -235,13 +246,51 @@ fn overwritten(lab: &Lab, line: Line) -> Result {
     let own = cpus()?.1;
     let db = run(&containerd, "db", &EXCLUSIVE)?;
     becomes(&containerd, &db, &own)?;
-    std::fs::write(containerd.cpuset_dir(&db).join("cpuset.cpus"), "0")?;
+    fs::write(containerd.cpuset_dir(&db).join("cpuset.cpus"), "0")?;
     println!("repaired {:?} after it was written over", becomes(&containerd, &db, &own)?);
     wait::until("it is told", REPAIRED, || {
         let log = node.log().map_err(|failed| format!("{failed:?}"))?;
         let told = log.lines().any(|line| line.contains("a cpuset was repaired"));
         if told { Ok(()) } else { Err("no line of it in the log".to_owned()) }
     })
+}
+
+/// As the package has it: the socket is root's, and the helper connects to the one that
+/// root's file names and to no other.
+fn unprivileged(lab: &Lab, line: Line) -> Result {
+    let containerd = Containerd::start(lab, line)?;
+    let socket = containerd.nri_socket();
+    let closed = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(socket.parent().ok_or("a directory")?, closed)?;
+    let mut node = service::node(lab)?;
+    node.set("PURLIN_NRI__SOCKET", &socket);
+    node.set("PURLIN_TEST__CGROUP", containerd.cgroup());
+    let says = |node: &Node, what: &str| {
+        wait::until(what, REPAIRED, || match node.status() {
+            Ok(status) => match status.nri.last_error {
+                Some(why) if why.contains(what) => Ok(()),
+                other => Err(format!("{other:?}")),
+            },
+            Err(failed) => Err(format!("{failed:?}")),
+        })
+    };
+    node.start()?;
+    says(&node, "Permission denied")?;
+    node.kill()?;
+    let _service = Service::start(lab, node.binary())?;
+    node.start()?;
+    says(&node, "is not /var/run/nri/nri.sock, the only socket")?;
+    let file = format!("[nri]\nsocket = {socket:?}\n");
+    lab.file("etc/purlin/purlin.toml", file)?;
+    asked(&node)?;
+    let own = cpus()?.1;
+    let db = run(&containerd, "db", &EXCLUSIVE)?;
+    ensure!(containerd.cpuset(&db, "cpuset.cpus")? == own, "it was not pinned at create");
+    fs::write(containerd.cpuset_dir(&db).join("cpuset.cpus"), "0")?;
+    println!("repaired {:?} after it was written over", becomes(&containerd, &db, &own)?);
+    let status = node.status()?;
+    ensure!(status.faults.is_empty(), "{:?}", status.faults);
+    Ok(())
 }
 
 const FILL: &str = "purlin.dev/fill";

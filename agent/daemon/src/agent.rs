@@ -284,6 +284,14 @@ impl Opened {
         let (nri, nri_now) = watch::channel(Nri::default());
         // Run by hand it leaves the node's containers alone unless told otherwise.
         let is_told = boot.mode == Mode::System || boot.nri_socket.is_some();
+        // A machine that is only played has no cgroups, and nothing of it is root's.
+        let privileged = (is_told && boot.test.root.is_none()).then(|| {
+            ["writer", "mover"].map(|name| {
+                let (client, helpers) = helper::writer();
+                spawn_owner(tasks, name, helpers, |helpers| Box::pin(helpers.run()));
+                client
+            })
+        });
         if is_told {
             let wiring = nri::Wiring {
                 placement: placement.clone(),
@@ -291,17 +299,12 @@ impl Opened {
                 inventory: inventory_now.clone(),
                 status: nri,
             };
-            let plugin = nri::Plugin::new(boot.nri_socket.clone(), wiring, spool.clone());
+            let writer = privileged.as_ref().map(|[writer, _]| writer.clone());
+            let plugin = nri::Plugin::new(boot.nri_socket.clone(), wiring, writer, spool.clone());
             spawn_owner(tasks, "nri", plugin, |plugin| Box::pin(plugin.run()));
         }
         let (enforcement, enforced) = watch::channel(Arc::new(Enforcement::default()));
-        // A machine that is only played has no cgroups.
-        if is_told && boot.test.root.is_none() {
-            let [writer, mover] = ["writer", "mover"].map(|name| {
-                let (client, helpers) = helper::writer();
-                spawn_owner(tasks, name, helpers, |helpers| Box::pin(helpers.run()));
-                client
-            });
+        if let Some([writer, mover]) = privileged {
             let owner = enforce::Owner::new(enforce::Wiring {
                 targets,
                 settings: placed,

@@ -128,6 +128,15 @@ impl Boot {
     }
 }
 
+/// The NRI socket that a file alone names, for the helper, whose environment is another.
+pub fn nri_socket(file: &Path) -> Result<Option<PathBuf>, String> {
+    let told = |refusals: Vec<Refusal>| {
+        let told = refusals.iter().map(|it| format!("{}: {}: {}", it.path, it.value, it.hint));
+        format!("{} is refused: {}", file.display(), told.collect::<Vec<_>>().join("; "))
+    };
+    Boot::from_sources(Some(file), BTreeMap::new()).map(|boot| boot.nri_socket).map_err(told)
+}
+
 /// Turns a file's values into a [`Boot`], collecting what is impossible.
 struct Reader {
     origins: BTreeMap<String, String>,

@@ -10,7 +10,7 @@ use std::{
 use purlin_core::inventory::{Inventory, Part};
 use purlin_proto::api;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::UnixStream,
     process::{Child, Command},
     sync::{mpsc, oneshot, watch},
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     ANSWER_DEADLINE, Answer, COMMAND, MAX_STUCK_DEVICES, Request, What, checked_length, encode,
-    put, too_many_stuck,
+    pass, put, too_many_stuck,
 };
 
 /// Where systemd listens for the agent, to start a helper that may write.
@@ -252,14 +252,31 @@ impl Running {
         self.socket
             .write_all(&encode(&Request { id, root: root.to_owned(), what: what.clone() })?)
             .await?;
-        let mut header = [0; 4];
-        self.socket.read_exact(&mut header).await?;
+        let (header, connection) = self.header().await?;
         let mut body = vec![0; checked_length(header)?];
         self.socket.read_exact(&mut body).await?;
-        let answer: Answer = serde_json::from_slice(&body)?;
+        let answer = Answer { connection, ..serde_json::from_slice(&body)? };
         match answer.id == id {
             true => Ok(answer),
             false => Err(io::Error::other("an answer to another request")),
         }
+    }
+
+    /// The length of an answer, and the connection that comes with its first byte.
+    async fn header(&mut self) -> io::Result<([u8; 4], Option<OwnedFd>)> {
+        let (mut header, mut filled, mut connection) = ([0; 4], 0, None);
+        while filled < header.len() {
+            let rest = &mut header[filled..];
+            let (read, passed) = self
+                .socket
+                .async_io(Interest::READABLE, || pass::receive(&self.socket, rest))
+                .await?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            filled += read;
+            connection = connection.or(passed);
+        }
+        Ok((header, connection))
     }
 }

@@ -8,15 +8,16 @@
 //! most one stuck helper for each kind of request, and one for each disk that
 //! hangs while it is asked about its health.
 //!
-//! What changes something is asked of a helper of its own ([`writer`]), which alone
-//! needs a privilege, and is read back before it is answered. Where the agent has none it
+//! What changes something, or needs to be root, is asked of a helper of its own
+//! ([`writer`]), which alone needs a privilege; a change is read back before it is answered. Where the agent has none it
 //! is a service of its own that systemd starts at a connection (`purlin-helper.socket`).
 //!
 //! The two talk over a socket pair, the helper's standard input: a frame is a
 //! `u32` length (little-endian) and so many bytes of JSON, one [`Request`] or
-//! one [`Answer`]. Both ends are the same executable, and the length is bounded.
+//! one [`Answer`]; a connection that was asked for comes with the frame's first byte
+//! ([`pass`]). Both ends are the same executable, and the length is bounded.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use purlin_core::{
     cpuset::{Change, Cpuset, To},
@@ -27,7 +28,9 @@ use purlin_core::{
 use serde::{Deserialize, Serialize};
 
 mod client;
+mod nri;
 mod once;
+mod pass;
 mod server;
 
 pub use client::{Client, Helpers, WRITER_SOCKET, client, writer};
@@ -69,6 +72,8 @@ pub enum What {
     Cpuset(Change),
     /// Change where an interrupt may arrive. Needs the right to write `/proc/irq`.
     Affinity(Affinity),
+    /// Connect to the container runtime's NRI socket at this path. Needs the right to.
+    Nri(PathBuf),
 }
 
 impl What {
@@ -83,6 +88,7 @@ impl What {
             What::Cpuset(change) => change.to_string(),
             What::Affinity(Affinity { irq: Some(irq), .. }) => format!("interrupt {irq}"),
             What::Affinity(_) => "new interrupts".into(),
+            What::Nri(socket) => socket.display().to_string(),
         }
     }
 
@@ -98,7 +104,7 @@ impl What {
             What::Sample(Sampler::Temperature) => Part::Sensor,
             What::GpuEvents => Part::Gpu,
             What::Neighbours => Part::Nic,
-            What::Cpuset(_) | What::Affinity(_) => Part::Cpu,
+            What::Cpuset(_) | What::Affinity(_) | What::Nri(_) => Part::Cpu,
         }
     }
 
@@ -133,13 +139,16 @@ pub struct Answer {
     pub gpu_events: Vec<GpuEvent>,
     /// Neighbours by interface name, if they were asked for.
     pub neighbours: Vec<(String, Neighbour)>,
-    /// What came of a change, if one was asked for.
+    /// What came of it, if a change or a connection was asked for.
     pub changed: Option<Changed>,
+    /// The connection, if one was asked for and made.
+    #[serde(skip)]
+    pub connection: Option<OwnedFd>,
     /// What could not be read.
     pub problems: Vec<Problem>,
 }
 
-/// What came of a change.
+/// What came of what needs a privilege.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Changed {
     /// A cpuset is, as read back, this.
@@ -148,6 +157,10 @@ pub enum Changed {
     Affinity,
     /// An interrupt's driver decides itself where it arrives.
     Managed,
+    /// The connection is made.
+    Connected,
+    /// Nobody ever listened there.
+    Absent,
     /// It was not done, and why.
     Refused(String),
 }

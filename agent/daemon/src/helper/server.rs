@@ -14,14 +14,14 @@ use std::{
 use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 use purlin_drivers::{Archive, Root, cgroup, gpu, irq, lldp, storage};
 
-use super::{Answer, Changed, Request, What, checked_length, encode};
+use super::{Answer, Changed, Request, What, checked_length, encode, nri, pass};
 use crate::{clock, tasks};
 
-/// What comes after `helper` for one that only writes.
+/// What comes after `helper` for the one with a privilege.
 const WRITE: &str = "write";
 
 /// `purlin helper`: serves requests on standard input, a socket, until it closes. With
-/// `only` it is `write`, the one with a privilege, and does nothing else than writing.
+/// `only` it is `write`, the one with a privilege, and does nothing but what needs it.
 pub fn main(only: Option<&OsStr>) -> ExitCode {
     // A panic is answered as a problem; standard error may be a closed pipe.
     panic::set_hook(Box::new(|_| {}));
@@ -49,15 +49,24 @@ fn serve(only_writes: bool) -> io::Result<()> {
         socket.read_exact(&mut body)?;
         let request: Request = serde_json::from_slice(&body)?;
         let answer = match request.what {
-            what if only_writes && !matches!(what, What::Cpuset(_) | What::Affinity(_)) => {
-                Answer::nothing(&what, "this helper only writes")
+            what if only_writes && !needs_privilege(&what) => {
+                Answer::nothing(&what, "this helper does only what needs a privilege")
             }
             What::GpuEvents | What::Neighbours => heard.answer(&request.root, &request.what),
             what => heard.joining(answer(&request.root, &what)),
         };
         let answer = Answer { id: request.id, ..answer };
-        socket.write_all(&encode(&answer)?)?;
+        let frame = encode(&answer)?;
+        let sent = match &answer.connection {
+            Some(connection) => pass::send(&socket, &frame, connection)?,
+            None => 0,
+        };
+        socket.write_all(&frame[sent..])?;
     }
+}
+
+fn needs_privilege(what: &What) -> bool {
+    matches!(what, What::Cpuset(_) | What::Affinity(_) | What::Nri(_))
 }
 
 /// Sources that are opened when they are first asked and then kept.
@@ -168,6 +177,13 @@ fn answer_from(root: &Root, what: &What) -> Answer {
             Err(irq::Refused::Managed) => Changed::Managed,
             Err(irq::Refused::Because(why)) => Changed::Refused(why),
         }),
+        What::Nri(socket) => match nri::connect(socket) {
+            Ok(Some(connection)) => {
+                Answer { connection: Some(connection), ..Answer::changing(Changed::Connected) }
+            }
+            Ok(None) => Answer::changing(Changed::Absent),
+            Err(why) => Answer::changing(Changed::Refused(why)),
+        },
         // Only the process that keeps them hears anything.
         What::GpuEvents | What::Neighbours => Answer::default(),
     }))

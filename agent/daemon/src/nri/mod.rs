@@ -6,13 +6,18 @@
 //! goes wrong here is lost, because each session begins with the runtime telling of all
 //! its containers; those that are not where they belong are repaired then.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, os::unix::net::UnixStream as StdStream, path::PathBuf, time::Duration};
 
 use purlin_core::backoff::Backoff;
 use purlin_proto::api::{self, NriState};
 use tokio::{net::UnixStream, sync::watch, time};
 
-use crate::{clock, spool::Spool, state};
+use crate::{
+    clock,
+    helper::{self, Changed, What},
+    spool::Spool,
+    state,
+};
 
 pub mod codec;
 mod session;
@@ -33,12 +38,19 @@ const RETRY_MOST: Duration = Duration::from_secs(1);
 pub struct Plugin {
     socket: PathBuf,
     wiring: Wiring,
+    /// Connects where the agent may not.
+    helper: Option<helper::Client>,
     spool: Spool,
 }
 
 impl Plugin {
     /// Of the runtime behind the socket that was named, or behind [`SOCKET`].
-    pub fn new(named: Option<PathBuf>, wiring: Wiring, spool: Spool) -> Self {
+    pub fn new(
+        named: Option<PathBuf>,
+        wiring: Wiring,
+        helper: Option<helper::Client>,
+        spool: Spool,
+    ) -> Self {
         let configured = named.is_some();
         let socket = named.unwrap_or_else(|| SOCKET.into());
         wiring.status.send_modify(|status| {
@@ -46,7 +58,7 @@ impl Plugin {
             status.configured = configured;
             status.since_unix_ms = clock::unix_ms();
         });
-        Self { socket, wiring, spool }
+        Self { socket, wiring, helper, spool }
     }
 
     /// Serves for ever.
@@ -69,14 +81,39 @@ impl Plugin {
     /// One session: whether the runtime told of its containers in it, and why it ended;
     /// `None` if there is no such socket.
     async fn session(&mut self) -> (bool, Option<String>) {
-        let trunk = match UnixStream::connect(&self.socket).await {
-            Ok(trunk) => trunk,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return (false, None),
-            Err(error) => return (false, Some(error.to_string())),
+        let trunk = match self.connect().await {
+            Ok(Some(trunk)) => trunk,
+            Ok(None) => return (false, None),
+            Err(why) => return (false, Some(why)),
         };
         let mut session = Session::over(trunk, &mut self.wiring);
         let why = session.run().await;
         (session.synchronized(), Some(why))
+    }
+
+    /// To the runtime, by itself or, where only root may, through the helper; `None` if
+    /// there is no such socket.
+    async fn connect(&self) -> Result<Option<UnixStream>, String> {
+        let denied = match UnixStream::connect(&self.socket).await {
+            Ok(trunk) => return Ok(Some(trunk)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => error,
+        };
+        let is_denied = denied.kind() == io::ErrorKind::PermissionDenied;
+        let Some(helper) = self.helper.as_ref().filter(|_| is_denied) else {
+            return Err(denied.to_string());
+        };
+        let mut answer = helper.ask(What::Nri(self.socket.clone())).await;
+        match (answer.connection.take(), answer.changed()) {
+            (Some(connection), Changed::Connected) => {
+                let trunk = StdStream::from(connection);
+                let trunk = trunk.set_nonblocking(true).and_then(|()| UnixStream::from_std(trunk));
+                trunk.map(Some).map_err(|error| error.to_string())
+            }
+            (_, Changed::Absent) => Ok(None),
+            (_, Changed::Refused(why)) => Err(format!("{denied}; asked the helper: {why}")),
+            _ => Err(format!("{denied}; the helper answered something else")),
+        }
     }
 
     /// Tells what is new; one that can't be made is tried every second.

@@ -16,7 +16,7 @@ use crate::{
     smbios::{self, Array},
 };
 
-const MEMINFO: &str = "/proc/meminfo";
+pub(crate) const MEMINFO: &str = "/proc/meminfo";
 
 /// Reads the memory; `None` if nothing about it is told.
 pub fn read(root: &Root) -> (Option<Memory>, Vec<Problem>) {

@@ -56,7 +56,25 @@ fn read_nodes(probe: &mut Probe<'_>) -> Option<Vec<NumaNode>> {
     }
     tiers(probe, &mut nodes);
     cxl(probe, &mut nodes);
+    has_all_memory(probe, &nodes);
     Some(nodes)
+}
+
+/// Guests whose memory comes and goes have been seen with 126 GiB of memory and 4 of
+/// it on nodes: whoever places by nodes must know.
+fn has_all_memory(probe: &mut Probe<'_>, nodes: &[NumaNode]) {
+    let sum = |sum: u64, node: &NumaNode| sum.checked_add(node.memory?);
+    let Some(told) = nodes.iter().try_fold(0, sum).filter(|sum| *sum > 0) else { return };
+    let meminfo = probe.text(memory::MEMINFO);
+    let Some(total) = meminfo.and_then(|text| memory::bytes_of(&text, "MemTotal:")) else { return };
+    if told < total / 10 * 9 {
+        let (told, total) = (told >> 20, total >> 20);
+        let what = format!(
+            "nodes have {told} MiB and the machine {total} MiB: on which node the rest is, the \
+             kernel does not tell"
+        );
+        probe.problem(NODES, what);
+    }
 }
 
 /// The kernel's memory is on some node, so an empty list is a damaged file.

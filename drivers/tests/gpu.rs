@@ -198,6 +198,7 @@ fn everything_that_nvml_tells_is_there() {
             uuid: "GPU-00000000-0000-0000-0000-000000000001"
             vbios: "90.00.01.00.01"
             vendor: "nvidia"
+            vendor_id: 4318
             vram: 25769803776
             vram_used: 3758096384
         "#]],
@@ -240,6 +241,7 @@ fn everything_that_nvml_tells_is_there() {
             uuid: "GPU-00000000-0000-0000-0000-000000000002"
             vbios: "90.00.01.00.01"
             vendor: "nvidia"
+            vendor_id: 4318
             vram: 25769803776
             vram_used: 3758096384
         "#]],
@@ -258,16 +260,17 @@ fn a_lost_gpu_keeps_what_the_bus_tells() {
     check(
         &gpus[1],
         expect![[r#"
-        clocks: {"core":null,"core_max":null,"memory":null,"memory_max":null}
-        device_id: 8368
-        driver: "nvidia"
-        driver_version: "555.42.02"
-        kind: "compute"
-        lost: true
-        node: 1
-        pci: "0000:0f:00.0"
-        vendor: "nvidia"
-    "#]],
+            clocks: {"core":null,"core_max":null,"memory":null,"memory_max":null}
+            device_id: 8368
+            driver: "nvidia"
+            driver_version: "555.42.02"
+            kind: "compute"
+            lost: true
+            node: 1
+            pci: "0000:0f:00.0"
+            vendor: "nvidia"
+            vendor_id: 4318
+        "#]],
     );
 }
 
@@ -413,6 +416,40 @@ fn slices_are_virtual_functions_and_mediated_devices() {
     assert_eq!(gpus[0].slices[0].iommu_group, Some(7));
     assert_eq!(gpus[0].slices[1].memory, Some(1 << 30));
     assert!(gpus[0].slices.iter().all(|slice| slice.parent == "0000:01:00.0"));
+}
+
+#[test]
+fn a_vgpu_may_be_a_virtual_function_of_nvidias_driver() {
+    let tree = Tree::new();
+    function(&tree, "0000:41:00.0", "0x10de\n", "0x030200\n", "nvidia");
+    tree.file("sys/bus/pci/devices/0000:41:00.0/sriov_numvfs", "3\n");
+    let types = "ID    : vGPU Name\n1414  : NVIDIA H200X-1-18C\n1428  : NVIDIA H200X-141C\n";
+    for (number, current, types) in [(0, "1414\n", ""), (1, "0\n", types), (2, "77\n", "")] {
+        let vf = format!("0000:41:00.{}", number + 4);
+        function(&tree, &vf, "0x10de\n", "0x030200\n", "nvidia");
+        let device = format!("sys/bus/pci/devices/{vf}");
+        tree.link(&format!("{device}/physfn"), "../0000:41:00.0");
+        tree.link(&format!("sys/bus/pci/devices/0000:41:00.0/virtfn{number}"), &format!("../{vf}"));
+        tree.file(&format!("{device}/nvidia/creatable_vgpu_types"), types);
+        tree.file(&format!("{device}/nvidia/current_vgpu_type"), current);
+    }
+    let (gpus, problems) = gpu::read_with(&tree.root(), None);
+    assert_eq!(problems, []);
+    let slices = &gpus.expect("GPUs")[0].slices;
+    let told: Vec<_> = slices
+        .iter()
+        .map(|it| (it.kind, it.id.as_str(), it.profile.as_deref(), it.available))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (SliceKind::Vf, "0000:41:00.4", Some("NVIDIA H200X-1-18C"), None),
+            (SliceKind::Vf, "0000:41:00.5", None, None),
+            (SliceKind::Vf, "0000:41:00.6", Some("vGPU type 77"), None),
+            (SliceKind::VgpuType, "nvidia-1414", Some("NVIDIA H200X-1-18C"), Some(1)),
+            (SliceKind::VgpuType, "nvidia-1428", Some("NVIDIA H200X-141C"), Some(1)),
+        ]
+    );
 }
 
 #[test]
@@ -713,6 +750,10 @@ fn files_of_nvidias_driver_are_those_of_its_version_by_all_their_names() {
     tree.link(&format!("{lib}/libnvidia-ml.so.1"), "libnvidia-ml.so.535.1.2");
     tree.link(&format!("{lib}/libelse.so.1"), "/etc/alternatives/else.so.550.54.15");
     tree.file("usr/bin/nvidia-smi", "").file("lib/firmware/nvidia/550.54.15/gsp_ga10x.bin", "");
+    // An installer of its own tells the dynamic linker.
+    tree.file("etc/ld.so.conf", "include /etc/ld.so.conf.d/*.conf\n");
+    tree.file("etc/ld.so.conf.d/nvidia.conf", "# GPU\n/usr/local/nvidia/lib64\n");
+    tree.file("usr/local/nvidia/lib64/libnvoptix.so.550.54.15", "");
     let files = gpu::nvidia_files(&tree.root());
     let lines: Vec<String> = files.iter().map(|(host, at)| format!("{at} <- {host}\n")).collect();
     expect![[r#"
@@ -722,6 +763,7 @@ fn files_of_nvidias_driver_are_those_of_its_version_by_all_their_names() {
         /usr/lib/x86_64-linux-gnu/libcuda.so.1 <- /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15
         /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15 <- /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15
         /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.550.54.15 <- /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.550.54.15
+        /usr/local/nvidia/lib64/libnvoptix.so.550.54.15 <- /usr/local/nvidia/lib64/libnvoptix.so.550.54.15
     "#]]
     .assert_eq(&lines.concat());
 }

@@ -279,6 +279,22 @@ fn memory_that_is_not_told_is_unknown_and_400_tb_are_taken_as_they_are() {
 }
 
 #[test]
+fn memory_of_the_machine_that_is_on_no_node_is_a_problem() {
+    let tree = Tree::new();
+    tree.pu(0, 0, 0, "0")
+        .node(0, "0", 4 << 20, "10")
+        .file("proc/meminfo", "MemTotal: 4200000 kB\n");
+    assert_eq!(problems_of(&tree.read(), Part::Numa), Vec::<String>::new());
+    tree.file("proc/meminfo", "MemTotal: 131981020 kB\n");
+    check(
+        &problems_of(&tree.read(), Part::Numa),
+        expect![[
+            r#"["/sys/devices/system/node: nodes have 4096 MiB and the machine 128887 MiB: on which node the rest is, the kernel does not tell"]"#
+        ]],
+    );
+}
+
+#[test]
 fn hmat_side_caches_tiers_and_cxl_are_a_nodes_own() {
     let tree = Tree::new();
     tree.pu(0, 0, 0, "0").node(0, "0", 1024, "10 20").node(2, "", 4096, "20 10");

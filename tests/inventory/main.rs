@@ -1,9 +1,10 @@
 //! `purlin hw` without an agent: this machine, a dump, an empty directory and nonsense.
-//! With one: hot-plug and drift, in `drift`.
+//! With one: hot-plug and drift, in `drift`. A real GPU: in `nvidia`.
 
 #![forbid(unsafe_code)]
 
 mod drift;
+mod nvidia;
 
 use std::{
     fs,
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         test("lstopo_opens_our_xml_and_counts_the_same", 300, lstopo_counts)
             .needs(&[Need::Program(LSTOPO)]),
     ];
-    purlin_tests::run(tests.into_iter().chain(drift::tests()))
+    purlin_tests::run(tests.into_iter().chain(drift::tests()).chain(nvidia::tests()))
 }
 
 fn this_machine(lab: &Lab) -> Result {
@@ -102,9 +103,11 @@ fn gathered(lab: &Lab) -> Result {
     ensure!(answer.code == 0 && answer.stderr.contains("serial numbers"), "{answer:?}");
     let mut ours: Value = node.json(&["hw", "list"])?;
     let mut theirs: Value = node.json(&["hw", "list", "--root", &file])?;
-    // Another a moment later.
-    for nodes in [&mut ours["numa"], &mut theirs["numa"]] {
-        nodes.as_array_mut().into_iter().flatten().for_each(|node| node["free"] = Value::Null);
+    // Another a moment later; a guest's memory comes and goes.
+    for node in [&mut ours["numa"], &mut theirs["numa"]].into_iter().flat_map(Value::as_array_mut) {
+        for node in node {
+            (node["free"], node["memory"]) = (Value::Null, Value::Null);
+        }
     }
     for fact in ["cpu", "numa", "pci", "storage"] {
         ensure!(ours[fact] == theirs[fact], "{fact}: {} and {}", ours[fact], theirs[fact]);

@@ -216,7 +216,7 @@ fn slices(gpu: &Gpu) -> Vec<Device> {
         let ready = match slice.kind {
             SliceKind::Vf => slice.driver.as_deref() == Some(VFIO),
             SliceKind::Mdev => true,
-            SliceKind::Mig | SliceKind::MdevType => false,
+            SliceKind::Mig | SliceKind::MdevType | SliceKind::VgpuType => false,
         };
         let nodes = vfio(slice.iommu_group.filter(|_| ready));
         (!nodes.is_empty()).then(|| gpu_device(slice.id.clone(), nodes))

@@ -28,6 +28,7 @@ mod intel;
 mod nvidia;
 mod nvidia_files;
 mod nvml;
+mod vgpu;
 mod xid;
 
 pub use events::{Events, GpuEvent, GpuEventKind};
@@ -99,12 +100,8 @@ fn read_gpus(probe: &mut Probe<'_>, nvml_library: Option<&Path>) -> Option<Vec<G
 /// Names GPUs whose driver tells none, or that have no driver, as `pci.ids` does.
 fn name(probe: &mut Probe<'_>, gpus: &mut [Gpu]) {
     let nameless = gpus.iter_mut().filter(|gpu| gpu.name.is_none());
-    let nameless: Vec<(pci_ids::Id, &mut Gpu)> = nameless
-        .filter_map(|gpu| {
-            let vendor = probe.hex(&pci::file(&gpu.pci, "vendor"))?;
-            Some(((u16::try_from(vendor).ok()?, gpu.device_id?), gpu))
-        })
-        .collect();
+    let nameless: Vec<(pci_ids::Id, &mut Gpu)> =
+        nameless.filter_map(|gpu| Some(((gpu.vendor_id?, gpu.device_id?), gpu))).collect();
     if nameless.is_empty() {
         return;
     }
@@ -132,6 +129,7 @@ fn gpu(probe: &mut Probe<'_>, address: String, class: u32) -> Gpu {
     let mut gpu = Gpu {
         kind: kind(class, vendor_id),
         vendor: vendor(vendor_id),
+        vendor_id: vendor_id.and_then(|id| u16::try_from(id).ok()),
         device_id: probe.hex(&at("device")).and_then(|id| u16::try_from(id).ok()),
         driver: probe.link_name(&at("driver")),
         node: probe.told(&at("numa_node")),
@@ -231,14 +229,22 @@ fn connected(probe: &mut Probe<'_>, card: &str) -> Option<bool> {
 fn slices(probe: &mut Probe<'_>, address: &str) -> Vec<Slice> {
     let vfs = virtual_functions(probe, address);
     let mut slices = mediated(probe, address, address);
+    let vgpus = vgpu::read(probe, &vfs);
     for vf in vfs {
         let more = mediated(probe, address, &vf);
         // A VF that carries vGPU types is not given away itself.
         if more.is_empty() {
-            slices.push(virtual_function(probe, address, vf));
+            let profile = vgpus.profiles.get(&vf).cloned();
+            slices.push(Slice { profile, ..virtual_function(probe, address, vf) });
         }
         slices.extend(more);
     }
+    slices.extend(vgpus.types.into_iter().map(|(id, kind)| Slice {
+        id: format!("nvidia-{id}"),
+        profile: Some(kind.name),
+        available: Some(kind.vfs),
+        ..slice(SliceKind::VgpuType, address)
+    }));
     slices.truncate(MAX_SLICES);
     slices
 }

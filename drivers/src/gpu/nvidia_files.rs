@@ -9,8 +9,8 @@ use crate::{Dir, Root};
 
 const VERSION: &str = "/sys/module/nvidia/version";
 
-/// Where libraries are: of Debian and its heirs, of the others, and Debian's own
-/// alternatives.
+/// Where libraries are besides what the dynamic linker's configuration names: of
+/// Debian and its heirs, of the others, and Debian's own alternatives.
 const LIBRARIES: [&str; 6] = [
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
@@ -19,6 +19,14 @@ const LIBRARIES: [&str; 6] = [
     "/usr/lib/x86_64-linux-gnu/nvidia/current",
     "/usr/lib/aarch64-linux-gnu/nvidia/current",
 ];
+
+/// The dynamic linker's configuration: the one file that all distributions have, and
+/// the directory that it includes (ld.so.conf, ldconfig(8)).
+const LINKER: &str = "/etc/ld.so.conf";
+const LINKER_PARTS: &str = "/etc/ld.so.conf.d";
+
+/// The most directories that are taken from it.
+const MAX_DIRECTORIES: usize = 64;
 
 /// What a program in a container may start or talk to.
 const OTHERS: [&str; 6] = [
@@ -36,8 +44,10 @@ const OTHERS: [&str; 6] = [
 pub fn nvidia_files(root: &Root) -> Vec<(String, String)> {
     let Ok(version) = root.read(VERSION) else { return Vec::new() };
     let mut files = Vec::new();
-    for dir in LIBRARIES.iter().filter_map(|path| root.dir(path).ok()) {
-        libraries(root, &dir, &format!(".so.{version}"), &mut files);
+    let configured = linker_directories(root);
+    let libraries = LIBRARIES.into_iter().chain(configured.iter().map(String::as_str));
+    for dir in libraries.filter_map(|path| root.dir(path).ok()) {
+        add_libraries(root, &dir, &format!(".so.{version}"), &mut files);
     }
     let firmware = format!("/lib/firmware/nvidia/{version}");
     if let Ok(dir) = root.dir(&firmware) {
@@ -51,7 +61,22 @@ pub fn nvidia_files(root: &Root) -> Vec<(String, String)> {
     files
 }
 
-fn libraries(root: &Root, dir: &Dir<'_>, ending: &str, files: &mut Vec<(String, String)>) {
+/// Where an installer of its own (`/usr/local/nvidia/lib64`, `/opt/…`) put them.
+fn linker_directories(root: &Root) -> Vec<String> {
+    let mut names = root.list(LINKER_PARTS).unwrap_or_default();
+    names.retain(|name| name.ends_with(".conf"));
+    names.sort_unstable();
+    let parts = names.iter().map(|name| format!("{LINKER_PARTS}/{name}"));
+    let texts =
+        [LINKER.to_owned()].into_iter().chain(parts).filter_map(|path| root.read(&path).ok());
+    let directories = texts.flat_map(|text| {
+        let lines = text.lines().map(|line| line.trim().to_owned());
+        lines.filter(|line| line.starts_with('/')).collect::<Vec<_>>()
+    });
+    directories.take(MAX_DIRECTORIES).collect()
+}
+
+fn add_libraries(root: &Root, dir: &Dir<'_>, ending: &str, files: &mut Vec<(String, String)>) {
     for name in dir.names().filter(|name| name.contains(".so")) {
         let path = dir.path_of(name);
         let target = root.link_target(&path).ok();

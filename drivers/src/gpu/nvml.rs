@@ -267,8 +267,9 @@ fn state(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
     gpu.performance = asked.get(|| device.performance_state()).and_then(performance);
     gpu.persistence = asked.get(|| device.is_in_persistent_mode());
     gpu.compute_mode = asked.get(|| device.compute_mode()).map(|mode| compute_mode(mode).into());
-    let connected = asked.get(|| device.is_display_connected());
-    gpu.display = connected.or(asked.get(|| device.is_display_active())).or(gpu.display);
+    // The library's own "connected" is deprecated and says yes of boards without a connector.
+    let active = asked.get(|| device.is_display_active());
+    gpu.display = if active == Some(true) { active } else { gpu.display.or(active) };
 }
 
 /// NVIDIA's clock event reasons by name; "idle" is none that holds a clock down.

@@ -19,6 +19,8 @@ pub struct Gpu {
     pub kind: GpuKind,
     /// Who made the chip, from its PCI vendor id.
     pub vendor: GpuVendor,
+    /// PCI vendor id.
+    pub vendor_id: Option<u16>,
     /// PCI device id.
     pub device_id: Option<u16>,
     /// Product name, if its driver tells one, else the chip's in an installed
@@ -261,7 +263,7 @@ pub struct Slice {
     pub profile: Option<String>,
     /// Memory in bytes.
     pub memory: Option<u64>,
-    /// How many more of this type can be created; `None` for one that exists.
+    /// How many more of this type can be created, at most; `None` for one that exists.
     pub available: Option<u32>,
     /// Driver bound to it (VFs).
     pub driver: Option<String>,
@@ -281,6 +283,8 @@ pub enum SliceKind {
     Mdev,
     /// A type of mediated device (vGPU) that can be created.
     MdevType,
+    /// A type of vGPU that a virtual function can become.
+    VgpuType,
 }
 
 /// Something that a GPU said of its own accord.

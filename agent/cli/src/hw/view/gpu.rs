@@ -30,10 +30,17 @@ fn gpu_row(gpu: &Gpu) -> Row {
 }
 
 fn name(gpu: &Gpu) -> String {
-    match (&gpu.name, gpu.vendor) {
-        (Some(name), _) => name.clone(),
-        (None, GpuVendor::Other) => "model unknown".into(),
-        (None, vendor) => format!("{}, model unknown", maker(vendor)),
+    if let Some(name) = &gpu.name {
+        return name.clone();
+    }
+    // What to look for in a list of PCI devices.
+    let model = match (gpu.vendor_id, gpu.device_id) {
+        (Some(vendor), Some(device)) => format!("model {vendor:04x}:{device:04x} unknown"),
+        _ => "model unknown".into(),
+    };
+    match gpu.vendor {
+        GpuVendor::Other => model,
+        vendor => format!("{}, {model}", maker(vendor)),
     }
 }
 
@@ -284,7 +291,7 @@ fn slice(slice: &Slice) -> Option<(String, String)> {
         SliceKind::Mig => return None,
         SliceKind::Vf => "VF",
         SliceKind::Mdev => "vGPU",
-        SliceKind::MdevType => "vGPU type",
+        SliceKind::MdevType | SliceKind::VgpuType => "vGPU type",
     };
     let what = join([
         slice.profile.clone(),
@@ -312,11 +319,17 @@ mod tests {
 
     #[test]
     fn a_gpu_of_which_little_is_known() {
-        let gpu = Gpu { pci: "0000:01:00.0".into(), vendor: GpuVendor::Intel, ..Gpu::default() };
+        let gpu = Gpu {
+            pci: "0000:01:00.0".into(),
+            vendor: GpuVendor::Intel,
+            vendor_id: Some(0x8086),
+            device_id: Some(0x0bda),
+            ..Gpu::default()
+        };
         check(
             gpu,
             expect![[r#"
-            0000:01:00.0 | Intel, model unknown, no driver
+            0000:01:00.0 | Intel, model 8086:0bda unknown, no driver
             name: unknown
             maker: Intel
             use: compute

@@ -104,7 +104,7 @@ fn machine(nodes: u32) -> Machine {
     let per_node = CORES.div_ceil(nodes);
     let place = |pu: u32| {
         let core = pu % CORES;
-        (pu, Place { node: core / per_node, package: core / 128, l3: core / 8, core })
+        (pu, Place { node: core / per_node, package: core / 128, l3: core / 8, core, kind: 0 })
     };
     let device = |number: u32| {
         let (port, node) = (number / 2, number / 2 % nodes);

@@ -226,7 +226,7 @@ pub mod tests {
     pub fn machine() -> Machine {
         let place = |pu: u32| {
             let core = pu % 4;
-            (pu, Place { node: core / 2, package: core / 2, l3: core / 2, core })
+            (pu, Place { node: core / 2, package: core / 2, l3: core / 2, core, kind: 0 })
         };
         let node = |id| Node { id, memory: 8 << 30, ..Node::default() };
         let device = |kind: &str, name: &str| Device {

@@ -90,6 +90,11 @@ fn chosen(score: &Score) -> String {
     if score.nodes > 1 {
         words.push(format!("{:.1} from each other", score.distance));
     }
+    if score.kinds > 1 {
+        words.push(format!("{} kinds of cores", score.kinds));
+    } else if score.slower > 0 {
+        words.push("slower cores".into());
+    }
     if score.caches > 0 {
         words.push(count(score.caches.into(), "last-level cache", "last-level caches"));
     }

@@ -12,7 +12,7 @@ use alloc::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cpus::take_packed,
+    cpus::{Cores, take_packed, take_whole},
     hint::{self, Hint},
     machine::{Device, Machine, Node},
     nodes::Nodes,
@@ -123,6 +123,10 @@ pub struct Score {
     /// What transfers between its devices cross, summed over all pairs (0 = a switch …
     /// 3 = the system).
     pub crossings: u32,
+    /// Kinds of cores that its exclusive PUs are of.
+    pub kinds: u32,
+    /// How many kinds of the machine's cores are faster than the slowest of them.
+    pub slower: u32,
     /// Last-level caches its exclusive PUs are spread over.
     pub caches: u32,
     /// Exclusive PUs beside a thread of somebody else.
@@ -161,8 +165,9 @@ impl Situation<'_> {
         let cpus = match (request.cpus, &placement.exclusive) {
             (Cpus::Shared { .. }, None) => true,
             (Cpus::Exclusive { count, smt }, Some(cpus)) => {
-                let free = if smt == Smt::FullCores { &left.whole } else { &left.exclusive };
-                cpus.len() == count && cpus.is_subset(free)
+                let whole = || Cores::within(&self.machine.pus, cpus).pus() == count;
+                let whole = smt == Smt::Any || whole();
+                cpus.len() == count && cpus.is_subset(&left.exclusive) && whole
             }
             _ => false,
         };
@@ -187,13 +192,16 @@ pub fn place(situation: &Situation<'_>, request: &Request) -> Result<Decision, B
     let asked = resources.iter().map(|it| it.asked(situation.machine)).collect();
     let mut why = Why { policy: request.policy, resources: asked, ..Why::default() };
     let whole_cores = left.check_whole_cores(request.cpus);
-    let placed = whole_cores.and_then(|()| match request.policy {
-        Policy::Optimal => optimize::place(&left, &resources, request, &mut why),
-        policy => {
-            let all = situation.machine.all();
-            let hints = resources.iter().map(|it| it.hints(all)).collect();
-            nodes_by(policy, hints, all).and_then(|nodes| left.fill(nodes, request))
-        }
+    let placed = whole_cores.and_then(|()| {
+        let placed = match request.policy {
+            Policy::Optimal => optimize::place(&left, &resources, request, &mut why),
+            policy => {
+                let all = situation.machine.all();
+                let hints = resources.iter().map(|it| it.hints(all)).collect();
+                nodes_by(policy, hints, all).and_then(|nodes| left.fill(nodes, request))
+            }
+        };
+        placed.map_err(|reason| left.and_cores(request.cpus, reason))
     });
     match placed {
         Ok(placement) => Ok(Decision { placement, why }),
@@ -346,13 +354,9 @@ impl<'a> Left<'a> {
     fn cpus(&self, cpus: Cpus) -> Resource {
         match cpus {
             Cpus::Exclusive { count, smt } => {
-                let room = |free: &IdSet| {
-                    let usable = if smt == Smt::FullCores {
-                        whole_cores(self.machine, free)
-                    } else {
-                        free.clone()
-                    };
-                    Room::new(&self.per_node(&usable), [])
+                let room = |free: &IdSet| match smt {
+                    Smt::Any => Room::new(&self.per_node(free), []),
+                    Smt::FullCores => self.whole_cores(free, count),
                 };
                 let name = match smt {
                     Smt::Any => "exclusive PUs",
@@ -428,21 +432,59 @@ impl<'a> Left<'a> {
         Room::new(&count, []).and_anywhere(anywhere)
     }
 
-    /// PUs of one core, of those that have the most.
-    pub(super) fn threads(&self) -> usize {
-        let mut cores: BTreeMap<u32, usize> = BTreeMap::new();
-        self.machine.pus.values().for_each(|it| *cores.entry(it.core).or_default() += 1);
-        cores.into_values().max().unwrap_or(1)
+    /// What whole cores offer: where they are not alike, on sets of nodes that can't make
+    /// up just so many PUs, the most below that they can.
+    fn whole_cores(&self, free: &IdSet, count: usize) -> Room {
+        let whole = whole_cores(self.machine, free);
+        let has = self.per_node(&whole);
+        let room = Room::new(&has, []);
+        let alike = Cores::within(&self.machine.pus, &whole).alike();
+        if alike.is_some_and(|threads| count.is_multiple_of(threads)) {
+            return room;
+        }
+        let on = |node: u32| self.on(Nodes::of(1 << node), &whole);
+        let cores = |node: u32| Cores::within(&self.machine.pus, &on(node));
+        let nodes: Vec<Cores> = self.machine.all().iter().map(cores).collect();
+        room.limited(|set| {
+            let mut cores = Cores::default();
+            set.iter().for_each(|node| cores.add(&nodes[node as usize]));
+            let most = cores.most(count);
+            if most == count { u64::MAX } else { most as u64 }
+        })
     }
 
+    /// Whether whole cores of the machine could ever have so many PUs.
     fn check_whole_cores(&self, cpus: Cpus) -> Result<(), String> {
-        let threads = self.threads();
-        match cpus {
-            Cpus::Exclusive { count, smt: Smt::FullCores } if count % threads != 0 => {
+        let Cpus::Exclusive { count, smt: Smt::FullCores } = cpus else { return Ok(()) };
+        let all = Cores::within(&self.machine.pus, &self.machine.pus.keys().copied().collect());
+        match all.alike() {
+            Some(threads) if !count.is_multiple_of(threads) => {
                 Err(format!("{count} PUs are not whole cores of {threads}; ask for a multiple"))
             }
+            None if count <= all.pus() && all.most(count) < count => Err(format!(
+                "{count} PUs are not whole cores: the machine has {}; ask for {} or another sum",
+                all.words(),
+                all.most(count)
+            )),
             _ => Ok(()),
         }
+    }
+
+    /// A reason for a refusal, and what whole cores are left if there are enough of them.
+    fn and_cores(&self, cpus: Cpus, reason: String) -> String {
+        let cores = Cores::within(&self.machine.pus, &self.whole);
+        match cpus {
+            Cpus::Exclusive { count, smt: Smt::FullCores } if cores.pus() >= count => {
+                format!("{reason}; whole cores that are left: {}", cores.words())
+            }
+            _ => reason,
+        }
+    }
+
+    /// Those PUs of a set that are on some nodes.
+    fn on(&self, nodes: Nodes, pus: &IdSet) -> IdSet {
+        let there = |pu: &u32| self.machine.pus.get(pu).is_some_and(|it| nodes.has(it.node));
+        pus.iter().filter(there).collect()
     }
 
     /// What kubelet's managers give once the nodes are chosen: from there as far as it
@@ -462,19 +504,27 @@ impl<'a> Left<'a> {
     }
 
     fn take(&self, nodes: Nodes, count: usize, smt: Smt) -> Result<IdSet, String> {
+        let places = &self.machine.pus;
         let free = match smt {
-            Smt::Any => self.exclusive.clone(),
-            Smt::FullCores => self.whole.clone(),
+            Smt::Any => &self.exclusive,
+            Smt::FullCores => &self.whole,
         };
-        let there = |pu: &u32| self.machine.pus.get(pu).is_some_and(|it| nodes.has(it.node));
-        let near: IdSet = free.iter().filter(there).collect();
-        let first = take_packed(&self.machine.pus, &near, count.min(near.len()));
-        let first = first.unwrap_or_default();
-        let rest = take_packed(&self.machine.pus, &free.difference(&first), count - first.len());
-        let rest = rest.ok_or_else(|| {
+        let near = self.on(nodes, free);
+        let most = count.min(near.len());
+        let taken = match smt {
+            Smt::Any => take_packed(places, &near, most).and_then(|first| {
+                let rest = take_packed(places, &free.difference(&first), count - first.len());
+                Some(first.union(&rest?))
+            }),
+            Smt::FullCores => (0..=most).rev().find_map(|near_count| {
+                let first = take_whole(places, &near, near_count)?;
+                let rest = take_whole(places, &free.difference(&near), count - near_count);
+                Some(first.union(&rest?))
+            }),
+        };
+        taken.ok_or_else(|| {
             format!("{count} exclusive PUs are asked for, and {} are left", free.len())
-        })?;
-        Ok(first.iter().chain(rest.iter()).collect())
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The best placement there is: fewest nodes, then the closest, then the nearest devices,
-//! then the fewest last-level caches, then the fewest cores shared with somebody else, then
-//! the least left over.
+//! then the fewest kinds of cores, then the fastest, then the fewest last-level caches, then
+//! the fewest cores shared with somebody else, then the least left over.
 //!
 //! Sets of nodes are tried best first, and since each part of the score counts only where
 //! all before it are equal, the search ends with the first number of nodes and distance at
@@ -12,7 +12,7 @@
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 
 use super::{
-    cpus::take_packed,
+    cpus::{self, Cores},
     decide::{Gap, Left, Placement, Resource, Score, Why, reject},
     machine::{Crossing, Device},
     nodes::Nodes,
@@ -87,37 +87,65 @@ struct Found {
     nodes: Nodes,
     score: Score,
     devices: Vec<usize>,
+    kinds: Vec<u32>,
     caches: Vec<u32>,
 }
 
 /// What is the same for every set of nodes.
 struct Search<'a> {
     left: &'a Left<'a>,
-    /// PUs that may be given, and which of them are in whole cores, if any are asked for.
-    exclusive: Option<(usize, IdSet)>,
-    /// Their caches, by node and cache.
-    caches: BTreeMap<(u32, u32), Cache>,
+    exclusive: Option<Exclusive>,
     cache_steps: u32,
     devices: Devices<'a>,
+}
+
+/// The PUs that may be given.
+struct Exclusive {
+    count: usize,
+    smt: Smt,
+    free: IdSet,
+    /// By sets of kinds of cores, in the order to try them.
+    kinds: Vec<OfKinds>,
+    /// The machine's fastest kind of core.
+    fastest: u32,
+}
+
+/// The caches of some kinds of cores, by node and number.
+struct OfKinds {
+    kinds: Vec<u32>,
+    caches: BTreeMap<(u32, u32), Cache>,
+}
+
+impl Exclusive {
+    fn new(left: &Left<'_>, count: usize, smt: Smt) -> Self {
+        let places = &left.machine.pus;
+        let free = match smt {
+            Smt::Any => left.exclusive.clone(),
+            Smt::FullCores => left.whole.clone(),
+        };
+        let kinds = cpus::kinds(places, &free).into_iter().map(|kinds| {
+            let mut caches: BTreeMap<(u32, u32), IdSet> = BTreeMap::new();
+            for pu in cpus::of_kinds(places, &free, &kinds).iter() {
+                let place = &places[&pu];
+                caches.entry((place.node, place.l3)).or_default().insert(pu);
+            }
+            let cache = |pus: IdSet| Cache { free: pus.len(), cores: Cores::within(places, &pus) };
+            let caches = caches.into_iter().map(|(at, pus)| (at, cache(pus))).collect();
+            OfKinds { kinds, caches }
+        });
+        let fastest = places.values().map(|place| place.kind).max().unwrap_or(0);
+        Self { count, smt, kinds: kinds.collect(), free, fastest }
+    }
 }
 
 impl<'a> Search<'a> {
     fn new(left: &'a Left<'a>, request: &Request) -> Self {
         let exclusive = match request.cpus {
             Cpus::Shared { .. } => None,
-            Cpus::Exclusive { count, smt: Smt::Any } => Some((count, left.exclusive.clone())),
-            Cpus::Exclusive { count, smt: Smt::FullCores } => Some((count, left.whole.clone())),
+            Cpus::Exclusive { count, smt } => Some(Exclusive::new(left, count, smt)),
         };
-        let mut caches: BTreeMap<(u32, u32), Cache> = BTreeMap::new();
-        for pu in exclusive.iter().flat_map(|(_, free)| free.iter()) {
-            if let Some(place) = left.machine.pus.get(&pu) {
-                let cache = caches.entry((place.node, place.l3)).or_default();
-                cache.free += 1;
-                cache.whole += u32::from(left.whole.contains(pu));
-            }
-        }
         let devices = Devices::new(left, request);
-        Self { left, exclusive, caches, cache_steps: MAX_STEPS, devices }
+        Self { left, exclusive, cache_steps: MAX_STEPS, devices }
     }
 
     /// The best on one set of nodes that is no worse than what was found before.
@@ -126,40 +154,67 @@ impl<'a> Search<'a> {
         let (crossings, devices) =
             self.devices.nearest(nodes, enough).ok_or("devices that are near enough")?;
         let score = Score { nodes: nodes.len(), distance, crossings, ..Score::default() };
-        let Some((count, _)) = self.exclusive else {
-            return Ok(Found { nodes, score, devices, caches: Vec::new() });
-        };
-        let mut here: BTreeMap<u32, Cache> = BTreeMap::new();
-        for ((_, id), cache) in self.caches.iter().filter(|((node, _), _)| nodes.has(*node)) {
-            let sum = here.entry(*id).or_default();
-            (sum.free, sum.whole) = (sum.free + cache.free, sum.whole + cache.whole);
+        let mut found = Found { nodes, score, devices, kinds: Vec::new(), caches: Vec::new() };
+        let Some(exclusive) = &self.exclusive else { return Ok(found) };
+        let mut best: Option<(Score, &Vec<u32>, Vec<u32>)> = None;
+        for OfKinds { kinds, caches } in &exclusive.kinds {
+            let slower = exclusive.fastest - kinds.first().copied().unwrap_or_default();
+            let score = Score { kinds: kinds.len() as u32, slower, ..score };
+            if best
+                .as_ref()
+                .is_some_and(|(best, ..)| (best.kinds, best.slower) < (score.kinds, slower))
+            {
+                break;
+            }
+            let mut here: BTreeMap<u32, Cache> = BTreeMap::new();
+            for ((_, id), cache) in caches.iter().filter(|((node, _), _)| nodes.has(*node)) {
+                let sum = here.entry(*id).or_default();
+                sum.free += cache.free;
+                sum.cores.add(&cache.cores);
+            }
+            let mut search =
+                CacheSearch::new(here, exclusive.count, exclusive.smt, self.cache_steps);
+            search.run();
+            self.cache_steps = search.steps;
+            let Some((shared_cores, left_over, caches)) = search.best else { continue };
+            let score = Score {
+                caches: caches.len() as u32,
+                shared_cores: shared_cores as u32,
+                left_over: left_over as u32,
+                ..score
+            };
+            if best.as_ref().is_none_or(|(best, ..)| score < *best) {
+                best = Some((score, kinds, caches));
+            }
         }
-        let mut search = CacheSearch::new(here, count, self.left.threads(), self.cache_steps)
-            .ok_or("exclusive PUs")?;
-        search.pick(0, &mut Vec::new(), Cache::default());
-        self.cache_steps = search.steps;
-        let (shared_cores, left_over, caches) = search.best.ok_or("exclusive PUs")?;
-        let score = Score { caches: caches.len() as u32, shared_cores, left_over, ..score };
-        Ok(Found { nodes, score, devices, caches })
+        let (score, kinds, caches) = best.ok_or("exclusive PUs")?;
+        (found.score, found.kinds, found.caches) = (score, kinds.clone(), caches);
+        Ok(found)
     }
 
     /// What might be better than what was found, if a search gave up.
     fn gap(&self, score: &Score) -> Option<Gap> {
-        let gap = |of: &str, found| (found > 0).then(|| Gap { of: of.into(), found, bound: 0 });
-        let devices = gap("crossings", score.crossings).filter(|_| self.devices.steps == 0);
-        let caches = gap("shared_cores", score.shared_cores).filter(|_| self.cache_steps == 0);
-        devices.or(caches)
+        let gap =
+            |of: &str, found, bound| (found > bound).then(|| Gap { of: of.into(), found, bound });
+        let devices = gap("crossings", score.crossings, 0).filter(|_| self.devices.steps == 0);
+        let whole = self.exclusive.as_ref().is_some_and(|it| it.smt == Smt::FullCores);
+        let caches = match whole {
+            true => gap("caches", score.caches, 1),
+            false => gap("shared_cores", score.shared_cores, 0),
+        };
+        devices.or(caches.filter(|_| self.cache_steps == 0))
     }
 
     /// The PUs behind the caches that were chosen.
     fn take(&self, found: &Found) -> Option<IdSet> {
-        let (count, free) = self.exclusive.as_ref()?;
+        let Exclusive { count, free, .. } = self.exclusive.as_ref()?;
         let places = &self.left.machine.pus;
         let behind = |pu: &u32| {
             let place = places.get(pu);
             place.is_some_and(|it| found.nodes.has(it.node) && found.caches.contains(&it.l3))
         };
-        take_packed(places, &free.iter().filter(behind).collect(), *count)
+        let behind: IdSet = free.iter().filter(behind).collect();
+        cpus::take(places, &cpus::of_kinds(places, &behind, &found.kinds), *count)
     }
 }
 
@@ -272,92 +327,103 @@ impl<'a> Devices<'a> {
     }
 }
 
-/// What is free behind one last-level cache, in PUs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// What is free behind one last-level cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Cache {
-    free: u32,
-    /// Those of them in cores that are free as a whole.
-    whole: u32,
+    /// PUs.
+    free: usize,
+    /// Cores that are free as a whole.
+    cores: Cores,
 }
 
 /// Looks for the best of the smallest sets of caches that have enough PUs.
 struct CacheSearch {
     /// The largest first, alike ones together.
     caches: Vec<(Cache, u32)>,
-    wanted: u32,
-    /// PUs of one core.
-    threads: u32,
-    /// How many caches it takes at least.
-    needed: usize,
+    wanted: usize,
+    smt: Smt,
+    /// How many caches are tried together.
+    together: usize,
     steps: u32,
+    /// Some of so many were weighed.
+    weighed: bool,
     /// PUs in shared cores, PUs left over, caches.
-    best: Option<(u32, u32, Vec<u32>)>,
+    best: Option<(usize, usize, Vec<u32>)>,
 }
 
 impl CacheSearch {
-    /// `None` if all of them together have too few.
-    fn new(
-        caches: BTreeMap<u32, Cache>,
-        wanted: usize,
-        threads: usize,
-        steps: u32,
-    ) -> Option<Self> {
-        let (wanted, threads) = (u32::try_from(wanted).ok()?, u32::try_from(threads).ok()?);
+    fn new(caches: BTreeMap<u32, Cache>, wanted: usize, smt: Smt, steps: u32) -> Self {
         let mut caches: Vec<(Cache, u32)> =
             caches.into_iter().map(|(id, cache)| (cache, id)).collect();
         caches.sort_by(|(one, id), (other, other_id)| other.cmp(one).then(id.cmp(other_id)));
+        Self { caches, wanted, smt, together: 0, steps, weighed: false, best: None }
+    }
+
+    /// As few caches as will do. Whole cores of different sizes can need more than those
+    /// that have enough PUs; with the steps used up, all caches are taken.
+    fn run(&mut self) {
         let mut sum = 0;
         let enough = |(cache, _): &(Cache, u32)| {
             sum += cache.free;
-            sum >= wanted
+            sum >= self.wanted
         };
-        let needed = caches.iter().position(enough)? + 1;
-        Some(Self { caches, wanted, threads, needed, steps, best: None })
+        let Some(least) = self.caches.iter().position(enough) else { return };
+        for together in least + 1..=self.caches.len() {
+            (self.together, self.weighed) = (together, false);
+            self.pick(0, &mut Vec::new(), 0);
+            if self.best.is_some() {
+                return;
+            }
+        }
+        self.weigh(&(0..self.caches.len()).collect::<Vec<_>>());
     }
 
-    fn pick(&mut self, from: usize, chosen: &mut Vec<u32>, sum: Cache) {
-        let missing = self.needed - chosen.len();
+    fn pick(&mut self, from: usize, chosen: &mut Vec<usize>, free: usize) {
+        let missing = self.together - chosen.len();
         if missing == 0 {
-            return self.weigh(chosen, sum);
+            return self.weigh(chosen);
         }
         let mut before = None;
         for index in from..self.caches.len() {
-            let (cache, id) = self.caches[index];
             // The largest that are left, from here on, would not do.
             let most = self.caches[index..].iter().take(missing).map(|(it, _)| it.free);
-            if sum.free + most.sum::<u32>() < self.wanted || self.done() {
+            if free + most.sum::<usize>() < self.wanted || self.done() {
                 return;
             }
             // One that is like the one before brings nothing new.
-            if before == Some(cache) {
+            if before.is_some_and(|before: usize| self.caches[before].0 == self.caches[index].0) {
                 continue;
             }
-            before = Some(cache);
+            before = Some(index);
             self.steps = self.steps.saturating_sub(1);
-            chosen.push(id);
-            let sum = Cache { free: sum.free + cache.free, whole: sum.whole + cache.whole };
-            self.pick(index + 1, chosen, sum);
+            chosen.push(index);
+            self.pick(index + 1, chosen, free + self.caches[index].0.free);
             chosen.pop();
         }
     }
 
     /// Nothing can be better than what was found, or the steps are used up.
     fn done(&self) -> bool {
-        match self.best {
-            Some((shared, over, _)) => self.steps == 0 || (shared, over) == (0, 0),
-            None => false,
-        }
+        let perfect = self.best.as_ref().is_some_and(|(shared, over, _)| shared + over == 0);
+        perfect || (self.steps == 0 && self.weighed)
     }
 
-    fn weigh(&mut self, chosen: &[u32], sum: Cache) {
-        if sum.free < self.wanted {
+    fn weigh(&mut self, chosen: &[usize]) {
+        self.weighed = true;
+        let (mut free, mut cores) = (0, Cores::default());
+        for (cache, _) in chosen.iter().map(|index| &self.caches[*index]) {
+            free += cache.free;
+            cores.add(&cache.cores);
+        }
+        if free < self.wanted {
             return;
         }
-        let cores = (self.wanted / self.threads).min(sum.whole / self.threads);
-        let shared = self.wanted - cores * self.threads;
-        let over = sum.free - self.wanted;
-        if self.best.as_ref().is_none_or(|best| (shared, over) < (best.0, best.1)) {
-            self.best = Some((shared, over, chosen.to_vec()));
+        let shared = self.wanted - cores.most(self.wanted);
+        let over = free - self.wanted;
+        let may = self.smt == Smt::Any || shared == 0;
+        if may && self.best.as_ref().is_none_or(|best| (shared, over) < (best.0, best.1)) {
+            let ids = chosen.iter().map(|index| self.caches[*index].1).collect();
+            self.best = Some((shared, over, ids));
         }
     }
 }

@@ -43,6 +43,13 @@ impl Room {
         self
     }
 
+    /// With no more on a set of nodes than some limit of it.
+    pub fn limited(mut self, limit: impl Fn(Nodes) -> u64) -> Self {
+        let sets = (0..).map(Nodes::of).zip(&mut self.0);
+        sets.for_each(|(set, room)| *room = (*room).min(limit(set)));
+        self
+    }
+
     /// On these nodes.
     pub fn on(&self, nodes: Nodes) -> u64 {
         self.0.get(nodes.bits() as usize).copied().unwrap_or(0)

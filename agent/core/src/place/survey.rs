@@ -21,6 +21,9 @@ use crate::{
 /// The distance of a pair of nodes that the firmware tells none for: that of two packages
 /// in the ACPI specification's own example (SLIT).
 const FAR: u32 = 20;
+/// Kinds of cores that are told apart: every set of them is tried, and no machine has more
+/// (Arm: prime, big, middle, little).
+const MAX_KINDS: usize = 4;
 /// A node to itself.
 const LOCAL: u32 = 10;
 
@@ -104,7 +107,7 @@ fn places(cpu: &Cpu, usable: &IdSet, number: impl Fn(u32) -> Option<u32>) -> Pla
         cpu.groups(kind).flat_map(of).collect::<BTreeMap<u32, u32>>()
     };
     let (packages, cores) = (groups(GroupKind::Package), groups(GroupKind::Core));
-    let caches = last_level(cpu);
+    let (caches, kinds) = (last_level(cpu), kinds(cpu));
     let place = |pu: &crate::inventory::Pu| {
         let package = packages.get(&pu.id).copied().unwrap_or(0);
         let node = match pu.node {
@@ -120,6 +123,7 @@ fn places(cpu: &Cpu, usable: &IdSet, number: impl Fn(u32) -> Option<u32>) -> Pla
                 l3: caches.get(&pu.id).copied().unwrap_or(package),
                 // A PU whose core nobody knows is one of its own.
                 core: cores.get(&pu.id).copied().unwrap_or(u32::MAX - pu.id),
+                kind: kinds.get(&pu.id).copied().unwrap_or(0),
             },
         ))
     };
@@ -134,6 +138,12 @@ fn last_level(cpu: &Cpu) -> BTreeMap<u32, u32> {
         cache.shared_by.iter().map(move |pu| (pu, number)).collect::<Vec<_>>()
     });
     pus.collect()
+}
+
+/// The kind of each PU's core, the slowest first.
+fn kinds(cpu: &Cpu) -> BTreeMap<u32, u32> {
+    let all = (0..).zip(&cpu.kinds).filter(|_| cpu.kinds.len() <= MAX_KINDS);
+    all.flat_map(|(number, kind)| kind.pus.iter().map(move |pu| (pu, number))).collect()
 }
 
 fn devices(inventory: &Inventory, number: impl Fn(Option<u32>) -> Option<u32>) -> Vec<Device> {
@@ -307,7 +317,7 @@ mod tests {
         assert_eq!(machine.distances.between(1, 1), 10);
         // PU 3 is isolated.
         assert_eq!(machine.pus.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(machine.pus[&2], Place { node: 1, package: 0, l3: 1, core: 2 });
+        assert_eq!(machine.pus[&2], Place { node: 1, package: 0, l3: 1, core: 2, kind: 0 });
         let gpu = &machine.devices[0];
         assert_eq!((&*gpu.kind, gpu.node), ("gpu", Some(1)));
         assert_eq!(gpu.path, ["0000:80", "0000:80:01.0", "0000:81:00.0"]);

@@ -36,7 +36,7 @@ fn machine_of(nodes: u32, caches: u32, cores: u32, threads: u32) -> Machine {
     let place = |pu: u32| {
         let core = pu % all;
         let node = core / (caches * cores);
-        Place { node, package: node, l3: core / cores, core }
+        Place { node, package: node, l3: core / cores, core, kind: 0 }
     };
     let far = |from: u32, to: u32| if from == to { 10 } else { 20 + (from + to) % 3 };
     Machine {
@@ -101,6 +101,59 @@ fn a_refusal_says_what_is_short() {
 }
 
 #[test]
+fn who_asks_for_whole_cores_is_told_what_sizes_they_have() {
+    // A fast core of two threads on each node, and two slow ones of one.
+    let mut machine = machine_of(2, 1, 4, 1);
+    for place in machine.pus.values_mut() {
+        place.kind = u32::from(place.core % 4 < 2);
+        place.core = if place.kind == 1 { place.core / 4 * 4 } else { place.core };
+    }
+    let whole = |count, policy| Request {
+        cpus: Cpus::Exclusive { count, smt: Smt::FullCores },
+        policy,
+        ..Request::default()
+    };
+    let given = |placed: &Placed, count| {
+        let decision = ask(&machine, placed, &whole(count, Policy::Optimal)).expect("room");
+        format!("{}", decision.placement.exclusive.expect("PUs"))
+    };
+    let none = Placed::new();
+    assert_eq!((&*given(&none, 2), &*given(&none, 1)), ("0-1", "2"));
+    // The slow ones are taken both for the fast one is not enough, and never half of it.
+    assert_eq!((&*given(&none, 3), &*given(&none, 4)), ("0-2", "0-3"));
+    let of = |cpus: &str| Placement { exclusive: Some(set(cpus)), ..Placement::default() };
+    let placed = Placed::from([("other".into(), (Request::default(), of("0,2-3,6-7")))]);
+    let refusal =
+        |count, policy| ask(&machine, &placed, &whole(count, policy)).expect_err("none").reason;
+    assert_eq!(
+        refusal(1, Policy::Optimal),
+        "the whole machine has only 0 of 1 exclusive PUs in whole cores left; whole cores that \
+         are left: 1 of 2 PUs"
+    );
+    assert_eq!(given(&placed, 2), "4-5");
+    let placed = Placed::from([("other".into(), (Request::default(), of("2-3,6")))]);
+    let refusal =
+        |count, policy| ask(&machine, &placed, &whole(count, policy)).expect_err("none").reason;
+    assert_eq!(
+        refusal(6, Policy::Optimal),
+        "the whole machine has only 5 of 6 exclusive PUs in whole cores left"
+    );
+    assert_eq!(
+        refusal(4, Policy::SingleNumaNode),
+        "no single NUMA node has room for all of it; whole cores that are left: 2 of 2 PUs, 1 of \
+         1 PU"
+    );
+    let mut machine = machine_of(1, 1, 3, 2);
+    machine.pus.values_mut().filter(|place| place.core > 0).for_each(|place| place.core = 1);
+    let refusal = ask(&machine, &none, &whole(3, Policy::Optimal)).expect_err("none").reason;
+    assert_eq!(
+        refusal,
+        "3 PUs are not whole cores: the machine has 1 of 4 PUs, 1 of 2 PUs; ask for 2 or another \
+         sum"
+    );
+}
+
+#[test]
 fn memory_far_from_any_cpu_is_for_those_who_ask() {
     let mut machine = machine(1, 1, 2, Vec::new());
     machine.nodes.push(Node { id: 7, memory: 256 << 30, ..Node::default() });
@@ -159,13 +212,18 @@ fn score(machine: &Machine, nodes: Nodes, free: &IdSet, taken: &[u32], crossings
         all.into_iter().all(|(pu, _)| taken.contains(pu))
     };
     let shared = taken.iter().filter(|pu| !ours(machine.pus[*pu].core)).count();
+    let kinds: BTreeSet<u32> = taken.iter().map(|pu| machine.pus[pu].kind).collect();
+    let fastest = machine.pus.values().map(|place| place.kind).max().unwrap_or(0);
     let behind = free
         .iter()
-        .filter(|pu| nodes.has(machine.pus[pu].node) && caches.contains(&machine.pus[pu].l3));
+        .map(|pu| machine.pus[&pu])
+        .filter(|it| nodes.has(it.node) && caches.contains(&it.l3) && kinds.contains(&it.kind));
     Score {
         nodes: nodes.len(),
         distance: machine.distances.mean(nodes),
         crossings,
+        kinds: kinds.len() as u32,
+        slower: kinds.first().map_or(0, |slowest| fastest - slowest),
         caches: caches.len() as u32,
         shared_cores: shared as u32,
         left_over: (behind.count() - taken.len()) as u32,

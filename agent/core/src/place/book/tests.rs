@@ -133,7 +133,8 @@ fn a_cpu_that_goes_takes_only_its_own_container_along() {
     let mut smaller = machine(2, 1, 4, Vec::new());
     smaller.pus.remove(&1);
     book.replan(Some(smaller), Rules::default());
-    assert_eq!((&*cpus(&book, "a"), &*cpus(&book, "b")), ("3,9", "2,10"));
+    // 9 has lost the other thread of its core: another core is whole.
+    assert_eq!((&*cpus(&book, "a"), &*cpus(&book, "b")), ("3,11", "2,10"));
 }
 
 #[test]
@@ -344,16 +345,27 @@ fn room_is_made_by_moving_the_cheapest() {
     assert_eq!(grant.updates.len(), 1);
 }
 
+/// On each of two nodes two fast cores of two threads and four slow ones of one.
+fn hybrid() -> Machine {
+    let mut machine = machine(2, 1, 4, Vec::new());
+    for (cpu, place) in &mut machine.pus {
+        place.kind = u32::from(cpu % 4 < 2);
+        // The second threads of those that are slow are cores of their own.
+        place.core += if place.kind == 0 && *cpu >= 8 { 8 } else { 0 };
+    }
+    machine
+}
+
 /// What may happen to a book.
 #[derive(Clone, Debug)]
 enum Step {
     Admit(usize, u64),
-    Ask(usize, usize, usize),
+    Ask(usize, usize, usize, bool),
     Remove(usize),
     Adopt(Vec<(usize, u64)>),
     Offline(u32),
     Kubelet(Option<u32>),
-    Repack(usize),
+    Repack(usize, bool),
     Pause(bool),
     Restart,
 }
@@ -362,12 +374,13 @@ fn step() -> impl Strategy<Value = Step> {
     let milli = prop::sample::select(vec![500u64, 1000, 2000, 3000, 6000]);
     prop_oneof![
         3 => (0usize..9, milli.clone()).prop_map(|(id, milli)| Step::Admit(id, milli)),
-        3 => (0usize..9, 1usize..6, 0usize..5).prop_map(|(id, count, policy)| Step::Ask(id, count, policy)),
+        3 => (0usize..9, 1usize..6, 0usize..5, any::<bool>())
+            .prop_map(|(id, count, policy, whole)| Step::Ask(id, count, policy, whole)),
         3 => (0usize..9).prop_map(Step::Remove),
         1 => prop::collection::vec((0usize..9, milli), 0..6).prop_map(Step::Adopt),
         1 => (0u32..16).prop_map(Step::Offline),
         1 => prop::option::of(0u32..14).prop_map(Step::Kubelet),
-        2 => (2usize..6).prop_map(Step::Repack),
+        2 => (2usize..6, any::<bool>()).prop_map(|(count, whole)| Step::Repack(count, whole)),
         1 => any::<bool>().prop_map(Step::Pause),
         1 => Just(Step::Restart),
     ]
@@ -375,15 +388,30 @@ fn step() -> impl Strategy<Value = Step> {
 
 const POLICIES: [&str; 5] = ["none", "best-effort", "restricted", "single-numa-node", "optimal"];
 
-fn asking(id: usize, count: usize, policy: usize) -> Container {
+fn asking(id: usize, count: usize, policy: usize, whole: bool) -> Container {
     annotated(
         &format!("c{id}"),
         &[
             ("purlin.dev/exclusive-cpus", &*format!("{count}")),
             ("purlin.dev/policy", POLICIES[policy]),
             ("purlin.dev/memory-mib", "1024"),
+            ("purlin.dev/full-cores", if whole { "true" } else { "false" }),
         ],
     )
+}
+
+/// What has whole cores to itself has no other, and nobody else has a thread of them.
+fn is_whole(book: &Book, machine: &Machine) -> Result<(), TestCaseError> {
+    for (request, placement) in book.placed.values() {
+        let Cpus::Exclusive { count, smt: Smt::FullCores } = request.cpus else { continue };
+        let cpus = placement.exclusive.as_ref().expect("it has some");
+        let cores: BTreeSet<u32> = cpus.iter().map(|cpu| machine.pus[&cpu].core).collect();
+        let threads = machine.pus.iter().filter(|(_, place)| cores.contains(&place.core));
+        let threads: IdSet = threads.map(|(cpu, _)| *cpu).collect();
+        prop_assert_eq!(&threads, cpus, "half a core");
+        prop_assert_eq!(cpus.len(), count);
+    }
+    Ok(())
 }
 
 /// No CPU is in an exclusive cpuset and in another one, and none is empty.
@@ -418,10 +446,15 @@ fn comes_last(before: &Targets, id: &str, grant: Option<Grant>) -> Result<(), Te
 
 proptest! {
     #[test]
-    fn no_exclusive_cpu_is_ever_given_twice(steps in prop::collection::vec(step(), 1..40)) {
-        let mut book = book();
-        let mut machine = machine(2, 1, 4, Vec::new());
+    fn no_exclusive_cpu_is_ever_given_twice(
+        steps in prop::collection::vec(step(), 1..40),
+        mixed in any::<bool>(),
+    ) {
+        let whole = if mixed { hybrid() } else { machine(2, 1, 4, Vec::new()) };
+        let mut machine = whole.clone();
         let mut rules = Rules::default();
+        let mut book = Book::default();
+        book.replan(Some(machine.clone()), rules.clone());
         let mut now = 0;
         for step in steps {
             now += 1000;
@@ -432,8 +465,8 @@ proptest! {
                     let grant = book.admit(now, pod(&id(number), milli));
                     comes_last(&before, &id(number), grant.ok())?;
                 }
-                Step::Ask(number, count, policy) => {
-                    let grant = book.admit(now, asking(number, count, policy)).ok();
+                Step::Ask(number, count, policy, whole) => {
+                    let grant = book.admit(now, asking(number, count, policy, whole)).ok();
                     comes_last(&before, &id(number), grant.clone())?;
                     if let (Some(grant), false) = (grant, book.paused()) {
                         let target = grant.target.expect("it is switched on");
@@ -450,7 +483,7 @@ proptest! {
                     book.adopt(now, Via::Nri, all.into_values().collect());
                 }
                 Step::Offline(cpu) => {
-                    machine = self::machine(2, 1, 4, Vec::new());
+                    machine = whole.clone();
                     machine.pus.remove(&cpu);
                     book.replan(Some(machine.clone()), rules.clone());
                 }
@@ -461,8 +494,9 @@ proptest! {
                     });
                     book.replan(Some(machine.clone()), rules.clone());
                 }
-                Step::Repack(count) => {
-                    let request = book.asked(&asking(99, count, 3)).expect("a request").request;
+                Step::Repack(count, whole) => {
+                    let asking = asking(99, count, 3, whole);
+                    let request = book.asked(&asking).expect("a request").request;
                     if let Ok(plan) = book.repack(&request, 8 << 30) {
                         let applied = book.apply(&plan);
                         applied.expect("it is of now");
@@ -478,6 +512,7 @@ proptest! {
             }
             let online: IdSet = machine.pus.keys().copied().collect();
             is_sound(book.targets(), &online)?;
+            is_whole(&book, &machine)?;
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
 
 /// Its machines: PUs by package, node and core.
 fn places(name: &str) -> Places {
-    let place = |node, package, core| Place { node, package, l3: node, core };
+    let place = |node, package, core| Place { node, package, l3: node, core, kind: 0 };
     let of = |pu: u32| match name {
         "single" => place(0, 0, pu % 4),
         // Two packages whose cores take turns.

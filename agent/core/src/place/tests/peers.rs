@@ -92,7 +92,7 @@ fn koordinator_finds_nothing_better() {
         let all = packages * nodes * cores;
         let place = |pu: u32| {
             let (core, node) = (pu / 2, pu / 2 / cores);
-            (pu, Place { node, package: node / nodes, l3: node, core })
+            (pu, Place { node, package: node / nodes, l3: node, core, kind: 0 })
         };
         let machine = Machine {
             pus: (0..2 * all).map(place).collect(),
@@ -155,7 +155,7 @@ fn the_cpu_allocator_of_nri_plugins_finds_nothing_better() {
                 for pu in set(cluster).iter() {
                     kinds[kind].insert(pu);
                     // Its clusters take the threads of a core apart, so they are cores here.
-                    machine.pus.insert(pu, Place { node, package: node, l3, core: pu });
+                    machine.pus.insert(pu, Place { node, package: node, l3, core: pu, kind: 0 });
                 }
                 l3 += 1;
             }

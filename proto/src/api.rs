@@ -331,9 +331,13 @@ pub struct QueueClass {
     /// started; absent for the first minute.
     #[serde(default)]
     pub bytes_per_day: Option<u64>,
-    /// Until it is full at that rate, if nothing is sent from now on.
+    /// Until it is full at that rate, if nothing is sent from now on; what is
+    /// downsampled is thinned from then on.
     #[serde(default)]
     pub full_in_ms: Option<u64>,
+    /// Until the first record is dropped whole at that rate, if nothing is sent.
+    #[serde(default)]
+    pub first_drop_in_ms: Option<u64>,
     /// Records dropped because the log was full.
     pub dropped: u64,
     /// Records dropped because they had outlived their time.
@@ -368,6 +372,26 @@ pub struct QueueClass {
     pub written_day: u64,
     /// Why the disk can't be written or read now.
     pub error: Option<String>,
+}
+
+/// `POST /v1/queue/purge`: what was removed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Purged {
+    /// The class.
+    pub class: String,
+    /// Records that were waiting and are gone.
+    pub records: u64,
+    /// The last number that is gone.
+    pub last_seq: u64,
+}
+
+/// `POST /v1/queue/import`: what became of some entries of an export file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Imported {
+    /// Records that are on this node's disk now, to be sent on.
+    pub taken: u64,
+    /// Records that were brought before.
+    pub known: u64,
 }
 
 /// `GET /v1/config`: what is in force.

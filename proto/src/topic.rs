@@ -17,6 +17,16 @@ impl Topics {
         format!("{}/{class}", self.prefix)
     }
 
+    /// The same of another node, which this one publishes for it.
+    pub fn relayed(&self, origin: &str, class: &str) -> String {
+        format!("{}/relay/{origin}/{class}", self.prefix)
+    }
+
+    /// Retained: what the values of another node's samples are.
+    pub fn relayed_dictionary(&self, origin: &str, hash: u64) -> String {
+        format!("{}/relay/{origin}/dict/{hash:016x}", self.prefix)
+    }
+
     /// Retained: what a sample's values are.
     pub fn dictionary(&self, hash: u64) -> String {
         format!("{}/dict/{hash:016x}", self.prefix)

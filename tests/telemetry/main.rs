@@ -1,6 +1,6 @@
 //! What is measured reaches the core, whatever the broker does (absent, refusing,
 //! hanging, cutting connections, denying a topic), whatever the disk does ([`disk`],
-//! [`power`]), and in a form that others read ([`decoder`]).
+//! [`power`]), in a form that others read ([`decoder`]), and by hand ([`carry`]).
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+mod carry;
 mod decoder;
 mod disk;
 mod power;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
             .needs(&[Need::Program("mosquitto_pub")]),
     ];
     let mut all: Vec<Test> = tests.into_iter().map(|test| test.needs(&needs)).collect();
+    all.extend(carry::tests());
     all.extend(decoder::tests());
     all.extend(disk::tests());
     all.extend(power::tests());

@@ -12,6 +12,7 @@ use clap::{
 };
 use clap_complete::Shell;
 use purlin_core::{
+    identity::Class,
     inventory::Part,
     settings::{Endpoint, Impossible},
 };
@@ -159,7 +160,7 @@ Examples:
     #[command(subcommand)]
     Driver(DriverCommand),
 
-    /// Show what waits on disk for the cloud
+    /// Show, read, carry away or remove what waits on disk for the cloud
     ///
     /// Everything the agent measures goes to disk first, and stays there until the cloud
     /// has acknowledged it, or until the queue is full and the oldest goes.
@@ -625,12 +626,103 @@ pub struct At {
 pub enum QueueCommand {
     /// Show each class of records: how many wait, how much disk they take, what was lost
     ///
+    /// FULL IN is when the log reaches its cap at today's rate if nothing is sent, and what
+    /// is downsampled is thinned from then on; DROPS IN is when the first record goes.
     /// Without a running agent it reads the state directory.
     #[command(after_help = "\
 Examples:
   purlin queue show                      does anything wait?
   purlin queue show -w                   is it getting less?")]
     Show(Watch),
+    /// Show what the records say that wait, oldest first
+    ///
+    /// Without a running agent it reads the state directory, and no agent starts on it
+    /// meanwhile.
+    #[command(after_help = "\
+Examples:
+  purlin queue peek                      what waits, of each class?
+  purlin queue peek --class metric -n 1 --values
+  purlin queue peek --class event --newest -o json | jq -r '.records[].text'")]
+    Peek(PeekArgs),
+    /// Write everything that waits into a file, for a node that can reach the core
+    ///
+    /// For the technician with a USB stick; works with the agent dead too. Nothing is
+    /// removed from this node, and should it reach the core after all, the core knows
+    /// each record by its number. The file is there once it is whole and synced.
+    #[command(after_help = "\
+Examples:
+  purlin queue export /media/stick/edge-07.purlin
+  purlin queue import /media/stick/edge-07.purlin     on the other node")]
+    Export {
+        /// Where to; it must not exist yet
+        file: PathBuf,
+    },
+    /// Hand another node's export to this node's agent, which sends it on
+    ///
+    /// Everything of the file is checked first. What was imported before is left out,
+    /// so that it may be done again. It waits in class relay and is published under
+    /// this node's relay/ topics, with the identity that it came with.
+    #[command(after_help = "\
+Examples:
+  purlin queue import edge-07.purlin
+  purlin queue import --partial edge-07.purlin        what is whole of a damaged one")]
+    Import {
+        /// A file of `purlin queue export`
+        file: PathBuf,
+        /// Take what is whole of a damaged file, up to the damage
+        #[arg(long)]
+        partial: bool,
+    },
+    /// Remove everything that waits of one class, for good
+    ///
+    /// It asks first. The core is told which numbers are gone, and that a person did it.
+    #[command(after_help = "\
+Examples:
+  purlin queue purge --class log         asks
+  purlin queue purge --class log --yes   doesn't")]
+    Purge {
+        /// The class: alarm, event, metric, log or relay
+        #[arg(long, value_parser = class)]
+        class: Class,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// `purlin queue peek`
+#[derive(Debug, Args)]
+pub struct PeekArgs {
+    /// Of this class alone: alarm, event, metric or log
+    #[arg(long, value_parser = own_class)]
+    pub class: Option<Class>,
+    /// Begin at this number
+    #[arg(long, value_name = "NUMBER", conflicts_with = "newest")]
+    pub from: Option<u64>,
+    /// So many of each class
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    pub count: usize,
+    /// The newest instead of the oldest
+    #[arg(long)]
+    pub newest: bool,
+    /// Each value of a sample in a line of its own
+    #[arg(long)]
+    pub values: bool,
+}
+
+fn class(name: &str) -> Result<Class, String> {
+    class_of(&Class::ALL, name)
+}
+
+fn own_class(name: &str) -> Result<Class, String> {
+    class_of(&Class::OWN, name)
+}
+
+fn class_of(all: &[Class], name: &str) -> Result<Class, String> {
+    all.iter().copied().find(|it| it.name() == name).ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|it| it.name()).collect();
+        format!("one of {}", names.join(", "))
+    })
 }
 
 /// `purlin link …`

@@ -116,6 +116,11 @@ impl Client {
         Ok(Answer { document: decode(path, &bytes)?, note: None })
     }
 
+    /// `GET`s bytes; none if there is nothing.
+    pub async fn get_bytes(&self, path: &str) -> Result<Bytes, Failure> {
+        self.send(Method::GET, path, Body::default(), DEADLINE).await
+    }
+
     /// `GET`s a document, or reads it from the state directory if nobody answers.
     pub async fn get_or_read<T: DeserializeOwned>(
         &self,

@@ -146,6 +146,7 @@ pub fn queue() -> Queue {
         commit_window_ms: 200,
         when_full: "drop-oldest".into(),
         full_in_ms: Some(4 * 86_400_000),
+        first_drop_in_ms: Some(68 * 86_400_000),
         bytes_per_day: Some(1 << 20),
         ..QueueClass::default()
     };

@@ -208,9 +208,9 @@ mod tests {
             helper       pid 4243, 1 started, 0 abandoned
             tasks        7 of 7 running: sample helper spool uplink ledger api broker
 
-            QUEUE   PENDING  ON DISK     CAP  FULL IN  LOST  NOTE
-            metric       92  1.2 MiB  64 MiB  4 d 0 h     0
-            event         0    4 KiB  16 MiB  4 d 0 h     0
+            QUEUE   PENDING  ON DISK     CAP  FULL IN  DROPS IN  LOST  NOTE
+            metric       92  1.2 MiB  64 MiB  4 d 0 h  68 d 0 h     0
+            event         0    4 KiB  16 MiB  4 d 0 h  68 d 0 h     0
 
             MAY NOT          BECAUSE
             write cgroups    not root, and no cgroup was delegated
@@ -241,9 +241,10 @@ mod tests {
             helper       pid 4243, 2 started, 1 abandoned, stuck in the kernel: 4200
             tasks        6 of 7 running: sample helper spool ledger api broker
 
-            QUEUE   PENDING  ON DISK     CAP  FULL IN    LOST  NOTE
-            metric       92  1.2 MiB  64 MiB  4 d 0 h  120000  120000 dropped when full
-            event         0    4 KiB  16 MiB  4 d 0 h       0
+            QUEUE   PENDING  ON DISK     CAP  FULL IN  DROPS IN    LOST  NOTE
+            metric       92  1.2 MiB  64 MiB  4 d 0 h  68 d 0 h  120000  120000 dropped when
+                                                                         full
+            event         0    4 KiB  16 MiB  4 d 0 h  68 d 0 h       0
 
             TASK    STATE    RESTARTS  LAST ERROR
             uplink  waiting         3  panicked: index out of bounds
@@ -276,9 +277,9 @@ mod tests {
             helper       pid 4243, 1 started, 0 abandoned
             tasks        7 of 7 running: sample helper spool uplink ledger api broker
 
-            QUEUE   PENDING  ON DISK     CAP  FULL IN  LOST  NOTE
-            metric       92  1.2 MiB  64 MiB  4 d 0 h     0
-            event         0    4 KiB  16 MiB  4 d 0 h     0
+            QUEUE   PENDING  ON DISK     CAP  FULL IN  DROPS IN  LOST  NOTE
+            metric       92  1.2 MiB  64 MiB  4 d 0 h  68 d 0 h     0
+            event         0    4 KiB  16 MiB  4 d 0 h  68 d 0 h     0
 
             TASK    STATE    RESTARTS  LAST ERROR
             sample  running         0

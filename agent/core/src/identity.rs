@@ -36,11 +36,17 @@ pub enum Class {
     Metric = 2,
     /// A line that a workload wrote. Made durable in groups.
     Log = 3,
+    /// Another node's record, brought here to be sent on. It keeps its own identity.
+    Relay = 4,
 }
 
 impl Class {
     /// Every class, in the order in which they are drained.
-    pub const ALL: [Class; 4] = [Class::Alarm, Class::Event, Class::Metric, Class::Log];
+    pub const ALL: [Class; 5] =
+        [Class::Alarm, Class::Event, Class::Metric, Class::Log, Class::Relay];
+
+    /// Those of this node's own records.
+    pub const OWN: [Class; 4] = [Class::Alarm, Class::Event, Class::Metric, Class::Log];
 
     /// The name used for its directory and its topic.
     pub fn name(self) -> &'static str {
@@ -49,6 +55,7 @@ impl Class {
             Class::Event => "event",
             Class::Metric => "metric",
             Class::Log => "log",
+            Class::Relay => "relay",
         }
     }
 }

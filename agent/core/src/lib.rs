@@ -23,6 +23,7 @@
 //! | [`retention`] | what a full log gives up first |
 //! | [`rate`] | how much there is of something in a day |
 //! | [`gap`] | holes in a log, and why they are there |
+//! | [`seen`] | which numbers of another's log were brought here |
 //! | [`column`](mod@column) | a metric's values over time in few bytes |
 //! | [`backoff`] | when to try again |
 //! | [`cpuset`] | what every container may run on, and what is to be written so that it is so |
@@ -52,6 +53,7 @@ pub mod place;
 pub mod rack;
 pub mod rate;
 pub mod retention;
+pub mod seen;
 pub mod settings;
 pub mod trial;
 pub mod trust;

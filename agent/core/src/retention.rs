@@ -115,6 +115,25 @@ pub fn next(when_full: WhenFull, segments: &[Kept], cap: u64) -> Step {
     Step::Drop
 }
 
+/// Bytes that may still come, as they come, before the first record is dropped whole.
+/// `interval_s` is the time between two samples of a source, which is what thinning
+/// gains by; what a log thins, it has half of its room for as it came and a quarter
+/// for each coarser tier ([`next`]).
+pub fn until_first_drop(when_full: WhenFull, kept: &[Kept], cap: u64, interval_s: u32) -> u64 {
+    let minute = u64::from(Tier::Minute.span_s() / interval_s.max(1)).max(1);
+    let ten = u64::from(Tier::TenMinutes.span_s() / interval_s.max(1)).max(1);
+    let came = |it: &Kept| match (when_full, it.tier) {
+        (WhenFull::Downsample, Tier::Minute) => it.bytes.saturating_mul(minute),
+        (WhenFull::Downsample, Tier::TenMinutes) => it.bytes.saturating_mul(ten),
+        _ => it.bytes,
+    };
+    let room = match when_full {
+        WhenFull::Downsample => (cap / 2).saturating_add((cap / 4).saturating_mul(minute + ten)),
+        WhenFull::DropOldest | WhenFull::DropNewest => cap,
+    };
+    room.saturating_sub(kept.iter().map(came).fold(0, u64::saturating_add))
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::vec::Vec;
@@ -175,6 +194,34 @@ mod tests {
         segments.push(kept(10, Tier::Raw));
         let (dropped, left) = settle(WhenFull::Downsample, segments, 150);
         assert_eq!((dropped, left.len()), (6, 15));
+    }
+
+    #[test]
+    fn the_first_drop_is_foreseen() {
+        // Segments of 100 bytes, sampled every ten seconds, into 10,000.
+        for (when_full, expected) in [(WhenFull::DropOldest, 100), (WhenFull::Downsample, 1700)] {
+            let foreseen = until_first_drop(when_full, &[], 10_000, 10) / 100;
+            assert_eq!(foreseen, expected);
+            let (mut segments, mut came) = (Vec::new(), 0);
+            'until_dropped: loop {
+                segments.push(kept(100, Tier::Raw));
+                came += 1;
+                loop {
+                    match next(when_full, &segments, 10_000) {
+                        Step::Rest => break,
+                        Step::Drop => break 'until_dropped,
+                        Step::Thin { from, count, to } => {
+                            let gained = if to == Tier::Minute { 6 } else { 10 };
+                            let bytes: u64 =
+                                segments.drain(from..from + count).map(|it| it.bytes).sum();
+                            segments.insert(from, kept(bytes / gained, to));
+                        }
+                    }
+                }
+            }
+            let off = came as f64 / foreseen as f64;
+            assert!((0.9..=1.1).contains(&off), "{when_full:?}: {came} of {foreseen}");
+        }
     }
 
     proptest::proptest! {

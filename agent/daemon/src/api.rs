@@ -52,6 +52,7 @@ use crate::{
 
 mod config;
 pub mod placement;
+mod queue;
 
 /// Over the limit of a document, so that one too large is refused with a reason.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -190,7 +191,11 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(hardware_changes))
         .routes(routes!(hardware_diff))
         .routes(routes!(accept_hardware))
-        .routes(routes!(queue))
+        .routes(routes!(queue::queue))
+        .routes(routes!(queue::batch))
+        .routes(routes!(queue::dictionary))
+        .routes(routes!(queue::import))
+        .routes(routes!(queue::purge))
         .routes(routes!(rack_view))
         .routes(routes!(link))
         .routes(routes!(link_test))
@@ -220,7 +225,7 @@ fn openapi() -> OpenApi {
 /// Everything at a glance.
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = api::Status)))]
 async fn status(State(access): State<Access>) -> Result<Json<api::Status>, Failure> {
-    let queue = queue_figures(&access).await?;
+    let queue = queue::figures(&access).await?;
     let config = ask(&access, Ask::Config).await?;
     Ok(Json(access.sources.status(queue, config.active)))
 }
@@ -263,12 +268,6 @@ async fn accept_hardware(
     access.hardware.send(HardwareAsk::Accept(by, reply)).await.map_err(|_| stopping())?;
     let accepted = answer.await.map_err(|_| stopping())?;
     accepted.map(Json).map_err(|why| failure(StatusCode::CONFLICT, why))
-}
-
-/// The spool, class by class.
-#[utoipa::path(get, path = "/v1/queue", responses((status = 200, body = api::Queue)))]
-async fn queue(State(access): State<Access>) -> Result<Json<api::Queue>, Failure> {
-    queue_figures(&access).await.map(Json)
 }
 
 /// What the rack's buses say.
@@ -318,11 +317,6 @@ async fn log(
     access.lines.after(query.after).await.map(Json).ok_or_else(stopping)
 }
 
-async fn queue_figures(access: &Access) -> Result<api::Queue, Failure> {
-    let classes = access.spool.figures().await.ok_or_else(stopping)?;
-    Ok(api::Queue { incarnation: access.sources.identity.incarnation.to_string(), classes })
-}
-
 async fn ask<T>(
     access: &Access,
     ask: impl FnOnce(oneshot::Sender<T>) -> Ask,
@@ -366,6 +360,10 @@ mod tests {
                 "/v1/placement/resume",
                 "/v1/placement/what-if",
                 "/v1/queue",
+                "/v1/queue/batch",
+                "/v1/queue/dictionary/{hash}",
+                "/v1/queue/import",
+                "/v1/queue/purge",
                 "/v1/rack",
                 "/v1/status",
             ]

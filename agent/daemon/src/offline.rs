@@ -1,6 +1,7 @@
 //! What can be told from the state directory when the agent is dead. Nothing
 //! here writes: an agent may be starting.
 
+use prost::bytes::Bytes;
 use purlin_core::{
     identity::{Class, Incarnation},
     place::{
@@ -18,7 +19,9 @@ use crate::{
     door::{self, Identity, view},
     ledger::Ledger,
     placement::Store,
-    spool,
+    spool::{self, View},
+    state::StateDir,
+    wire,
 };
 
 /// `purlin queue show`
@@ -34,6 +37,43 @@ pub fn queue(boot: &Boot) -> Result<api::Queue, String> {
     Ok(api::Queue { incarnation, classes })
 }
 
+/// The spool of a dead agent, for `purlin queue peek|export`: nothing of it is changed,
+/// and no agent starts on it while it is held.
+#[derive(Debug)]
+pub struct Spooled {
+    identity: Identity,
+    view: View,
+}
+
+impl Spooled {
+    /// Takes the state directory's lock and looks what is there.
+    pub fn open(boot: &Boot) -> Result<Self, String> {
+        let identity = identity(boot)?;
+        let lock = StateDir::hold(&boot.state_dir).map_err(|error| error.to_string())?;
+        let dir = boot.state_dir.join("spool");
+        let view = View::open(&dir, identity.incarnation, lock)
+            .map_err(|error| format!("can't read {}: {error}", dir.display()))?;
+        Ok(Self { identity, view })
+    }
+
+    /// Whose it is: fleet, node, incarnation.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What waits of `class` from `from` on, as it would be sent.
+    pub fn batch(&mut self, class: Class, from: u64) -> Result<Option<v1::Batch>, String> {
+        let frame = self.view.read(class, from, spool::EXPORT_BYTES);
+        let frame = frame.map_err(|error| format!("the {} log: {error}", class.name()))?;
+        Ok(frame.map(|frame| wire::encode(frame, class, &self.identity, true)))
+    }
+
+    /// A dictionary by its hash, encoded.
+    pub fn dictionary(&self, hash: u64) -> Option<Bytes> {
+        self.view.dictionary(hash)
+    }
+}
+
 /// `purlin config show`
 pub fn config(boot: &Boot) -> Result<api::Config, String> {
     let content = ledger(boot)?;
@@ -41,11 +81,7 @@ pub fn config(boot: &Boot) -> Result<api::Config, String> {
 }
 
 fn settings(boot: &Boot, content: &v1::Ledger) -> Result<Settings, String> {
-    let identity = Identity {
-        fleet: boot.fleet.clone(),
-        node: boot.node.clone().unwrap_or_default(),
-        incarnation: read_incarnation(boot)?,
-    };
+    let identity = identity(boot)?;
     let active = content.active.as_ref();
     let desired = active.and_then(|entry| door::decode(&entry.document, &identity).ok());
     Ok(Settings::resolve(&boot.start, desired.as_ref()))
@@ -103,6 +139,14 @@ fn ledger(boot: &Boot) -> Result<v1::Ledger, String> {
         Some(problem) if content == v1::Ledger::default() => Err(problem.clone()),
         _ => Ok(content),
     }
+}
+
+fn identity(boot: &Boot) -> Result<Identity, String> {
+    let incarnation = read_incarnation(boot)?;
+    // A machine without an id of its own was given one.
+    let given = || std::fs::read_to_string(boot.state_dir.join("node")).ok();
+    let node = boot.node.clone().or_else(|| Some(given()?.trim().to_owned()));
+    Ok(Identity { fleet: boot.fleet.clone(), node: node.unwrap_or_default(), incarnation })
 }
 
 /// The incarnation tells whether this is a state directory at all.

@@ -105,6 +105,26 @@ impl StateDir {
         }
     }
 
+    /// Takes the lock of a directory whose agent is dead, only to read there: no agent
+    /// starts on it meanwhile. `None` where there is no lock: no agent ran there, or
+    /// who copied the directory left it out.
+    pub fn hold(path: &Path) -> Result<Option<Flock<File>>, OpenError> {
+        let file = match File::open(path.join("lock")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(|error| OpenError::Io { path: path.to_owned(), error })?,
+        };
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Some).map_err(|(mut file, error)| {
+            let mut pid = String::new();
+            _ = file.read_to_string(&mut pid);
+            match error {
+                nix::Error::EWOULDBLOCK => {
+                    OpenError::Held { path: path.to_owned(), pid: pid.trim().parse().ok() }
+                }
+                error => OpenError::Io { path: path.to_owned(), error: error.into() },
+            }
+        })
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path

@@ -96,6 +96,8 @@ pub(super) fn resolve(desired: &Desired, class: Class, cap_mib: &Setting<u32>) -
         Class::Event => (8, WhenFull::DropOldest),
         Class::Metric => (1, WhenFull::Downsample),
         Class::Log => (4, WhenFull::DropOldest),
+        // What is brought is refused when there is no room, and can be brought again.
+        Class::Relay => (1, WhenFull::DropNewest),
     };
     let share = Setting { value: (cap_mib.value / share).max(1), origin: cap_mib.origin.clone() };
     ClassSettings {

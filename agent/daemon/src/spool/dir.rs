@@ -89,19 +89,43 @@ pub fn find(dir: &Path, like: &Header) -> io::Result<Found> {
             }
         }
     }
+    let (segments, replaced, through) = in_order(headers);
+    for segment in replaced {
+        fs::remove_file(dir.join(file_name(segment.first_seq)))?;
+    }
+    found.segments = segments;
+    found.used = found.used.max(through);
+    forget_set_aside(dir)?;
+    Ok(found)
+}
+
+/// The same without touching anything: what is no segment of this log is passed over.
+pub fn list(dir: &Path, like: &Header) -> io::Result<Vec<Segment>> {
+    let mut headers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let Some(first_seq) = sequence_in(&path) else { continue };
+        if let Ok(Look::Ours(segment, through)) = look(&path, first_seq, like) {
+            headers.push((segment, through));
+        }
+    }
+    Ok(in_order(headers).0)
+}
+
+/// Segments in order, those that were thinned into another, and the last number that
+/// one stands for.
+fn in_order(mut headers: Vec<(Segment, u64)>) -> (Vec<Segment>, Vec<Segment>, u64) {
     headers.sort_by_key(|(segment, _)| segment.first_seq);
-    let mut stood_for = 0;
+    let (mut segments, mut replaced, mut stood_for) = (Vec::new(), Vec::new(), 0);
     for (segment, through) in headers {
         if segment.first_seq <= stood_for {
-            fs::remove_file(dir.join(file_name(segment.first_seq)))?;
+            replaced.push(segment);
             continue;
         }
         stood_for = through;
-        found.segments.push(segment);
+        segments.push(segment);
     }
-    found.used = found.used.max(stood_for);
-    forget_set_aside(dir)?;
-    Ok(found)
+    (segments, replaced, stood_for)
 }
 
 /// What one file is.
@@ -156,16 +180,23 @@ pub fn recover(dir: &Path, newest: Segment) -> io::Result<(u64, u64, File)> {
     let path = dir.join(file_name(newest.first_seq));
     let file = OpenOptions::new().read(true).write(true).open(&path)?;
     let bytes = fs::read(&path)?;
-    let (mut last, mut end) = (newest.first_seq - 1, HEADER_BYTES);
-    while let Some(record) = segment::next_record(&bytes, end) {
-        (last, end) = (record.seq.max(last), record.end);
-    }
+    let (last, end) = last_record(&bytes, newest.first_seq);
     if !is_zero(&bytes[end..]) {
         tracing::warn!(path = %path.display(), bytes = bytes.len() - end, "cut off a torn tail");
         file.set_len(end as u64)?;
     }
     file.sync_all()?;
     Ok((last, end as u64, file))
+}
+
+/// The number of a segment's last whole record, or the one before its first, and where
+/// it ends.
+pub fn last_record(bytes: &[u8], first_seq: u64) -> (u64, usize) {
+    let (mut last, mut end) = (first_seq - 1, HEADER_BYTES);
+    while let Some(record) = segment::next_record(bytes, end) {
+        (last, end) = (record.seq.max(last), record.end);
+    }
+    (last, end)
 }
 
 /// Makes a segment with `room` bytes reserved, durable with its directory entry

@@ -15,6 +15,14 @@ use super::{
 };
 
 impl Log {
+    /// How it stands, with samples that come every `interval_s` seconds.
+    pub fn figures_at(&mut self, interval_s: u32) -> api::QueueClass {
+        let figures = self.figures();
+        let room = self.until_first_drop(interval_s);
+        let first_drop_in_ms = figures.bytes_per_day.and_then(|per_day| ms_until(room, per_day));
+        api::QueueClass { first_drop_in_ms, ..figures }
+    }
+
     /// How it stands.
     pub fn figures(&mut self) -> api::QueueClass {
         let first_seq = self.segments[0].first_seq;
@@ -32,10 +40,7 @@ impl Log {
                 bytes,
                 segments: self.segments.len() as u32,
                 bytes_per_day: per_day,
-                full_in_ms: per_day.filter(|it| *it > 0).map(|per_day| {
-                    let ms = u128::from(left) * 86_400_000 / u128::from(per_day);
-                    u64::try_from(ms).unwrap_or(u64::MAX)
-                }),
+                full_in_ms: per_day.and_then(|per_day| ms_until(left, per_day)),
                 commits: self.flash.commits,
                 commit_us: micros(self.flash.last_commit),
                 slowest_commit_us: micros(self.flash.slowest_commit),
@@ -56,10 +61,18 @@ impl Log {
     }
 }
 
+/// Until so many bytes have come; `None` if none come.
+fn ms_until(bytes: u64, per_day: u64) -> Option<u64> {
+    let ms = (u128::from(bytes) * 86_400_000).checked_div(u128::from(per_day))?;
+    Some(u64::try_from(ms).unwrap_or(u64::MAX))
+}
+
 /// How the log in `dir` stands on disk, without touching it.
 pub fn inspect(dir: &Path, class: Class, limits: &Limits) -> io::Result<api::QueueClass> {
     let mut segments = Vec::new();
-    for entry in fs::read_dir(dir)? {
+    // An older agent had fewer logs.
+    let there = dir.try_exists()?.then(|| fs::read_dir(dir)).transpose()?;
+    for entry in there.into_iter().flatten() {
         let entry = entry?;
         let first_seq = dir::sequence_in(&entry.path());
         segments.extend(first_seq.map(|seq| (seq, entry.path(), entry.metadata())));

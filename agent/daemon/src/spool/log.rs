@@ -31,7 +31,7 @@ use super::{
     cursor::{self, Cursor},
     dir::{self, Segment},
     read::Position,
-    segment::{self, Header, MAX_PAYLOAD_BYTES},
+    segment::{self, Header, MAX_PAYLOAD_BYTES, MAX_RECORD_BYTES},
 };
 
 /// The buffer is made durable at this size even before its window ends: larger
@@ -99,7 +99,7 @@ pub struct Flash {
 /// Why a record was not kept. It has used up its number, and a gap says so.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Rejected {
-    /// Empty, or over [`MAX_PAYLOAD_BYTES`].
+    /// Empty, or over [`MAX_RECORD_BYTES`].
     Size(usize),
     /// The disk can't be written and the memory set aside is full.
     Memory,
@@ -111,7 +111,7 @@ impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Rejected::Size(bytes) => {
-                write!(f, "it has {bytes} bytes, and may have 1 to {MAX_PAYLOAD_BYTES}")
+                write!(f, "it has {bytes} bytes, and may have 1 to {MAX_RECORD_BYTES}")
             }
             Rejected::Memory => f.write_str("the disk can't be written and the memory is full"),
             Rejected::Full => f.write_str("the log is full, and keeps what it has"),
@@ -182,6 +182,49 @@ impl Log {
         Ok(log)
     }
 
+    /// The log in `dir` as it is on disk, only to be read: nothing is touched, and
+    /// nothing may be changing it.
+    pub(super) fn untouched(
+        dir: &Path,
+        class: Class,
+        incarnation: Incarnation,
+    ) -> io::Result<Self> {
+        let header = Header { incarnation, class, tier: Tier::Raw, first_seq: 0, through: 0 };
+        let mut segments = dir::list(dir, &header)?;
+        let gaps = cursor::read_gaps(dir);
+        let cursor = Cursor::read(dir).unwrap_or_default();
+        let told = gaps.list().iter().map(|gap| gap.last).max().unwrap_or(0);
+        let mut durable = cursor.acked.max(told);
+        match segments.last_mut() {
+            None => segments.push(Segment::unmade(durable + 1)),
+            Some(newest) => {
+                let bytes = fs::read(dir.join(dir::file_name(newest.first_seq)))?;
+                let (last, end) = dir::last_record(&bytes, newest.first_seq);
+                durable = durable.max(last);
+                newest.bytes = end as u64;
+            }
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            class,
+            incarnation,
+            segments,
+            active: None,
+            cursor,
+            saved: cursor,
+            saved_gaps: gaps.clone(),
+            gaps,
+            durable,
+            last: durable,
+            buffer: Buffer::default(),
+            limits: NO_LIMITS,
+            reader: Position::default(),
+            write_error: None,
+            read_error: None,
+            flash: Flash::default(),
+        })
+    }
+
     /// Sets what it may take.
     pub fn limit(&mut self, limits: Limits) {
         self.limits = limits;
@@ -191,8 +234,9 @@ impl Log {
     /// Takes a record into memory and gives it the next sequence number.
     pub fn append(&mut self, payload: &[u8], now: Instant) -> Result<u64, Rejected> {
         let keeps_old = self.limits.when_full == WhenFull::DropNewest;
+        let most = if self.class == Class::Relay { MAX_PAYLOAD_BYTES } else { MAX_RECORD_BYTES };
         let rejected = match payload.len() {
-            length if !(1..=MAX_PAYLOAD_BYTES).contains(&length) => {
+            length if !(1..=most).contains(&length) => {
                 Some((Rejected::Size(length), Cause::NotWritten))
             }
             length if keeps_old && self.bytes() + length as u64 > self.limits.cap => {
@@ -375,6 +419,11 @@ impl Log {
 
     pub(super) fn path(&self, first_seq: u64) -> PathBuf {
         self.dir.join(dir::file_name(first_seq))
+    }
+
+    /// What it may take.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The newest durable sequence number.

@@ -16,6 +16,8 @@
 //! | [`shed`], [`thin`] | what is given up when it is full or old |
 //! | [`cursor`] | how far the core has it, and what was lost |
 //! | [`shelf`] | what the values of samples are |
+//! | [`brought`] | other nodes' records, to be sent on |
+//! | [`view`] | reading it all with the agent dead |
 //! | [`figures`] | how it stands, with the agent alive or dead |
 
 use std::{
@@ -42,9 +44,10 @@ use purlin_proto::{
 use tokio::sync::{oneshot, watch};
 
 use self::thread::{Command, Thread};
-pub use self::{log::Limits, read::Frame, thread::Durable};
+pub use self::{brought::Incoming, log::Limits, read::Frame, thread::Durable, view::View};
 use crate::{clock::Clock, tasks::Board};
 
+pub mod brought;
 pub mod buffer;
 pub mod cursor;
 pub mod dir;
@@ -56,6 +59,7 @@ pub mod shed;
 pub mod shelf;
 pub mod thin;
 pub mod thread;
+pub mod view;
 
 #[cfg(test)]
 mod model;
@@ -65,12 +69,16 @@ mod tests;
 /// Commands that may wait for the thread: a second of the fastest sampling.
 const INBOX: usize = 1024;
 
+/// What is read for one batch of an export: with values that don't delta it is still
+/// far under what a reader takes.
+pub const EXPORT_BYTES: usize = 128 << 10;
+
 /// What a class may take. Metrics get what is configured; the others have rooms of
 /// their own beside it, so that none can push another out.
 pub fn limits(class: Class, settings: &Settings) -> Limits {
     let own = &settings.spool_class[&class];
     let window = match class {
-        Class::Alarm | Class::Event => Duration::ZERO,
+        Class::Alarm | Class::Event | Class::Relay => Duration::ZERO,
         Class::Metric | Class::Log => Duration::from_secs(settings.commit_window_s.value.into()),
     };
     Limits {
@@ -159,6 +167,21 @@ impl Spool {
     /// Leaves out for ever what the broker will never take.
     pub fn refuse(&self, class: Class, first: u64, last: u64) {
         _ = self.commands.try_send(Command::Refuse { class, first, last });
+    }
+
+    /// Removes everything that waits of `class`; the core is told.
+    pub async fn purge(&self, class: Class) -> Option<Result<api::Purged, String>> {
+        self.ask(|reply| Command::Purge(class, reply)).await
+    }
+
+    /// Takes other nodes' batches, to be sent on; returns once they are durable.
+    pub async fn import(&self, incoming: Vec<Incoming>) -> Option<Result<api::Imported, String>> {
+        self.ask(|reply| Command::Import(incoming, reply)).await
+    }
+
+    /// Makes everything durable that was handed over.
+    pub async fn commit(&self) -> Option<()> {
+        self.ask(Command::Commit).await
     }
 
     /// Sets each class's [`limits`]. False if the thread is behind: nothing was set then.

@@ -42,8 +42,10 @@ use purlin_core::{
 pub const HEADER_BYTES: usize = 40;
 /// Bytes of a record before its payload.
 pub const RECORD_HEADER_BYTES: usize = 16;
-/// Largest payload: far over any sample, far under a segment.
-pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
+/// Largest record of this node's own: far over any sample, far under a segment.
+pub const MAX_RECORD_BYTES: usize = 64 << 10;
+/// Largest payload: another node's largest record, and whose it is.
+pub const MAX_PAYLOAD_BYTES: usize = MAX_RECORD_BYTES + 256;
 
 const MAGIC: [u8; 8] = *b"PURLSPL\x02";
 

@@ -10,7 +10,7 @@ use purlin_core::{
 
 use super::{
     dir,
-    log::Log,
+    log::{Limits, Log},
     read::Position,
     segment::{self, HEADER_BYTES, Header},
     thin::Thinner,
@@ -47,6 +47,42 @@ impl Log {
         while self.segments.len() > 1 && self.segments[0].newest_ms < old {
             self.drop_oldest(Cause::Expired);
         }
+    }
+
+    /// Removes everything that waits and is durable: how many records that were, and
+    /// the last number that is gone. Nothing is removed that is not written down.
+    pub fn purge(&mut self) -> io::Result<(u64, u64)> {
+        let (first, last) = (self.cursor.acked + 1, self.durable);
+        let mut lost = 0;
+        if first <= last {
+            let mut next = first;
+            for segment in self.segments.clone() {
+                // One that can't be read holds nothing.
+                _ = self.each_record(segment, HEADER_BYTES as u64, |seq, _| {
+                    if seq >= next && seq <= last {
+                        (lost, next) = (lost + 1, seq + 1);
+                    }
+                    true
+                });
+            }
+            self.lose(Gap { first, last, lost, cause: Cause::Purged });
+            self.save_gaps()?;
+        }
+        if self.newest().bytes > HEADER_BYTES as u64 {
+            self.close_segment(segment::segment_bytes(self.limits.cap))?;
+        }
+        self.remove(self.segments.len() - 1);
+        self.reader = Position::default();
+        self.save_cursor()?;
+        Ok((lost, last))
+    }
+
+    /// Bytes that may still come, as they come, before the first record is dropped.
+    pub fn until_first_drop(&self, interval_s: u32) -> u64 {
+        let kept = |it: &dir::Segment| Kept { bytes: it.bytes, tier: it.tier };
+        let kept: Vec<Kept> = self.segments.iter().map(kept).collect();
+        let Limits { when_full, cap, .. } = self.limits;
+        retention::until_first_drop(when_full, &kept, cap, interval_s)
     }
 
     /// Drops the oldest segment, once it is written down that it goes.

@@ -58,11 +58,7 @@ impl Shelf {
 
     /// A dictionary by its hash.
     pub fn get(&self, hash: u64) -> Option<Bytes> {
-        let waiting = self.waiting.get(&hash).cloned();
-        let dictionary =
-            waiting.or_else(|| fs::read(path(&self.dir, hash)).ok().map(Bytes::from))?;
-        // One that is damaged would give values another's names.
-        (hash_of(&dictionary) == hash).then_some(dictionary)
+        self.waiting.get(&hash).cloned().or_else(|| read(&self.dir, hash))
     }
 
     fn forget_oldest(&self) -> io::Result<()> {
@@ -74,6 +70,11 @@ impl Shelf {
         aged.sort();
         aged.iter().rev().skip(MAX_KEPT).try_for_each(|(_, path)| fs::remove_file(path))
     }
+}
+
+/// A dictionary in the directory. One that is damaged would give values another's names.
+pub fn read(dir: &Path, hash: u64) -> Option<Bytes> {
+    fs::read(path(dir, hash)).ok().filter(|it| hash_of(it) == hash).map(Bytes::from)
 }
 
 fn path(dir: &Path, hash: u64) -> PathBuf {

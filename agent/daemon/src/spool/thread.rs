@@ -18,7 +18,7 @@ use prost::bytes::Bytes;
 use purlin_core::{
     gap::Cause,
     identity::{Class, Incarnation},
-    settings::Settings,
+    settings::{INTERVAL_S_DEFAULT, Settings},
 };
 use purlin_proto::{
     api,
@@ -26,7 +26,7 @@ use purlin_proto::{
 };
 use tokio::sync::{oneshot, watch};
 
-use super::{Frame, limits, log::Log, shelf::Shelf};
+use super::{Frame, Incoming, brought::Brought, limits, log::Log, shelf::Shelf};
 use crate::{
     clock::Clock,
     tasks::{self, Board},
@@ -52,6 +52,9 @@ pub enum Command {
     Read { class: Class, from: u64, max_bytes: usize, reply: oneshot::Sender<Option<Frame>> },
     Acknowledge(Class, u64),
     Refuse { class: Class, first: u64, last: u64 },
+    Purge(Class, oneshot::Sender<Result<api::Purged, String>>),
+    Import(Vec<Incoming>, oneshot::Sender<Result<api::Imported, String>>),
+    Commit(oneshot::Sender<()>),
     Limit(Arc<Settings>),
     Figures(oneshot::Sender<Vec<api::QueueClass>>),
     Close(oneshot::Sender<()>),
@@ -67,6 +70,7 @@ pub struct Thread {
     clock: Clock,
     logs: Vec<Log>,
     shelf: Shelf,
+    brought: Brought,
     publish: watch::Sender<Durable>,
     cursor_due: Instant,
     limits: Option<Arc<Settings>>,
@@ -91,6 +95,7 @@ impl Thread {
             publish: watch::channel(durable(&logs)).0,
             logs,
             shelf,
+            brought: Brought::open(&dir.join(Class::Relay.name())),
             cursor_due: Instant::now() + CURSOR_EVERY,
             limits: None,
             missed,
@@ -166,11 +171,34 @@ impl Thread {
                 self.limits = Some(settings);
                 self.limit();
             }
+            Command::Purge(class, reply) => _ = reply.send(self.purge(class)),
+            Command::Import(incoming, reply) => _ = reply.send(self.import(&incoming)),
+            Command::Commit(done) => {
+                self.commit(|_| true, Instant::now());
+                _ = done.send(());
+            }
             Command::Figures(reply) => {
-                _ = reply.send(self.logs.iter_mut().map(Log::figures).collect());
+                let every =
+                    self.limits.as_ref().map_or(INTERVAL_S_DEFAULT, |it| it.interval_s.value);
+                _ = reply.send(self.logs.iter_mut().map(|log| log.figures_at(every)).collect());
             }
             Command::Close(_) => {}
         }
+    }
+
+    fn purge(&mut self, class: Class) -> Result<api::Purged, String> {
+        self.commit(|_| true, Instant::now());
+        let purged = self.log(class).purge();
+        let (records, last_seq) =
+            purged.map_err(|error| format!("nothing is removed that can't be told: {error}"))?;
+        tracing::warn!(class = class.name(), records, last_seq, "purged");
+        Ok(api::Purged { class: class.name().into(), records, last_seq })
+    }
+
+    fn import(&mut self, incoming: &[Incoming]) -> Result<api::Imported, String> {
+        // No sample before its dictionary.
+        self.shelf.commit().map_err(|error| format!("can't write a dictionary: {error}"))?;
+        self.brought.take(&mut self.logs[Class::Relay as usize], incoming)
     }
 
     fn append(&mut self, class: Class, record: &[u8]) {

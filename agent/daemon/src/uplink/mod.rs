@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock,
     door::{Ask, Identity, Offer},
-    spool::{Durable, Spool},
+    spool::{Durable, Frame, Spool, brought},
     state, wire,
 };
 
@@ -177,13 +177,24 @@ impl Sent {
     }
 }
 
+/// A batch that is about to be sent.
+struct Outgoing {
+    topic: String,
+    /// The node that it is of, if it is another.
+    origin: Option<String>,
+    batch: v1::Batch,
+    payload: Bytes,
+    /// Its last number in the log that it was read from.
+    last_seq: u64,
+}
+
 /// What one session knows of itself.
 #[derive(Default)]
 struct Current {
     answers: JoinSet<(Sent, Answer)>,
-    /// Dictionaries that were published: a broker may have forgotten what an
-    /// earlier session told it.
-    told: HashSet<u64>,
+    /// Topics of dictionaries that were published: a broker may have forgotten what
+    /// an earlier session told it.
+    told: HashSet<String>,
     /// What was durable when it began: the past.
     history: Durable,
 }
@@ -358,21 +369,22 @@ impl<T: Transport> Uplink<T> {
             {
                 let next = self.windows[class as usize].next();
                 let historical = next <= current.history[class as usize];
-                let Some((batch, payload)) = self.batch(class, next, historical).await else {
+                let Some(Outgoing { topic, origin, batch, payload, last_seq }) =
+                    self.outgoing(class, next, historical).await
+                else {
                     break;
                 };
                 for block in &batch.blocks {
-                    self.tell_dictionary(block.dictionary, session, current).await?;
+                    let origin = origin.as_deref();
+                    self.tell_dictionary(origin, block.dictionary, session, current).await?;
                 }
-                let (first_seq, last_seq) = (batch.first_seq, batch.last_seq);
                 let samples = batch.blocks.iter().map(|block| block.offsets.len()).sum::<usize>();
                 let records = (batch.records.len() + samples) as u64;
                 let bytes = payload.len() as u64;
-                tracing::debug!(class = class.name(), last_seq, records, bytes, "a batch is sent");
-                let topic = self.topics.class(class.name());
+                tracing::debug!(topic, last_seq, records, bytes, "a batch is sent");
                 let answer = session.publish(Message { topic, payload, retain: false }).await?;
                 self.windows[class as usize].sent(last_seq);
-                let sent = Sent::Batch { class, first_seq, last_seq, records, bytes };
+                let sent = Sent::Batch { class, first_seq: next, last_seq, records, bytes };
                 current.answers.spawn(async move { (sent, answer.await) });
             }
         }
@@ -383,29 +395,55 @@ impl<T: Transport> Uplink<T> {
         Ok(())
     }
 
-    /// The next batch of a class and its bytes.
-    async fn batch(&self, class: Class, next: u64, historical: bool) -> Option<(v1::Batch, Bytes)> {
+    /// What is sent next of a class.
+    async fn outgoing(&self, class: Class, next: u64, historical: bool) -> Option<Outgoing> {
         let mut bytes = if class == Class::Metric { SAMPLE_BYTES } else { BATCH_BYTES };
         loop {
             let frame = self.spool.read(class, next, bytes).await?;
             let alone = frame.records.len() <= 1;
-            let batch = wire::encode(frame, class, &self.identity, historical);
-            let payload = wire::pack(&batch);
-            if payload.len() <= MAX_BATCH_BYTES || alone {
-                return Some((batch, payload));
+            let outgoing = match class {
+                Class::Relay => self.relayed(frame),
+                _ => self.own(frame, class, historical),
+            };
+            if outgoing.payload.len() <= MAX_BATCH_BYTES || alone {
+                return Some(outgoing);
             }
             bytes /= 2;
         }
     }
 
+    fn own(&self, frame: Frame, class: Class, historical: bool) -> Outgoing {
+        let last_seq = frame.last_seq;
+        let batch = wire::encode(frame, class, &self.identity, historical);
+        let (topic, payload) = (self.topics.class(class.name()), wire::pack(&batch));
+        Outgoing { topic, origin: None, batch, payload, last_seq }
+    }
+
+    /// What another node would have sent, or the relay's own losses.
+    fn relayed(&self, frame: Frame) -> Outgoing {
+        let (origin, frame, last_seq) = brought::next(frame);
+        let Some(origin) = origin else { return self.own(frame, Class::Relay, true) };
+        let node = origin.node.clone();
+        let class = Class::OWN.into_iter().find(|it| wire::class_to_wire(*it) == origin.class);
+        let topic = self.topics.relayed(&node, class.map_or("log", Class::name));
+        let batch = wire::encode_of(frame, origin, true);
+        let payload = wire::pack(&batch);
+        Outgoing { topic, origin: Some(node), batch, payload, last_seq }
+    }
+
     /// Publishes a dictionary before the first batch of this session that needs it.
     async fn tell_dictionary(
         &self,
+        origin: Option<&str>,
         hash: u64,
         session: &mut T::Session,
         current: &mut Current,
     ) -> Result<(), String> {
-        if !current.told.insert(hash) {
+        let topic = match origin {
+            None => self.topics.dictionary(hash),
+            Some(node) => self.topics.relayed_dictionary(node, hash),
+        };
+        if !current.told.insert(topic.clone()) {
             return Ok(());
         }
         let Some(dictionary) = self.spool.dictionary(hash).await else {
@@ -413,7 +451,7 @@ impl<T: Transport> Uplink<T> {
             tracing::warn!(hash = format!("{hash:016x}"), "a dictionary is lost");
             return Ok(());
         };
-        let (topic, payload) = (self.topics.dictionary(hash), wire::pack_bytes(dictionary));
+        let payload = wire::pack_bytes(dictionary);
         let answer = session.publish(Message { topic, payload, retain: true }).await?;
         current.answers.spawn(async { (Sent::Dictionary, answer.await) });
         Ok(())

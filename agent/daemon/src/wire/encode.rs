@@ -4,6 +4,7 @@ use prost::{Message, bytes::Bytes};
 use purlin_core::{column, identity::Class};
 use purlin_proto::v1::{self, Record, record::Body};
 
+use super::Origin;
 use crate::{
     door::Identity,
     spool::{Frame, cursor::gap_to_wire},
@@ -14,12 +15,22 @@ const ZSTD_LEVEL: i32 = 3;
 /// Below it nothing is gained by compressing.
 const LEAST_PACKED: usize = 256;
 
-/// The batch of a frame.
+/// The batch of a frame of this node's own.
 pub fn encode(frame: Frame, class: Class, identity: &Identity, historical: bool) -> v1::Batch {
-    let mut batch = v1::Batch {
+    let origin = Origin {
         node: identity.node.clone(),
         incarnation: identity.incarnation.0,
-        class: class_to_wire(class).into(),
+        class: class_to_wire(class),
+    };
+    encode_of(frame, origin, historical)
+}
+
+/// The batch of a frame of whoever's log it is.
+pub fn encode_of(frame: Frame, origin: Origin, historical: bool) -> v1::Batch {
+    let mut batch = v1::Batch {
+        node: origin.node,
+        incarnation: origin.incarnation,
+        class: origin.class.into(),
         first_seq: frame.first_seq,
         last_seq: frame.last_seq,
         gaps: frame.gaps.iter().map(gap_to_wire).collect(),
@@ -59,12 +70,14 @@ pub fn pack_bytes(plain: Bytes) -> Bytes {
     plain
 }
 
-pub(super) fn class_to_wire(class: Class) -> v1::Class {
+/// The class on the wire.
+pub fn class_to_wire(class: Class) -> v1::Class {
     match class {
         Class::Alarm => v1::Class::Alarm,
         Class::Event => v1::Class::Event,
         Class::Metric => v1::Class::Metric,
         Class::Log => v1::Class::Log,
+        Class::Relay => v1::Class::Relay,
     }
 }
 

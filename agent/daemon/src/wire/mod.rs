@@ -11,9 +11,21 @@ mod encode;
 mod tests;
 
 pub use decode::{Unreadable, decode, records, unpack};
-pub use encode::{encode, pack, pack_bytes};
+pub use encode::{class_to_wire, encode, encode_of, pack, pack_bytes};
+use purlin_proto::v1;
 
 pub use crate::spool::shelf::hash_of;
+
+/// Whose log a batch is of: with a number, a record's identity.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The node.
+    pub node: String,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// The class.
+    pub class: v1::Class,
+}
 
 /// The most that a batch has once it is unpacked, for who reads: far over what is
 /// ever sent.

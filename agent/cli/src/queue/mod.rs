@@ -1,4 +1,5 @@
-//! `purlin queue`: what waits on disk for the cloud.
+//! `purlin queue`: what waits on disk for the cloud: how much, what it says, in a file,
+//! from a file, and gone.
 
 use purlin_daemon::offline;
 use purlin_proto::api::{Queue, QueueClass};
@@ -12,12 +13,26 @@ use crate::{
     units, watch,
 };
 
-/// `purlin queue show`
+mod export;
+mod file;
+mod import;
+mod peek;
+mod purge;
+mod source;
+
+/// `purlin queue …`
 pub async fn run(command: &QueueCommand, global: &Global, output: &Output) -> Ended {
-    let client = Client::find(global)?;
-    let QueueCommand::Show(watch) = command;
-    let fetch = async || client.get_or_read("/v1/queue", offline::queue).await;
-    watch::show(output, watch.every(), fetch).await
+    match command {
+        QueueCommand::Show(watch) => {
+            let client = Client::find(global)?;
+            let fetch = async || client.get_or_read("/v1/queue", offline::queue).await;
+            watch::show(output, watch.every(), fetch).await
+        }
+        QueueCommand::Peek(args) => peek::run(args, global, output).await,
+        QueueCommand::Export { file } => export::run(file, global, output).await,
+        QueueCommand::Import { file, partial } => import::run(file, *partial, global, output).await,
+        QueueCommand::Purge { class, yes } => purge::run(class.name(), *yes, global, output).await,
+    }
 }
 
 impl Page for Queue {
@@ -39,6 +54,7 @@ pub fn classes(classes: &[QueueClass], width: Width) -> String {
         Right("ON DISK"),
         Right("CAP"),
         Right("FULL IN"),
+        Right("DROPS IN"),
         Right("LOST"),
         Left("NOTE"),
     ];
@@ -49,6 +65,7 @@ pub fn classes(classes: &[QueueClass], width: Width) -> String {
             units::size(class.bytes),
             units::size(class.cap_bytes),
             class.full_in_ms.map_or("-".into(), units::duration),
+            class.first_drop_in_ms.map_or("-".into(), units::duration),
             lost(class).to_string(),
             story(class),
         ]
@@ -145,9 +162,9 @@ mod tests {
         expect![[r#"
             incarnation  a1b2c3d4e5f60718
 
-            QUEUE   PENDING  ON DISK     CAP  FULL IN  LOST  NOTE
-            metric       92  1.2 MiB  64 MiB  4 d 0 h     0
-            event         0    4 KiB  16 MiB  4 d 0 h     0
+            QUEUE   PENDING  ON DISK     CAP  FULL IN  DROPS IN  LOST  NOTE
+            metric       92  1.2 MiB  64 MiB  4 d 0 h  68 d 0 h     0
+            event         0    4 KiB  16 MiB  4 d 0 h  68 d 0 h     0
 
             RECORDS  FIRST  ACKED  DURABLE  LAST  SEGMENTS  COMMIT WINDOW  WHEN FULL
             metric       1   4711     4800  4803         2         200 ms  drop-oldest
@@ -168,11 +185,13 @@ mod tests {
         queue.classes[1].rejected = 12;
         queue.classes[1].error = Some("no space left on device".into());
         expect![[r#"
-            QUEUE   PENDING  ON DISK     CAP  FULL IN    LOST  NOTE
-            metric       92  1.2 MiB  64 MiB  4 d 0 h  120001  120000 dropped when full; 1
-                                                               damaged on disk
-            event         0    4 KiB  16 MiB  4 d 0 h      12  12 never on disk; no space
-                                                               left on device
+            QUEUE   PENDING  ON DISK     CAP  FULL IN  DROPS IN    LOST  NOTE
+            metric       92  1.2 MiB  64 MiB  4 d 0 h  68 d 0 h  120001  120000 dropped when
+                                                                         full; 1 damaged on
+                                                                         disk
+            event         0    4 KiB  16 MiB  4 d 0 h  68 d 0 h      12  12 never on disk;
+                                                                         no space left on
+                                                                         device
         "#]]
         .assert_eq(&sample::strip(&classes(&queue.classes, Some(80))));
     }

@@ -10,6 +10,7 @@
 //! | [`platform`] | who made it, what it runs | `hw-docs/platform.md` |
 //! | [`cpu`] | packages, cores, PUs, caches | `hw-docs/cpu.md` |
 //! | [`cgroup`] | what each container may run on; writes too | `hw-docs/numa.md` |
+//! | [`kubelet`] | what kubelet's CPU and memory managers gave out | `hw-docs/numa.md` |
 //! | [`irq`] | where interrupts arrive; writes too | `hw-docs/interrupts.md` |
 //! | [`numa`] | NUMA nodes | `hw-docs/numa.md` |
 //! | [`memory`] | memory of the whole machine | `hw-docs/memory.md` |
@@ -38,6 +39,7 @@ mod gather;
 pub mod gpu;
 pub mod gpu_metrics;
 pub mod irq;
+pub mod kubelet;
 pub mod lldp;
 pub mod memory;
 pub mod nic;

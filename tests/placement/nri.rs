@@ -48,6 +48,7 @@ pub fn tests() -> impl IntoIterator<Item = Test> {
             unprivileged(lab, Line::Two)
         })
         .needs(&service::NEEDS),
+        test("nri::containerd_2::kubelets_cpus_are_its_own", 60, kubelets).needs(&service::NEEDS),
         test("nri::containerd_1::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::One)),
         test("nri::containerd_2::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::Two)),
         test("nri::containerd_1::three_megabytes_are_synchronized", 60, |lab| {
@@ -255,9 +256,9 @@ fn overwritten(lab: &Lab, line: Line) -> Result {
     })
 }
 
-/// As the package has it: the socket is root's, and the helper connects to the one that
-/// root's file names and to no other.
-fn unprivileged(lab: &Lab, line: Line) -> Result {
+/// A containerd whose socket is root's alone, and an agent that is not root; neither it nor
+/// the helper is started yet.
+fn packaged(lab: &Lab, line: Line) -> Result<(Containerd, Node)> {
     let containerd = Containerd::start(lab, line)?;
     let socket = containerd.nri_socket();
     let closed = fs::Permissions::from_mode(0o700);
@@ -265,6 +266,19 @@ fn unprivileged(lab: &Lab, line: Line) -> Result {
     let mut node = service::node(lab)?;
     node.set("PURLIN_NRI__SOCKET", &socket);
     node.set("PURLIN_TEST__CGROUP", containerd.cgroup());
+    Ok((containerd, node))
+}
+
+/// Root's own file.
+fn name_the_socket(lab: &Lab, containerd: &Containerd) -> Result {
+    let file = format!("[nri]\nsocket = {:?}\n", containerd.nri_socket());
+    lab.file("etc/purlin/purlin.toml", file).map(drop)
+}
+
+/// As the package has it: the socket is root's, and the helper connects to the one that
+/// root's file names and to no other.
+fn unprivileged(lab: &Lab, line: Line) -> Result {
+    let (containerd, mut node) = packaged(lab, line)?;
     let says = |node: &Node, what: &str| {
         wait::until(what, REPAIRED, || match node.status() {
             Ok(status) => match status.nri.last_error {
@@ -280,8 +294,7 @@ fn unprivileged(lab: &Lab, line: Line) -> Result {
     let _service = Service::start(lab, node.binary())?;
     node.start()?;
     says(&node, "is not /var/run/nri/nri.sock, the only socket")?;
-    let file = format!("[nri]\nsocket = {socket:?}\n");
-    lab.file("etc/purlin/purlin.toml", file)?;
+    name_the_socket(lab, &containerd)?;
     asked(&node)?;
     let own = cpus()?.1;
     let db = run(&containerd, "db", &EXCLUSIVE)?;
@@ -290,6 +303,48 @@ fn unprivileged(lab: &Lab, line: Line) -> Result {
     println!("repaired {:?} after it was written over", becomes(&containerd, &db, &own)?);
     let status = node.status()?;
     ensure!(status.faults.is_empty(), "{:?}", status.faults);
+    Ok(())
+}
+
+/// Kubelet's state is root's alone, and says what it gave; then it says otherwise, then
+/// nonsense.
+fn kubelets(lab: &Lab) -> Result {
+    let (containerd, mut node) = packaged(lab, Line::Two)?;
+    name_the_socket(lab, &containerd)?;
+    let kubelet = |content: &str| -> Result {
+        let file = lab.file("lib/kubelet/new", content)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+        let closed = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(lab.dir().join("lib/kubelet"), closed)?;
+        Ok(fs::rename(file, lab.dir().join("lib/kubelet/cpu_manager_state"))?)
+    };
+    let (all, own) = cpus()?;
+    let rest = all.replace(&format!("-{own}"), "");
+    kubelet(&format!(
+        r#"{{"policyName":"static","defaultCpuSet":"{rest}","entries":{{"db":{{"main":"{own}"}}}}}}"#
+    ))?;
+    let _service = Service::start(lab, node.binary())?;
+    node.start()?;
+    asked(&node)?;
+    let web = run(&containerd, "web", &[])?;
+    becomes(&containerd, &web, &rest)?;
+    let refused = run(&containerd, "more", &EXCLUSIVE);
+    ensure!(refused.is_err(), "kubelet's CPU was given away");
+    let db = run(&containerd, "db", &[])?;
+    let explained = node.cli(&["numa", "explain"])?;
+    ensure!(explained.stdout.contains("given, its own"), "{explained:?}");
+    containerd.cri.remove(&db)?;
+    // What it gives next is known before the next container is placed.
+    kubelet(&format!(r#"{{"policyName":"static","defaultCpuSet":"{all}","entries":{{}}}}"#))?;
+    run(&containerd, "late", &[])?;
+    becomes(&containerd, &web, &all)?;
+    kubelet("nonsense")?;
+    wait::until("it is told", REPAIRED * 2, || match node.status() {
+        Ok(status) if status.faults.iter().any(|it| it.id == "kubelet-unread") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    let refused = run(&containerd, "more", &EXCLUSIVE);
+    ensure!(refused.is_err(), "what was read last holds");
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! | `helper` | requests | answers, `Helper` |
 //! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, requests for CDI files |
 //! | `placement` | containers, `Inventory`, `Settings` | `Targets`, the book on disk |
+//! | `kubelet` | kubelet's state files, by the helper | what kubelet gave out |
 //! | `nri` | the container runtime, `Targets` | containers to `placement`, `Nri` |
 //! | `enforce` | `Targets`, cgroups | `Enforcement`, cpusets and interrupts |
 //! | `writer`, `mover` | requests | answers |
@@ -54,7 +55,7 @@ use crate::{
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     enforce, helper,
     inventory::{Due, Hardware, Owner},
-    logging, mesh, nri,
+    kubelet, logging, mesh, nri,
     placement::{self, Store},
     rack::run::{Rack, View},
     sample,
@@ -270,9 +271,25 @@ impl Opened {
             neighbours: Vec::new(),
         };
         spawn_owner(tasks, "inventory", owner, |owner| Box::pin(owner.run()));
+        // Run by hand it leaves the node's containers alone unless told otherwise.
+        let is_told = boot.mode == Mode::System || boot.nri_socket.is_some();
+        // A machine that is only played has no cgroups, and nothing of it is root's.
+        let is_real = is_told && boot.test.root.is_none();
+        let [writer, mover] = ["writer", "mover"].map(|name| {
+            let (client, helpers) = helper::writer();
+            if is_real {
+                spawn_owner(tasks, name, helpers, |helpers| Box::pin(helpers.run()));
+            }
+            client
+        });
+        let (kubelets, kubelet, owner) = kubelet::new(writer.clone());
+        if is_real {
+            spawn_owner(tasks, "kubelet", owner, |owner| Box::pin(owner.run()));
+        }
         let sources = placement::Sources {
             inventory: inventory_now.clone(),
             settings: placed.clone(),
+            kubelet: kubelet.clone(),
             planned,
             features: (boot.mode == Mode::System && boot.test.root.is_none())
                 .then(|| placement::FEATURES.into()),
@@ -282,29 +299,20 @@ impl Opened {
         spawn_owner(tasks, "placement", owner, |owner| Box::pin(owner.run()));
         let placement = placement::Client(places);
         let (nri, nri_now) = watch::channel(Nri::default());
-        // Run by hand it leaves the node's containers alone unless told otherwise.
-        let is_told = boot.mode == Mode::System || boot.nri_socket.is_some();
-        // A machine that is only played has no cgroups, and nothing of it is root's.
-        let privileged = (is_told && boot.test.root.is_none()).then(|| {
-            ["writer", "mover"].map(|name| {
-                let (client, helpers) = helper::writer();
-                spawn_owner(tasks, name, helpers, |helpers| Box::pin(helpers.run()));
-                client
-            })
-        });
         if is_told {
             let wiring = nri::Wiring {
                 placement: placement.clone(),
+                kubelet: kubelets,
                 targets: targets.clone(),
                 inventory: inventory_now.clone(),
                 status: nri,
             };
-            let writer = privileged.as_ref().map(|[writer, _]| writer.clone());
+            let writer = is_real.then(|| writer.clone());
             let plugin = nri::Plugin::new(boot.nri_socket.clone(), wiring, writer, spool.clone());
             spawn_owner(tasks, "nri", plugin, |plugin| Box::pin(plugin.run()));
         }
         let (enforcement, enforced) = watch::channel(Arc::new(Enforcement::default()));
-        if let Some([writer, mover]) = privileged {
+        if is_real {
             let owner = enforce::Owner::new(enforce::Wiring {
                 targets,
                 settings: placed,
@@ -364,6 +372,7 @@ impl Opened {
             helper: client,
             link: link_now,
             nri: nri_now,
+            kubelet,
             hardware: hardware_now,
             enforced: enforced.clone(),
             damage,

@@ -19,6 +19,7 @@ pub mod door;
 mod enforce;
 pub mod helper;
 pub mod inventory;
+pub mod kubelet;
 mod ledger;
 mod logging;
 mod mesh;

@@ -16,7 +16,7 @@ use crate::{
     door::{Identity, VERSION},
     helper::{Client, WRITER_SOCKET},
     inventory::{Hardware, KEPT_CHANGES},
-    logging, nri,
+    kubelet, logging, nri,
     tasks::Board,
     uplink::{self, Link},
 };
@@ -45,6 +45,8 @@ pub struct Sources {
     pub link: watch::Receiver<Link>,
     /// The container runtime.
     pub nri: watch::Receiver<api::Nri>,
+    /// What kubelet gave out.
+    pub kubelet: watch::Receiver<kubelet::State>,
     /// The hardware, against what was accepted.
     pub hardware: watch::Receiver<Arc<Hardware>>,
     /// What was made of the placements.
@@ -86,6 +88,7 @@ impl Sources {
         status.faults = faults(&status, &self.damage);
         status.faults.extend(hardware_faults(&hardware));
         status.faults.extend(nri::faults(&self.nri));
+        status.faults.extend(kubelet::faults(&self.kubelet));
         status.faults.extend(placement_faults(&self.enforced.borrow()));
         status
     }

@@ -18,12 +18,17 @@ use serde::{Deserialize, Serialize};
 use super::{
     container::{Container, Via},
     decide::{self, Decision, Placed, Placement, Refusal, Situation, Why},
+    kubelet::Kubelet,
     machine::Machine,
     request::{Cpus, Policy, Request, Smt},
     source::{self, Asked, Profile, Source},
     targets::{Target, Targets, Update},
 };
 use crate::idset::IdSet;
+
+mod given;
+
+pub use given::Given;
 
 /// Containers that are known, at most: ten times what kubelet admits on a node, with
 /// several in each pod.
@@ -48,16 +53,6 @@ pub struct Rules {
     pub repack: u64,
     /// What kubelet's CPU manager does, if it gives CPUs out itself.
     pub kubelet: Option<Kubelet>,
-}
-
-/// Kubelet's CPU manager with its static policy. Where it is at work, it alone gives CPUs
-/// out: we never take one that it might give.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kubelet {
-    /// Every CPU that it manages.
-    pub managed: IdSet,
-    /// What it gave exclusively, by pod uid and container name.
-    pub exclusive: BTreeMap<(String, String), IdSet>,
 }
 
 impl Default for Rules {
@@ -97,18 +92,6 @@ pub enum Outcome {
     Given(Given),
     /// On the CPUs that nobody has for itself alone; why it is not where it asked to be.
     Shared(Option<Box<Refusal>>),
-}
-
-/// What somebody else bound a container to: kubelet's static policy, another plugin, who
-/// typed `--cpuset-cpus`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Given {
-    /// CPUs, never empty.
-    pub cpus: IdSet,
-    /// Nodes of its memory; empty if that was left open.
-    pub mems: IdSet,
-    /// Nobody else is to have these CPUs.
-    pub exclusive: bool,
 }
 
 /// What a container that is to be created gets.
@@ -324,13 +307,12 @@ impl Book {
             self.entries.values().filter(gone).map(|it| it.container.id.clone()).collect();
         gone.iter().for_each(|id| _ = self.forget(id));
         self.place_the_misplaced();
+        let pus = self.machine.iter().flat_map(|it| it.pus.keys().copied()).collect();
         let mut new = Vec::new();
         for container in all {
             match self.entries.get_mut(&container.id) {
                 // Who knows more of it has told already.
-                Some(entry) if container.via == Via::Found => {
-                    entry.container.cgroup = entry.container.cgroup.take().or(container.cgroup);
-                }
+                Some(entry) if container.via == Via::Found => entry.follow(container, &pus),
                 Some(entry) => entry.container = container.bounded(),
                 None => new.push(container.bounded()),
             }
@@ -338,9 +320,12 @@ impl Book {
         // Those that are bound already have the first choice: they need not move.
         new.sort_by_key(|it| (it.resources.cpus.is_none(), it.id.clone()));
         new.truncate(MAX_CONTAINERS.saturating_sub(self.entries.len()));
+        let ids: Vec<String> = new.iter().map(|it| it.id.clone()).collect();
         for container in new {
             self.take_in(now_ms, container);
         }
+        self.settle();
+        self.leave_to_others(&ids, &before.shared);
         self.settle();
         self.targets.since(&before)
     }
@@ -390,7 +375,7 @@ impl Book {
             self.reserved.extend(core.map(|(pu, _)| *pu));
         }
         if let Some(kubelet) = &self.rules.kubelet {
-            self.reserved = self.reserved.union(&kubelet.managed);
+            self.reserved = self.reserved.union(&kubelet.managed());
         }
         let mut entries: Vec<Entry> = core::mem::take(&mut self.entries).into_values().collect();
         self.placed.clear();
@@ -410,7 +395,11 @@ impl Book {
                 (Outcome::Shared(_), _) => false,
             };
             entry.asked = asked;
-            if let Some(given) = self.given(&entry.container, false) {
+            if let Some(mut given) = self.given(&entry.container, false) {
+                if let Outcome::Given(before) = &entry.outcome {
+                    given.narrowed = before.narrowed;
+                    given.mems = or(given.mems, &before.mems);
+                }
                 entry.outcome = Outcome::Given(given);
                 self.enter(entry);
             } else if holds {
@@ -489,80 +478,12 @@ impl Book {
         new.map(|name| told(name).unwrap_or_else(|| name.clone())).collect()
     }
 
-    /// What somebody else bound a container to. One that runs already may have its CPUs
-    /// from us; where kubelet gives CPUs out, it has not.
-    fn given(&self, container: &Container, creating: bool) -> Option<Given> {
-        let kubelet = self.rules.kubelet.as_ref().zip(container.pod.as_ref());
-        let told = kubelet.and_then(|(kubelet, pod)| {
-            kubelet.exclusive.get(&(pod.uid.clone(), container.name.clone())).cloned()
-        });
-        let exclusive = told.is_some();
-        let shown = container.resources.cpus.clone().filter(|_| creating || kubelet.is_some());
-        let cpus = told.or(shown).filter(|cpus| !cpus.is_empty())?;
-        let mems = container.resources.mems.clone().unwrap_or_default();
-        // As many as it asks for: no CPU manager gives those to others too.
-        let count = source::guaranteed_cpus(container);
-        Some(Given { exclusive: exclusive || count == Some(cpus.len()), cpus, mems })
-    }
-
-    /// Who was placed on what somebody else gave away since goes elsewhere.
-    fn yield_to_others(&mut self) {
-        let given = self.entries.values().filter_map(|entry| match &entry.outcome {
-            Outcome::Given(given) if given.exclusive => Some(&given.cpus),
-            _ => None,
-        });
-        let given = given.fold(IdSet::default(), |all, cpus| all.union(cpus));
-        let in_the_way = |entry: &&Entry| match &entry.outcome {
-            Outcome::Placed(Placement { exclusive: Some(cpus), .. }, _) => {
-                !cpus.intersection(&given).is_empty()
-            }
-            _ => false,
-        };
-        let moving: Vec<Entry> = self.entries.values().filter(in_the_way).cloned().collect();
-        moving.iter().for_each(|entry| _ = self.forget(&entry.container.id));
-        moving.into_iter().for_each(|entry| self.place_running(entry));
-    }
-
     /// Those that asked for more than they have may get it now.
     fn place_the_misplaced(&mut self) {
         let misplaced =
             |entry: &&Entry| matches!(entry.outcome, Outcome::Shared(Some(_))) && !self.paused;
         let again: Vec<Entry> = self.entries.values().filter(misplaced).cloned().collect();
         again.into_iter().for_each(|entry| self.place_running(entry));
-    }
-
-    /// Takes in a container that runs already, on its present CPUs if they will do.
-    fn take_in(&mut self, since_ms: u64, container: Container) {
-        let given = self.given(&container, false);
-        let asked = self.asked(&container);
-        let present = container.resources.cpus.clone().filter(|cpus| !cpus.is_empty());
-        let (asked, outcome) = match asked {
-            Ok(asked) => (asked, Outcome::Shared(None)),
-            Err(why) => (Asked::default(), Outcome::Shared(Some(refusal(why)))),
-        };
-        let entry = Entry { container, since_ms, asked, outcome };
-        if let Some(given) = given {
-            return self.enter(Entry { outcome: Outcome::Given(given), ..entry });
-        }
-        let stays = present.and_then(|cpus| self.as_it_is(&entry.asked.request, cpus));
-        match stays {
-            Some(placement) => {
-                self.enter(Entry { outcome: Outcome::Placed(placement, Why::default()), ..entry })
-            }
-            None => self.place_running(entry),
-        }
-    }
-
-    /// The placement that a container has already, if it is what it asks for.
-    fn as_it_is(&self, request: &Request, cpus: IdSet) -> Option<Placement> {
-        let machine = self.machine.as_ref()?;
-        let exclusive =
-            matches!(request.cpus, Cpus::Exclusive { .. }) && request.devices.is_empty();
-        let nodes = cpus.iter().filter_map(|cpu| Some(machine.pus.get(&cpu)?.node)).collect();
-        let placement =
-            Placement { nodes: machine.ids(nodes), exclusive: Some(cpus), ..Placement::default() };
-        let holds = exclusive && self.situation(machine).holds(request, &placement);
-        holds.then_some(placement)
     }
 
     /// Places a container that can't be refused any more. The devices that it has stay.
@@ -585,20 +506,16 @@ impl Book {
         self.enter(entry);
     }
 
-    pub(super) fn enter(&mut self, entry: Entry) {
+    pub(super) fn enter(&mut self, mut entry: Entry) {
         let id = entry.container.id.clone();
-        match &entry.outcome {
-            Outcome::Placed(placement, _) => {
-                let placed = (entry.asked.request.clone(), placement.clone());
-                self.placed.insert(id.clone(), placed);
-            }
+        let placed = match &mut entry.outcome {
+            Outcome::Placed(placement, _) => Some((entry.asked.request.clone(), placement.clone())),
             Outcome::Given(given) if given.exclusive => {
-                let exclusive = Some(given.cpus.clone());
-                let placement = Placement { exclusive, ..Placement::default() };
-                self.placed.insert(id.clone(), (Request::default(), placement));
+                Some(self.beside(given, entry.container.resources.memory_limit))
             }
-            _ => {}
-        }
+            _ => None,
+        };
+        self.placed.extend(placed.map(|placed| (id.clone(), placed)));
         self.entries.insert(id, entry);
     }
 
@@ -611,13 +528,14 @@ impl Book {
     pub(super) fn settle(&mut self) {
         let Some(machine) = &self.machine else { return };
         let all: IdSet = machine.pus.keys().copied().collect();
-        let exclusive = self.placed.values().filter_map(|(_, it)| it.exclusive.as_ref());
         let off = self.paused || !self.rules.enabled;
-        let shared = match off {
-            true => all.clone(),
-            false => exclusive.fold(all.clone(), |left, given| left.difference(given)),
-        };
+        let shared = if off { all.clone() } else { self.shared(&all) };
         let everywhere = machine.with_memory(&machine.nodes.iter().map(|it| it.id).collect());
+        for entry in self.entries.values_mut() {
+            if let Outcome::Given(given) = &mut entry.outcome {
+                given.narrowed |= !given.exclusive && !given.cpus.is_subset(&shared);
+            }
+        }
         let target = |entry: &Entry| {
             let mut target = Target {
                 cgroup: entry.container.cgroup.clone(),
@@ -626,10 +544,17 @@ impl Book {
                 ..Target::default()
             };
             match &entry.outcome {
-                Outcome::Given(given) if given.exclusive || given.cpus.is_subset(&shared) => {
-                    return None;
+                // Its memory alone is ours, if nobody bound that.
+                Outcome::Given(given) if given.exclusive && !given.near.is_empty() => {
+                    target.exclusive = true;
+                    target.cpus = or(given.cpus.intersection(&all), &shared);
+                    if !off {
+                        target.mems = given.near.clone();
+                    }
                 }
-                // What it was given is left to it as far as nobody has it for itself alone.
+                Outcome::Given(given) if !given.narrowed => return None,
+                // What it was given is left to it as far as nobody has it for itself alone,
+                // and it gets back what was not.
                 Outcome::Given(given) => {
                     target.cpus = or(given.cpus.intersection(&shared), &shared);
                     target.mems = or(given.mems.clone(), &everywhere);
@@ -662,7 +587,7 @@ impl Book {
 }
 
 /// A set, or another if it is empty.
-fn or(set: IdSet, other: &IdSet) -> IdSet {
+pub(super) fn or(set: IdSet, other: &IdSet) -> IdSet {
     if set.is_empty() { other.clone() } else { set }
 }
 

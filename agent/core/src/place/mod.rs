@@ -5,6 +5,7 @@ pub mod container;
 pub mod cpus;
 pub mod decide;
 pub mod hint;
+pub mod kubelet;
 pub mod machine;
 pub mod nodes;
 mod optimize;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     book::Rules,
-    container::{Container, Texts},
+    container::{Container, Texts, Via},
     request::{Cpus, Policy, Request, Smt},
     wishes::Wishes,
 };
@@ -163,10 +163,11 @@ fn annotated(container: &Container) -> Result<Wishes, String> {
 
 /// True for a container of a Guaranteed pod. Kubelet tells no runtime a pod's class: it is
 /// in the name of the pod's cgroup (`pkg/kubelet/cm/qos_container_manager_linux.go`), and
-/// only a Guaranteed pod is right below `kubepods`.
+/// only a Guaranteed pod is right below `kubepods`. What one asks for that is only found
+/// there, nobody has told.
 fn guaranteed(container: &Container) -> bool {
     let cgroup = container.cgroup.as_deref().unwrap_or_default();
-    let in_pods = cgroup.contains("kubepods");
+    let in_pods = cgroup.contains("kubepods") && container.via != Via::Found;
     in_pods && !cgroup.contains("burstable") && !cgroup.contains("besteffort")
 }
 

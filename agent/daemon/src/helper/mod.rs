@@ -24,6 +24,7 @@ use purlin_core::{
     inventory::{Asked, GpuEvent, Inventory, Neighbour, Part, PartData, Problem, Smart},
     irq::Affinity,
     metric::{Point, Sampler},
+    place::kubelet::Kubelet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +75,8 @@ pub enum What {
     Affinity(Affinity),
     /// Connect to the container runtime's NRI socket at this path. Needs the right to.
     Nri(PathBuf),
+    /// Read what kubelet's managers gave out. Needs the right to read their files.
+    Kubelet,
 }
 
 impl What {
@@ -89,6 +92,7 @@ impl What {
             What::Affinity(Affinity { irq: Some(irq), .. }) => format!("interrupt {irq}"),
             What::Affinity(_) => "new interrupts".into(),
             What::Nri(socket) => socket.display().to_string(),
+            What::Kubelet => "kubelet's CPU manager".into(),
         }
     }
 
@@ -104,7 +108,7 @@ impl What {
             What::Sample(Sampler::Temperature) => Part::Sensor,
             What::GpuEvents => Part::Gpu,
             What::Neighbours => Part::Nic,
-            What::Cpuset(_) | What::Affinity(_) | What::Nri(_) => Part::Cpu,
+            What::Cpuset(_) | What::Affinity(_) | What::Nri(_) | What::Kubelet => Part::Cpu,
         }
     }
 
@@ -144,6 +148,8 @@ pub struct Answer {
     /// The connection, if one was asked for and made.
     #[serde(skip)]
     pub connection: Option<OwnedFd>,
+    /// What kubelet gave out, if that was asked and it gives anything out.
+    pub kubelet: Option<Kubelet>,
     /// What could not be read.
     pub problems: Vec<Problem>,
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use purlin_core::inventory::{Inventory, Part, PartData, Problem};
-use purlin_drivers::{Archive, Root, cgroup, gpu, irq, lldp, storage};
+use purlin_drivers::{Archive, Root, cgroup, gpu, irq, kubelet, lldp, storage};
 
 use super::{Answer, Changed, Request, What, checked_length, encode, nri, pass};
 use crate::{clock, tasks};
@@ -39,6 +39,9 @@ fn serve(only_writes: bool) -> io::Result<()> {
     // Fails on a terminal, where it would wait for ever.
     socket.local_addr()?;
     let mut heard = Heard::default();
+    let refuses = |request: &Request| {
+        only_writes && !(needs_privilege(&request.what) && request.root == Path::new("/"))
+    };
     loop {
         let mut header = [0; 4];
         match socket.read_exact(&mut header) {
@@ -48,12 +51,12 @@ fn serve(only_writes: bool) -> io::Result<()> {
         let mut body = vec![0; checked_length(header)?];
         socket.read_exact(&mut body)?;
         let request: Request = serde_json::from_slice(&body)?;
-        let answer = match request.what {
-            what if only_writes && !needs_privilege(&what) => {
-                Answer::nothing(&what, "this helper does only what needs a privilege")
+        let answer = match &request.what {
+            what if refuses(&request) => {
+                Answer::nothing(what, "this helper does only what needs a privilege")
             }
             What::GpuEvents | What::Neighbours => heard.answer(&request.root, &request.what),
-            what => heard.joining(answer(&request.root, &what)),
+            what => heard.joining(answer(&request.root, what)),
         };
         let answer = Answer { id: request.id, ..answer };
         let frame = encode(&answer)?;
@@ -66,7 +69,7 @@ fn serve(only_writes: bool) -> io::Result<()> {
 }
 
 fn needs_privilege(what: &What) -> bool {
-    matches!(what, What::Cpuset(_) | What::Affinity(_) | What::Nri(_))
+    matches!(what, What::Cpuset(_) | What::Affinity(_) | What::Nri(_) | What::Kubelet)
 }
 
 /// Sources that are opened when they are first asked and then kept.
@@ -184,6 +187,10 @@ fn answer_from(root: &Root, what: &What) -> Answer {
             Ok(None) => Answer::changing(Changed::Absent),
             Err(why) => Answer::changing(Changed::Refused(why)),
         },
+        What::Kubelet => {
+            let (kubelet, problems) = kubelet::read(root);
+            Answer { kubelet, problems, ..Answer::default() }
+        }
         // Only the process that keeps them hears anything.
         What::GpuEvents | What::Neighbours => Answer::default(),
     }))

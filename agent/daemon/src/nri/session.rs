@@ -30,7 +30,7 @@ use super::{
     codec::{Connection, Decoder, Kind, Message, encode},
     view::{self, Cpuset},
 };
-use crate::{clock, placement};
+use crate::{clock, kubelet, placement};
 
 /// What the runtime knows us by, and when it asks us: after plugins with smaller numbers.
 const NAME: &str = "purlin";
@@ -71,6 +71,8 @@ const UNIMPLEMENTED: i32 = 12;
 pub struct Wiring {
     /// Decides.
     pub placement: placement::Client,
+    /// Looks what kubelet gave, before that.
+    pub kubelet: kubelet::Client,
     /// What every cpuset should be.
     pub targets: watch::Receiver<Arc<Targets>>,
     /// The machine.
@@ -261,6 +263,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         let all: Vec<_> = all.collect();
         let names: BTreeMap<_, _> = all.iter().map(|it| (it.id.clone(), it.title())).collect();
         self.shown = all.iter().map(|it| (it.id.clone(), view::cpuset(&it.resources))).collect();
+        self.wiring.kubelet.refresh().await;
         decided(self.wiring.placement.adopt(Via::Nri, all)).await?;
         let update = self.stale(usize::MAX, None);
         let titles: Vec<_> =
@@ -284,6 +287,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             view::container(request.container.unwrap_or_default(), request.pod.as_ref());
         let (id, title) = (container.id.clone(), container.title());
         let has = view::cpuset(&container.resources);
+        if container.pod.is_some() {
+            self.wiring.kubelet.refresh().await;
+        }
         let grant = match decided(self.wiring.placement.create(container)).await? {
             Ok(grant) => grant,
             Err(refusal) => return Ok(Err(self.refused(&title, &refusal.reason))),
@@ -320,6 +326,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         resources.cpus = resources.cpus.or(before.cpus).filter(|it| *it != cpus);
         resources.mems = resources.mems.or(before.mems).filter(|it| *it != mems);
         container.resources = resources;
+        self.wiring.kubelet.refresh().await;
         let grant = match decided(self.wiring.placement.update(container)).await? {
             Ok(grant) => grant,
             Err(refusal) => return Ok(Err(self.refused(&title, &refusal.reason))),

@@ -20,15 +20,15 @@ use tokio::{
 };
 
 use super::{Ask, Store, features};
-use crate::clock;
+use crate::{clock, kubelet};
 
 /// What was decided is on disk after this time: a pod's containers come together, and
 /// flash wears. What is lost with the power is found again from what runs.
 const STORE_AFTER: Duration = Duration::from_millis(200);
 /// After a failure to write.
 const STORE_AGAIN: Duration = Duration::from_secs(30);
-/// Nobody is answered before the machine is known, or for so long: a refusal in the
-/// seconds after a start would be about nothing but the start.
+/// Nobody is answered before the machine is known, and what kubelet gave out of it, or for
+/// so long: a refusal in the seconds after a start would be about nothing but the start.
 const FIRST_INVENTORY: Duration = Duration::from_secs(10);
 
 /// What it goes by.
@@ -38,6 +38,8 @@ pub struct Sources {
     pub inventory: watch::Receiver<Arc<Inventory>>,
     /// The settings.
     pub settings: watch::Receiver<Arc<Settings>>,
+    /// What kubelet gave out.
+    pub kubelet: watch::Receiver<kubelet::State>,
     /// Where it says by which rules it has planned.
     pub planned: watch::Sender<Option<Rules>>,
     /// Where schedulers are told what fits; `None`: they are not.
@@ -75,6 +77,8 @@ impl Owner {
         let known = |inventory: &Arc<Inventory>| inventory.cpu.is_some();
         let mut first = self.sources.inventory.clone();
         _ = time::timeout(FIRST_INVENTORY, first.wait_for(known)).await;
+        let mut kubelet = self.sources.kubelet.clone();
+        _ = time::timeout(FIRST_INVENTORY, kubelet.wait_for(|state| state.is_known)).await;
         self.replan();
         loop {
             let store_at = self.store_at.unwrap_or_else(Instant::now);
@@ -83,12 +87,17 @@ impl Owner {
                 Some(ask) = self.inbox.recv() => self.answer(ask),
                 Ok(()) = self.sources.inventory.changed() => self.replan(),
                 Ok(()) = self.sources.settings.changed() => self.replan(),
+                Ok(()) = self.sources.kubelet.changed() => self.replan(),
                 () = time::sleep_until(store_at), if self.store_at.is_some() => self.store().await,
             }
         }
     }
 
     fn answer(&mut self, ask: Ask) {
+        // Who asks about a container has had it read before.
+        if self.sources.kubelet.has_changed().unwrap_or(false) {
+            self.replan();
+        }
         match ask {
             Ask::Create(it, reply) => self.change(reply, |book, now| book.admit(now, it)),
             Ask::Update(it, reply) => self.change(reply, |book, now| book.update(now, it)),
@@ -116,7 +125,9 @@ impl Owner {
     /// Plans anew if the machine, as far as it matters here, or the rules are others.
     fn replan(&mut self) {
         let machine = Machine::of(&self.sources.inventory.borrow_and_update());
-        let rules = self.sources.settings.borrow_and_update().placement.rules();
+        let by_settings = self.sources.settings.borrow_and_update().placement.rules();
+        let kubelet = self.sources.kubelet.borrow_and_update().gave.as_deref().cloned();
+        let rules = Rules { kubelet, ..by_settings.clone() };
         if self.planned.as_ref().is_some_and(|planned| planned == &(machine.clone(), rules.clone()))
         {
             return;
@@ -130,7 +141,7 @@ impl Owner {
                 tracing::info!(changed = updates.len(), "planned");
             }
         }
-        self.sources.planned.send_replace(Some(rules.clone()));
+        self.sources.planned.send_replace(Some(by_settings));
         self.planned = Some((machine, rules));
         self.publish();
     }
@@ -219,7 +230,9 @@ mod tests {
         let settings = Settings::resolve(&Start::default(), None);
         let (_settings_owner, settings) = watch::channel(Arc::new(settings));
         let planned = watch::channel(None).0;
-        let sources = Sources { inventory: inventory_now, settings, planned, features: None };
+        let kubelet = watch::channel(kubelet::State::default()).1;
+        let sources =
+            Sources { inventory: inventory_now, settings, kubelet, planned, features: None };
         let (asks, inbox) = mpsc::channel(4);
         let (store, saved, problems) = Store::open(dir.path());
         assert!(problems.is_empty());

@@ -9,6 +9,7 @@ use crate::{
     idset::IdSet,
     place::{
         container::{Pod, Resources},
+        kubelet::Gave,
         machine::Device,
         source::Profile,
         tests::machine,
@@ -242,9 +243,11 @@ fn where_kubelet_gives_cpus_out_nobody_else_does() {
     book.admit(0, plain("web")).expect("it asks for nothing");
     book.admit(0, annotated("ours", &[("purlin.dev/exclusive-cpus", "2")])).expect("room");
     assert_eq!(cpus(&book, "ours"), "1,9");
+    let gave = Gave { cpus: ids("1,9"), ..Gave::default() };
     let kubelet = Kubelet {
-        managed: ids("0-11"),
-        exclusive: [(("uid".into(), "db".into()), ids("1,9"))].into(),
+        shared: ids("0,2-8,10-11"),
+        given: [("uid".into(), [("db".into(), gave)].into())].into(),
+        ..Kubelet::default()
     };
     let rules = Rules { kubelet: Some(kubelet), ..Rules::default() };
     book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
@@ -253,7 +256,7 @@ fn where_kubelet_gives_cpus_out_nobody_else_does() {
     db.pod = Some(Pod { uid: "uid".into(), ..Pod::default() });
     let grant = book.admit(0, db).expect("kubelet's");
     assert_eq!(grant.target, None, "not ours to write");
-    assert_eq!(cpus(&book, "web"), "0,2-8,10-12,15");
+    assert_eq!(cpus(&book, "web"), "0,2-8,10-11", "what kubelet's own share");
     let refusal = book.admit(0, annotated("more", &[("purlin.dev/exclusive-cpus", "2")]));
     assert!(refusal.expect_err("one is left").reason.contains("1 of 2"));
 }
@@ -488,8 +491,11 @@ proptest! {
                     book.replan(Some(machine.clone()), rules.clone());
                 }
                 Step::Kubelet(cpu) => {
+                    // Two to share, and two that belong to a container or to one to come.
+                    let gave = Gave { cpus: (cpu.unwrap_or(0)..).take(2).collect(), ..Gave::default() };
                     rules.kubelet = cpu.map(|cpu| Kubelet {
-                        managed: (cpu..cpu + 4).collect(),
+                        shared: (cpu + 2..cpu + 4).collect(),
+                        given: [("c1".into(), [("c1".into(), gave)].into())].into(),
                         ..Kubelet::default()
                     });
                     book.replan(Some(machine.clone()), rules.clone());
@@ -541,4 +547,133 @@ fn what_is_left_alone_is_still_looked_for() {
     assert!(book.targets().left.is_empty());
     let cgroups: Vec<_> = book.targets().cgroups().map(|(id, _)| id.as_str()).collect();
     assert_eq!(cgroups, ["db", "theirs"]);
+}
+
+/// One that a scan of cgroups finds.
+fn found(id: &str, cpus: &str) -> Container {
+    let resources = Resources { cpus: Some(ids(cpus)), ..Resources::default() };
+    Container { resources, ..plain(id) }
+}
+
+/// Its target, `-` for none, and whether it is given.
+fn outcome(book: &Book, id: &str) -> String {
+    let target = book.targets().containers.get(id);
+    let what = match &book.entries()[id].outcome {
+        Outcome::Given(given) => format!("given {}", given.cpus),
+        Outcome::Placed(..) => "placed".into(),
+        Outcome::Shared(_) => "shared".into(),
+    };
+    target.map_or(format!("{what}, left alone"), |it| format!("{what}, {}", it.cpus))
+}
+
+#[test]
+fn a_cpuset_that_somebody_else_gave_is_kept() {
+    let mut book = book();
+    book.adopt(0, Via::Found, vec![found("typed", "2-5"), found("all", "0-15"), plain("web")]);
+    assert_eq!(outcome(&book, "typed"), "given 2-5, left alone");
+    assert_eq!(outcome(&book, "all"), "shared, 0-15", "that is no cpuset of its own");
+    // It gives up what somebody gets for itself alone, and gets it back.
+    book.admit(0, annotated("own", &[("purlin.dev/exclusive-cpus", "4")])).expect("room");
+    assert_eq!(outcome(&book, "own"), "placed, 1-2,9-10");
+    assert_eq!(outcome(&book, "typed"), "given 2-5, 3-5");
+    book.remove("own");
+    assert_eq!(outcome(&book, "typed"), "given 2-5, 2-5");
+    book.pause(true);
+    assert_eq!(outcome(&book, "typed"), "given 2-5, 2-5");
+}
+
+#[test]
+fn who_bound_it_may_bind_it_elsewhere() {
+    let mut book = book();
+    book.adopt(0, Via::Found, vec![found("typed", "2-3")]);
+    book.adopt(1, Via::Found, vec![found("typed", "5-6")]);
+    assert_eq!(outcome(&book, "typed"), "given 5-6, left alone");
+    book.replan(Some(machine(2, 1, 4, Vec::new())), Rules::default());
+    assert_eq!(outcome(&book, "typed"), "given 5-6, left alone");
+}
+
+#[test]
+fn a_cpuset_that_we_gave_is_not_somebody_elses() {
+    let mut book = book();
+    book.admit(0, annotated("own", &[("purlin.dev/exclusive-cpus", "2")])).expect("room");
+    // While we were away the wrapper made one by the last plan, and the other one ended.
+    book.adopt(0, Via::Nri, Vec::new());
+    let mut away = self::book();
+    away.admit(0, annotated("own", &[("purlin.dev/exclusive-cpus", "2")])).expect("room");
+    away.adopt(0, Via::Found, vec![found("late", "0,2-8,10-15")]);
+    assert_eq!(outcome(&away, "late"), "shared, 0,2-8,10-15");
+    // With the book lost, what all share is still what is left of what runs.
+    let mut lost = self::book();
+    let mut own = pod("own", 2000);
+    own.resources.cpus = Some(ids("1,9"));
+    lost.adopt(0, Via::Found, vec![own, found("web", "0,2-8,10-15")]);
+    assert_eq!(outcome(&lost, "own"), "placed, 1,9");
+    assert_eq!(outcome(&lost, "web"), "shared, 0,2-8,10-15");
+}
+
+/// A container of a pod `uid`, for which kubelet takes the quota off.
+fn of_kubelet(name: &str, memory: Option<u64>) -> Container {
+    let mut it = pod(name, 2000);
+    it.pod = Some(Pod { uid: "uid".into(), ..Pod::default() });
+    it.resources.cpu_quota_us = None;
+    it.resources.cpu_shares = None;
+    it.resources.memory_limit = memory;
+    it
+}
+
+fn with_kubelet(shared: &str, given: &[(&str, &str, &str)]) -> Rules {
+    let gave = |(name, cpus, mems): &(&str, &str, &str)| {
+        let gave = Gave { cpus: ids(cpus), mems: IdSet::parse(mems).unwrap_or_default() };
+        (String::from(*name), gave)
+    };
+    let given = given.iter().map(gave).collect();
+    let kubelet = Kubelet {
+        shared: ids(shared),
+        given: [("uid".into(), given)].into(),
+        ..Kubelet::default()
+    };
+    Rules { kubelet: Some(kubelet), ..Rules::default() }
+}
+
+#[test]
+fn memory_goes_near_the_cpus_that_kubelet_gave() {
+    let mut book = book();
+    let rules =
+        with_kubelet("0-3,8-15", &[("db", "4-5", ""), ("bound", "6", "0"), ("big", "7", "")]);
+    book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
+    let grant = book.admit(0, of_kubelet("db", Some(1 << 30))).expect("kubelet's");
+    let target = grant.target.expect("its memory is ours");
+    assert_eq!((target.cpus, target.mems, target.exclusive), (ids("4-5"), ids("1"), true));
+    // Kubelet's memory manager has said where, or there is no room for it there.
+    let grant = book.admit(0, of_kubelet("bound", Some(1 << 30))).expect("kubelet's");
+    assert_eq!(grant.target, None);
+    let grant = book.admit(0, of_kubelet("big", Some(1 << 50))).expect("kubelet's");
+    assert_eq!(grant.target, None);
+    // What is bound there is not given to the next.
+    let room = book.room();
+    assert_eq!(room.exclusive, 0, "kubelet gives CPUs out");
+    book.pause(true);
+    assert_eq!(book.targets().containers["db"].mems, ids("0-1"), "given back");
+}
+
+#[test]
+fn kubelets_own_word_is_followed_when_it_changes() {
+    let mut book = book();
+    book.adopt(
+        0,
+        Via::Found,
+        vec![Container { cgroup: Some("/kubepods/poduid/c".into()), ..found("c", "4-5") }],
+    );
+    assert_eq!(outcome(&book, "c"), "given 4-5, left alone");
+    book.replan(Some(machine(2, 1, 4, Vec::new())), with_kubelet("0-3,6-15", &[("db", "4-5", "")]));
+    let Outcome::Given(given) = &book.entries()["c"].outcome else { panic!("given") };
+    assert!(given.exclusive, "whose CPUs it has tells which of the pod's it is");
+    // A container that shares gives up at once what kubelet gives away.
+    let mut web = of_kubelet("web", None);
+    web.resources.cpus = Some(ids("0-3,6-15"));
+    book.admit(0, web).expect("kubelet's");
+    assert_eq!(outcome(&book, "web"), "given 0-3,6-15, left alone");
+    let rules = with_kubelet("0-3,8-15", &[("db", "4-5", ""), ("new", "6-7", "")]);
+    book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
+    assert_eq!(outcome(&book, "web"), "given 0-3,6-15, 0-3,8-15");
 }

@@ -14,6 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::placement::{Ask, Client, Owner, Sources, Store};
+use crate::{helper, kubelet};
 
 /// Larger than anything these tests say.
 const PIPE: usize = 1 << 20;
@@ -58,11 +59,20 @@ impl Runtime {
         let (asks, inbox) = mpsc::channel::<Ask>(4);
         let (store, saved, _) = Store::open(dir.path());
         let planned = watch::channel(None).0;
-        let sources = Sources { inventory: inventory.clone(), settings, planned, features: None };
+        let (kubelets, kubelet, _) = kubelet::new(helper::writer().0);
+        let inventory_now = inventory.clone();
+        let sources =
+            Sources { inventory: inventory_now, settings, kubelet, planned, features: None };
         let (mut owner, targets) = Owner::new(sources, inbox, (store, Book::restore(saved)));
         let owner = owner_answers.then(|| tokio::spawn(async move { owner.run().await }));
         let (status_now, status) = watch::channel(api::Nri::default());
-        let mut wiring = Wiring { placement: Client(asks), targets, inventory, status: status_now };
+        let mut wiring = Wiring {
+            placement: Client(asks),
+            kubelet: kubelets,
+            targets,
+            inventory,
+            status: status_now,
+        };
         let (trunk, ours) = tokio::io::duplex(PIPE);
         let session = tokio::spawn(async move { Session::over(ours, &mut wiring).run().await });
         Self {

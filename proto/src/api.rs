@@ -37,6 +37,9 @@ pub struct Status {
     /// The container runtime.
     #[serde(default)]
     pub nri: Nri,
+    /// The mesh, in short.
+    #[serde(default)]
+    pub mesh: Mesh,
     /// The spool, in short.
     pub queue: Queue,
     /// The document in force; absent on defaults.
@@ -167,6 +170,44 @@ pub struct Nri {
     /// Containers that were not where they belong when a session began, and were
     /// repaired: created while we were away, or after an answer that was too late.
     pub repaired: u64,
+}
+
+/// The mesh as the agent sees it. `purlin mesh show` asks the mesh itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Mesh {
+    /// Its socket.
+    pub socket: String,
+    /// Whether it answers.
+    pub state: MeshState,
+    /// When the state was entered.
+    pub since_unix_ms: u64,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Which document its table is of; 0: it has none.
+    pub generation: u64,
+    /// Addresses that it is to listen at.
+    pub listeners: usize,
+    /// Connections open when it was last asked.
+    pub open: u64,
+    /// HTTP requests since it started.
+    pub requests: u64,
+    /// What it says is wrong.
+    pub problems: Vec<String>,
+    /// Why it doesn't answer, or doesn't take the table.
+    pub last_error: Option<String>,
+}
+
+/// Whether the mesh answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MeshState {
+    /// It doesn't, and nothing is wanted of it.
+    #[default]
+    Absent,
+    /// It does, and has the table.
+    Up,
+    /// It doesn't, or doesn't take the table.
+    Down,
 }
 
 /// Where the way to the container runtime stands.

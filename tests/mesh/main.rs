@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use purlin_proto::mesh::{Endpoints, Status, Why};
+use purlin_proto::{
+    api::MeshState,
+    mesh::{Endpoints, Status, Why},
+};
 use purlin_tests::{Lab, Need, Node, Result, ensure, lab::Test, process::Process, test, wait};
 
 use crate::{
@@ -28,10 +31,12 @@ mod upstream;
 const SOON: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
-    let tests: [Test; 11] = [
+    let tests: [Test; 13] = [
         test("a_document_is_what_a_client_gets", 60, document),
         test("a_document_that_does_not_fit_together_is_refused_with_every_reason", 60, refused),
         test("a_killed_agent_and_a_changed_table_cost_no_request", 90, no_request_lost),
+        test("a_table_that_can_not_be_had_is_undone_and_so_is_one_by_hand", 90, undone),
+        test("on_a_node_the_mesh_is_a_service_beside_the_agent", 90, service),
         test("a_mesh_alone_starts_from_its_disk", 60, cold_start),
         test("what_two_readers_could_read_differently_is_refused_and_counted", 60, strict),
         test("slow_heads_are_cut_off_and_idle_connections_are_parked", 90, slow_and_idle),
@@ -234,6 +239,89 @@ fn no_request_lost(lab: &Lab) -> Result {
         ensure!(done > 0 && wrong.is_empty(), "{done} answered, wrong: {wrong:?}");
     }
     Ok(())
+}
+
+fn undone(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let mesh = Mesh::standalone(lab)?;
+    let (at, other) = (free_port()?, free_port()?);
+    let before = mesh.put(&web(at, &[shop.address]))?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let impossible = lab.file("taken.toml", web(taken.local_addr()?, &[shop.address]))?;
+    let answer = mesh.node.cli(&["config", "apply", &impossible.display().to_string()])?;
+    ensure!(
+        answer.code != 0 && answer.stdout.contains("another program listens there"),
+        "{answer:?}"
+    );
+    ensure!(get(at, "shop.rack", "/")?.by() == "shop", "the table before is in force");
+    ensure!(mesh.status()?.generation == before.generation, "{:?}", mesh.status()?);
+
+    let elsewhere = lab.file("other.toml", web(other, &[shop.address]))?;
+    let plan = mesh.node.cli(&["config", "plan", &elsewhere.display().to_string()])?;
+    let planned = format!("http at {other}, egress");
+    ensure!(plan.code == 0 && plan.stdout.contains(&planned), "{plan:?}");
+    let tried = mesh.node.cli(&["config", "try", &elsewhere.display().to_string()])?;
+    ensure!(tried.code == 0, "{tried:?}");
+    wait::until("the table on trial is in force", SOON, || {
+        get(other, "shop.rack", "/").map(drop).map_err(|e| format!("{e:?}"))
+    })?;
+    let reverted = mesh.node.cli(&["config", "revert"])?;
+    ensure!(reverted.code == 0, "{reverted:?}");
+    ensure!(get(at, "shop.rack", "/")?.by() == "shop", "the one before is back");
+    ensure!(TcpStream::connect(other).is_err(), "and the other is gone");
+    Ok(())
+}
+
+fn service(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let mut node = Node::new(lab, "node")?;
+    node.set("PURLIN_TEST__CONFIRM_AFTER_MS", "100");
+    node.start()?;
+    let mesh_of = |node: &Node| Ok::<_, libtest_mimic::Failed>(node.status()?.mesh);
+    ensure!(mesh_of(&node)?.state == MeshState::Absent, "nothing is wanted of it");
+    let at = free_port()?;
+    let file = lab.file("mesh.toml", web(at, &[shop.address]))?.display().to_string();
+    let alone = node.cli(&["config", "apply", &file])?;
+    ensure!(alone.code != 0 && alone.stdout.contains("systemctl status purlin-mesh"), "{alone:?}");
+
+    let start = || Process::start(node.command(&[]).arg("mesh").stdout(Stdio::null()));
+    let mut running = start()?;
+    let applied = wait::until("it is applied", SOON, || {
+        let answer =
+            node.cli(&["config", "apply", "--force", &file]).map_err(|e| format!("{e:?}"))?;
+        if answer.code == 0 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+    applied?;
+    ensure!(get(at, "shop.rack", "/")?.by() == "shop", "it serves");
+    let seen = mesh_of(&node)?;
+    ensure!(
+        (seen.state, seen.listeners, seen.pid)
+            == (MeshState::Up, 1, Some(running.pid().as_raw() as u32)),
+        "{seen:?}"
+    );
+
+    // Without it another change is possible all the same, and the fault is told.
+    running.kill()?;
+    let is_told =
+        |node: &Node| node.status().is_ok_and(|it| it.faults.iter().any(|it| it.id == "mesh-down"));
+    wait::until("the fault is told", SOON, || {
+        if is_told(&node) { Ok(()) } else { Err("not yet".to_owned()) }
+    })?;
+    let louder = format!("log.level = \"debug\"\n{}", web(at, &[shop.address]));
+    let louder = lab.file("louder.toml", &louder)?.display().to_string();
+    let answer = node.cli(&["config", "apply", &louder])?;
+    ensure!(answer.code == 0, "{answer:?}");
+    running = start()?;
+    wait::until("it serves from its disk, and has the newer document", SOON, || {
+        get(at, "shop.rack", "/").map_err(|e| format!("{e:?}"))?;
+        let status = node.status().map_err(|e| format!("{e:?}"))?;
+        let active = status.config.map(|it| it.generation);
+        let is_well = status.mesh.state == MeshState::Up && active == Some(status.mesh.generation);
+        if is_well { Ok(()) } else { Err(format!("{active:?} {:?}", status.mesh)) }
+    })?;
+    node.stop()?;
+    ensure!(get(at, "shop.rack", "/")?.by() == "shop", "it serves without an agent");
+    running.kill()
 }
 
 fn echoes(stream: &mut TcpStream) -> Result<bool> {

@@ -22,7 +22,12 @@ pub fn serve(global: &Global) -> ExitCode {
         let boot = Boot::load(global.config.as_deref());
         let boot =
             boot.map_err(|_| Failure::Usage("the agent's own configuration is refused".into()))?;
-        Ok(Place { dir: boot.mesh_dir(), socket: client.socket().to_owned() })
+        let socket = client.socket().to_owned();
+        Ok(Place {
+            dir: boot.mesh_dir(),
+            socket,
+            agents: Client::find(global)?.socket().to_owned(),
+        })
     });
     match found {
         Ok(place) => purlin_mesh::main(place),

@@ -48,6 +48,7 @@ pub fn status() -> Status {
         helper: Helper { pid: Some(4243), started: 1, ..Helper::default() },
         link: link(),
         nri: nri(),
+        mesh: mesh(),
         queue: queue(),
         config: None,
         faults: Vec::new(),
@@ -59,8 +60,27 @@ pub fn status() -> Status {
     }
 }
 
+fn mesh() -> Mesh {
+    Mesh {
+        socket: "/run/purlin-mesh/mesh.sock".into(),
+        state: MeshState::Up,
+        since_unix_ms: 1_767_323_045_000,
+        pid: Some(4300),
+        generation: 3,
+        listeners: 2,
+        open: 41,
+        requests: 120_000,
+        ..Mesh::default()
+    }
+}
+
 pub fn ill() -> Status {
     let mut status = status();
+    status.mesh = Mesh {
+        state: MeshState::Down,
+        last_error: Some("the mesh can't be reached: connection refused".into()),
+        ..mesh()
+    };
     status.link = link_down();
     status.nri = nri_down();
     status.config = Some(applied());

@@ -1,7 +1,9 @@
 //! `purlin status`: the whole agent on one screen, what is wrong last.
 
 use anstyle::AnsiColor;
-use purlin_proto::api::{Applied, Bound, Fault, Helper, Mode, Nri, NriState, Status, Task};
+use purlin_proto::api::{
+    Applied, Bound, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState, Status, Task,
+};
 use serde::Serialize;
 
 use crate::{
@@ -65,6 +67,7 @@ fn agent(status: &Status, width: Width) -> String {
         link::summary(&status.link, width),
         link::trouble(&status.link, width),
         runtime(&status.nri, width),
+        mesh(&status.mesh, width),
         pair("config", &config(status.config.as_ref()), width),
         pair("helper", &helper(&status.helper), width),
         pair("tasks", &names(&status.tasks), width),
@@ -104,6 +107,28 @@ fn runtime(nri: &Nri, width: Width) -> String {
     };
     let line = paint(color.on_default(), &pair("runtime", &text, width));
     let error = nri.last_error.iter().map(|error| pair("last error", error, width));
+    line + &error.collect::<String>()
+}
+
+/// Whether services find each other through us.
+fn mesh(mesh: &Mesh, width: Width) -> String {
+    let since = units::time(mesh.since_unix_ms);
+    let (color, text) = match mesh.state {
+        MeshState::Absent => return String::new(),
+        MeshState::Up if mesh.generation == 0 => {
+            return pair("mesh", &format!("runs since {since}, and has nothing to do"), width);
+        }
+        MeshState::Up => (
+            AnsiColor::Green,
+            format!(
+                "generation {} in force: listeners {}, open connections {}, requests {}",
+                mesh.generation, mesh.listeners, mesh.open, mesh.requests
+            ),
+        ),
+        MeshState::Down => (AnsiColor::Red, format!("not as it should be since {since}")),
+    };
+    let line = paint(color.on_default(), &pair("mesh", &text, width));
+    let error = mesh.last_error.iter().map(|error| pair("last error", error, width));
     line + &error.collect::<String>()
 }
 
@@ -204,6 +229,8 @@ mod tests {
             link         up since 2026-01-02T03:04:05Z  mqtt://127.0.0.1:18830
             runtime      containerd 2.1.9 asks since 2026-01-02T03:04:05Z: 12 placed, 1
                          refused, 0 repaired
+            mesh         generation 3 in force: listeners 2, open connections 41, requests
+                         120000
             config       defaults: no document was applied yet
             helper       pid 4243, 1 started, 0 abandoned
             tasks        7 of 7 running: sample helper spool uplink ledger api broker
@@ -237,6 +264,8 @@ mod tests {
             next try     in 12 s, after 7 attempts
             runtime      containerd 2.1.9 does not ask since 2026-01-02T03:04:05Z
             last error   the runtime has closed the connection
+            mesh         not as it should be since 2026-01-02T03:04:05Z
+            last error   the mesh can't be reached: connection refused
             config       version 7 (generation 3) from uplink, 2026-01-02T03:04:05Z
             helper       pid 4243, 2 started, 1 abandoned, stuck in the kernel: 4200
             tasks        6 of 7 running: sample helper spool ledger api broker
@@ -273,6 +302,8 @@ mod tests {
             link         up since 2026-01-02T03:04:05Z  mqtt://127.0.0.1:18830
             runtime      containerd 2.1.9 asks since 2026-01-02T03:04:05Z: 12 placed, 1
                          refused, 0 repaired
+            mesh         generation 3 in force: listeners 2, open connections 41, requests
+                         120000
             config       defaults: no document was applied yet
             helper       pid 4243, 1 started, 0 abandoned
             tasks        7 of 7 running: sample helper spool uplink ledger api broker

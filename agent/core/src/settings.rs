@@ -20,8 +20,10 @@ pub mod spool;
 
 use spool::{ClassDraft, ClassSettings, ClassWanted};
 
+mod mesh;
 mod placement;
 
+pub use mesh::Mesh;
 pub use placement::{MAX_PROFILES, Placement, PlacementDraft, ProfileDraft, WorkloadDraft};
 
 /// Seconds between samples. Below 1 s the agent's own cost becomes a load;
@@ -56,6 +58,8 @@ pub struct Draft {
     pub endpoint: Option<String>,
     pub placement: PlacementDraft,
     pub rack: BTreeMap<String, rack::Draft>,
+    /// Checked where it is read from the wire.
+    pub mesh: Option<Mesh>,
 }
 
 /// A document whose every value is possible here.
@@ -71,6 +75,7 @@ pub struct Desired {
     endpoint: Option<Endpoint>,
     placement: placement::Wanted,
     rack: Vec<rack::Bus>,
+    mesh: Option<Mesh>,
 }
 
 /// One reason for refusing a document.
@@ -120,6 +125,7 @@ pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>
         endpoint: parsed("uplink.endpoint", &draft.endpoint, &mut refusals),
         placement: placement::check(&draft.placement, &mut refusals),
         rack: rack::check(&draft.rack, reader.maps, &mut refusals),
+        mesh: draft.mesh.clone(),
     };
     if refusals.is_empty() { Ok(desired) } else { Err(refusals) }
 }
@@ -388,6 +394,11 @@ pub struct Settings {
     pub placement: Placement,
     /// The buses of the rack.
     pub rack: Setting<Vec<rack::Bus>>,
+    /// What the mesh is to do; `None`: nothing.
+    pub mesh: Setting<Option<Mesh>>,
+    /// Which document they are of, counted by this node; 0: of none, and `None` where
+    /// that is not known.
+    pub generation: Option<u64>,
 }
 
 impl Settings {
@@ -421,7 +432,14 @@ impl Settings {
                 None,
                 Vec::new(),
             ),
+            mesh: wanted.setting(wanted.mesh.clone().map(Some), None, None),
+            generation: None,
         }
+    }
+
+    /// The same, of the document that this node counts as this one.
+    pub fn of_generation(self, generation: Option<u64>) -> Self {
+        Self { generation, ..self }
     }
 
     /// Time between two samples of one sampler.
@@ -453,7 +471,7 @@ impl Settings {
             let value = format!("{}, devices: {}", bus.port, bus.devices.len());
             (format!("rack.buses.{}", bus.name), value, &self.rack.origin)
         });
-        let own = classes.chain(self.placement.rows()).chain(buses);
+        let own = classes.chain(self.placement.rows()).chain(buses).chain(mesh::rows(&self.mesh));
         first.into_iter().chain(sampling).chain(others).chain(own).collect()
     }
 }

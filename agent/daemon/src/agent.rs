@@ -13,7 +13,7 @@
 //! | `writer`, `mover` | requests | answers |
 //! | `clock` | the kernel's clocks | whether they are trusted; an event when they are set |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
-//! | `mesh` | the document's mesh | hands it to the mesh process, and starts that standalone |
+//! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
@@ -222,7 +222,6 @@ impl Opened {
         let (mut door, inventory) = (self.door, self.inventory);
         let (placements, damage) = (self.placements, self.damage);
         let (settings, reported, lines) = (door.settings(), door.reported(), keeper.lines());
-        let mesh = door.mesh();
         let (asks, inbox) = mpsc::channel(DOOR_INBOX);
         let (link, link_now) = watch::channel(uplink::Link::default());
         let inventory_now = inventory.subscribe();
@@ -235,13 +234,21 @@ impl Opened {
         let (racked, (rack_view, rack_now)) =
             (racking.subscribe(), watch::channel(View::default()));
         let test_cpu = boot.test.cpu_interval_ms.map(|_| Sampler::Cpu);
-        let subsystems: [Box<dyn Subsystem>; 7] = [
+        let (wanted_mesh, mesh_wanted) = watch::channel(mesh::Wanted::default());
+        let (mesh_seen, mesh_now) = watch::channel(mesh::Seen::default());
+        let subsystems: [Box<dyn Subsystem>; 8] = [
             Box::new(door::Agent { board: tasks.board() }),
             Box::new(door::Log { level }),
             Box::new(door::Storage { spool: spool.clone(), dir: state.path().join("spool") }),
             Box::new(door::Sampling { settings: sampling, ticking: ticking_now, test: test_cpu }),
             Box::new(door::Placing { settings: placing, planned: planned_now }),
             Box::new(door::Racking { settings: racking, view: rack_now.clone() }),
+            Box::new(door::Meshing {
+                incarnation: identity.incarnation.0,
+                wanted: wanted_mesh,
+                seen: mesh_now.clone(),
+                touched: false.into(),
+            }),
             // The last: it proves that the node can be reached under all the others.
             Box::new(door::Session::new(session, link_now.clone())),
         ];
@@ -341,7 +348,8 @@ impl Opened {
         spawn_samplers(tasks, &source, boot.test.cpu_interval_ms);
         let handover = mesh::Handover {
             socket: boot::mesh_socket(&boot.socket),
-            table: mesh,
+            wanted: mesh_wanted,
+            seen: mesh_seen,
             stop: stop.clone(),
             child: (boot.mode == Mode::Standalone).then(|| mesh::Child::new(&boot)),
         };
@@ -373,6 +381,7 @@ impl Opened {
             link: link_now,
             nri: nri_now,
             kubelet,
+            mesh: mesh_now,
             hardware: hardware_now,
             enforced: enforced.clone(),
             damage,

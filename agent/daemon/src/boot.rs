@@ -24,6 +24,8 @@ use crate::{document, state};
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
 /// Where a node's service listens unless its file says otherwise.
 const SYSTEM_SOCKET: &str = "/run/purlin/agent.sock";
+/// Where it keeps its state unless its file says otherwise.
+const SYSTEM_STATE: &str = "/var/lib/purlin";
 /// Where the embedded broker listens unless the port is taken: away from 1883,
 /// so that a real broker on this machine is left alone.
 pub const BROKER_PORT: u16 = 18_830;
@@ -101,9 +103,13 @@ impl Boot {
             .map_err(|refusals| refusals.into_iter().map(document::refusal_view).collect())
     }
 
-    /// Where the mesh keeps its last table.
+    /// Where the mesh keeps its last table. The service's own is a user of its own, and
+    /// sees nothing of the agent's.
     pub fn mesh_dir(&self) -> PathBuf {
-        self.state_dir.join("mesh")
+        match self.state_dir == Path::new(SYSTEM_STATE) {
+            true => "/var/lib/purlin-mesh".into(),
+            false => self.state_dir.join("mesh"),
+        }
     }
 
     fn from_sources(
@@ -183,7 +189,7 @@ impl Reader {
 
     fn default_state_dir(&self, mode: Mode) -> PathBuf {
         match (mode, self.variable("XDG_STATE_HOME"), self.variable("HOME")) {
-            (Mode::System, ..) => "/var/lib/purlin".into(),
+            (Mode::System, ..) => SYSTEM_STATE.into(),
             (_, Some(state), _) => PathBuf::from(state).join("purlin"),
             (_, None, home) => PathBuf::from(home.unwrap_or("/")).join(".local/state/purlin"),
         }

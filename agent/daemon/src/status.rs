@@ -16,7 +16,7 @@ use crate::{
     door::{Identity, VERSION},
     helper::{Client, WRITER_SOCKET},
     inventory::{Hardware, KEPT_CHANGES},
-    kubelet, logging, nri,
+    kubelet, logging, mesh, nri,
     tasks::Board,
     uplink::{self, Link},
 };
@@ -47,6 +47,8 @@ pub struct Sources {
     pub nri: watch::Receiver<api::Nri>,
     /// What kubelet gave out.
     pub kubelet: watch::Receiver<kubelet::State>,
+    /// The mesh.
+    pub mesh: watch::Receiver<mesh::Seen>,
     /// The hardware, against what was accepted.
     pub hardware: watch::Receiver<Arc<Hardware>>,
     /// What was made of the placements.
@@ -73,6 +75,7 @@ impl Sources {
             helper: self.helper.state(),
             link: self.link.borrow().view(),
             nri: self.nri.borrow().clone(),
+            mesh: self.mesh.borrow().view.clone(),
             queue,
             config,
             faults: Vec::new(),
@@ -89,6 +92,7 @@ impl Sources {
         status.faults.extend(hardware_faults(&hardware));
         status.faults.extend(nri::faults(&self.nri));
         status.faults.extend(kubelet::faults(&self.kubelet));
+        status.faults.extend(mesh::faults(&status.mesh));
         status.faults.extend(placement_faults(&self.enforced.borrow()));
         status
     }

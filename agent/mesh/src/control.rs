@@ -4,8 +4,11 @@
 use std::{
     convert::Infallible,
     fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixStream as StdStream},
-    path::Path,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        net::UnixStream as StdStream,
+    },
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -44,14 +47,22 @@ const SOCKET_MODE: u32 = 0o660;
 #[derive(Debug)]
 pub struct Control {
     owner: Mutex<Owner>,
+    agents_socket: PathBuf,
     /// Told when somebody asks for the end.
     pub stop: Notify,
 }
 
 impl Control {
     /// Of one mesh.
-    pub fn new(owner: Owner) -> Self {
-        Self { owner: Mutex::new(owner), stop: Notify::new() }
+    pub fn new(owner: Owner, agents_socket: PathBuf) -> Self {
+        Self { owner: Mutex::new(owner), agents_socket, stop: Notify::new() }
+    }
+
+    /// Whether a user may change anything: root, our own, and the agent's, which is
+    /// whoever its socket belongs to.
+    fn may_change(&self, uid: u32) -> bool {
+        let agent = || fs::metadata(&self.agents_socket).is_ok_and(|it| it.uid() == uid);
+        uid == 0 || uid == rustix::process::geteuid().as_raw() || agent()
     }
 
     /// The table's owner. A panic while it was held left it whole: it is only ever
@@ -89,9 +100,7 @@ pub async fn serve(listener: UnixListener, control: Arc<Control>) -> io::Result<
         if connections.len() >= MAX_CONNECTIONS {
             continue;
         }
-        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-        let own = rustix::process::geteuid().as_raw();
-        let may_change = uid.is_some_and(|uid| uid == 0 || uid == own);
+        let may_change = stream.peer_cred().is_ok_and(|peer| control.may_change(peer.uid()));
         let control = control.clone();
         let service = service_fn(move |request| {
             let control = control.clone();
@@ -111,7 +120,7 @@ async fn answer(control: &Control, request: Request<Incoming>, may_change: bool)
     let (parts, body) = request.into_parts();
     let is_change = parts.method == Method::PUT || parts.uri.path() == "/v1/stop";
     if is_change && !may_change {
-        let what = "only root and the mesh's own user may change it; try sudo";
+        let what = "only root, the agent and the mesh's own user may change it; try sudo";
         return failed(StatusCode::FORBIDDEN, what, Vec::new());
     }
     let Ok(body) = Limited::new(body, keep::MAX_BYTES).collect().await else {

@@ -25,6 +25,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time,
@@ -61,6 +62,8 @@ pub struct Place {
     pub dir: PathBuf,
     /// Its socket.
     pub socket: PathBuf,
+    /// The agent's socket: whoever owns that hands over tables.
+    pub agents: PathBuf,
 }
 
 /// `purlin mesh`: runs until a signal. Prints its own errors.
@@ -93,8 +96,10 @@ async fn run(place: Place) -> io::Result<()> {
     let cores = thread::available_parallelism()?.get();
     let workers = (0..cores).map(|n| worker::start(n, seed.wrapping_add(n as u64), started));
     let workers = workers.collect::<io::Result<Vec<_>>>()?;
-    let control = Arc::new(Control::new(Owner::start(place.dir, workers, started)));
+    let control = Arc::new(Control::new(Owner::start(place.dir, workers, started), place.agents));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
+    // Without systemd there is nobody to tell.
+    _ = sd_notify::notify(&[NotifyState::Ready]);
     let bind_again = async {
         loop {
             time::sleep(BIND_AGAIN).await;
@@ -107,8 +112,10 @@ async fn run(place: Place) -> io::Result<()> {
         () = control.stop.notified() => {}
         served = control::serve(socket, control.clone()) => return served,
         () = bind_again => {}
+        () = feed_watchdog() => {}
     }
     tracing::info!("draining");
+    _ = sd_notify::notify(&[NotifyState::Stopping]);
     control.owner().drain();
     _ = fs::remove_file(&place.socket);
     let drained = time::timeout(DRAIN, async {
@@ -124,4 +131,18 @@ async fn run(place: Place) -> io::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// Tells systemd that the process is alive, half as often again as it wants to know.
+async fn feed_watchdog() {
+    match sd_notify::watchdog_enabled() {
+        None => std::future::pending().await,
+        Some(timeout) => {
+            let mut ticks = time::interval(timeout / 2);
+            loop {
+                ticks.tick().await;
+                _ = sd_notify::notify(&[NotifyState::Watchdog]);
+            }
+        }
+    }
 }

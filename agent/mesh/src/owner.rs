@@ -92,6 +92,12 @@ impl Owner {
             return Ok(());
         }
         let checked = wire::table(table.generation, &mesh(&table)).map_err(Refused::Impossible)?;
+        if checked.is_same_but_for_generation(&self.live.table) {
+            keep::store(&self.dir, &table).map_err(Refused::NotDurable)?;
+            (self.table, self.problems) = (table, Vec::new());
+            self.bind_missing();
+            return Ok(());
+        }
         let wanted: Vec<SocketAddr> = checked.listeners.iter().map(|it| it.address).collect();
         let mut fresh = HashMap::new();
         let mut refusals = Vec::new();

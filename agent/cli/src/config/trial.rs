@@ -16,6 +16,8 @@ use crate::{
 const APPLY: Duration = Duration::from_secs(60);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(200);
+/// The phase of a trial that is in force, and can be confirmed.
+const PROVING: &str = "proving";
 /// For undoing: each subsystem has ten seconds.
 pub const REVERT_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -53,7 +55,8 @@ pub async fn apply(client: &Client, body: Body, manner: &Manner) -> Result<Verdi
         else {
             return verdict(client, &offered).await;
         };
-        if trial.problems.is_empty()
+        if trial.phase == PROVING
+            && trial.problems.is_empty()
             && let Some(kept) = confirm(client, &trial).await?
         {
             return Ok(kept);
@@ -72,7 +75,7 @@ async fn confirm(client: &Client, trial: &ConfigTrial) -> Result<Option<Verdict>
     let path = format!("/v1/config/confirm?generation={}", trial.applied.generation);
     match client.post::<Verdict>(&path, Body::default(), DEADLINE).await {
         Ok(verdict) => Ok(Some(verdict)),
-        Err(Failure::Failed(_)) => Ok(None),
+        Err(Failure::Failed(_) | Failure::Refused(_)) => Ok(None),
         Err(failure) => Err(failure),
     }
 }

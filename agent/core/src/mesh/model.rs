@@ -112,7 +112,7 @@ pub struct Listener {
 }
 
 /// Endpoints that all do the same.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Unique among services.
     pub name: String,
@@ -190,7 +190,7 @@ pub struct Timeouts {
 }
 
 /// Which requests, or connections, go where.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Unique among routes.
     pub name: String,
@@ -207,7 +207,7 @@ pub struct Route {
 }
 
 /// What is done with what matches.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// One must match; never empty once checked.
     pub matches: Vec<Match>,

@@ -31,7 +31,7 @@ pub const MAX_ITEMS: usize = 16;
 pub const MAX_NAME: usize = 63;
 
 /// Listeners, services and routes that fit together.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// Which document it is from; grows.
     pub generation: u64,
@@ -65,6 +65,12 @@ impl Table {
             backend.index = indexes.get(backend.service.as_str()).copied().unwrap_or_default();
         }
         Ok(self)
+    }
+
+    /// Whether nothing is different but which document it is of.
+    pub fn is_same_but_for_generation(&self, other: &Table) -> bool {
+        (&self.listeners, &self.services, &self.routes)
+            == (&other.listeners, &other.services, &other.routes)
     }
 
     /// A service by name.

@@ -101,14 +101,10 @@ impl Door {
                 }
                 let in_force = match (&self.candidate, what) {
                     (Some(candidate), What::Apply) => candidate.settings.clone(),
-                    _ => Arc::new(self.resolved(self.active.as_ref())),
+                    _ => Arc::new(self.good()),
                 };
                 if well || what == What::Undo {
                     self.settings.send_replace(in_force);
-                    self.tell_mesh(match what {
-                        What::Apply => self.content.trial.as_ref(),
-                        _ => self.content.active.as_ref(),
-                    });
                 }
                 // It is read back before it is called well.
                 self.said = if well { Said::new() } else { said };
@@ -136,7 +132,7 @@ impl Door {
             }
             (What::Apply, None) => return,
             (What::Undo, _) => {
-                let good = Arc::new(self.resolved(self.active.as_ref()));
+                let good = Arc::new(self.good());
                 Box::pin(subsystem::undo(subsystems, good))
             }
             (What::ReadBack, _) => {

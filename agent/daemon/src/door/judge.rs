@@ -59,13 +59,18 @@ pub fn read(
 ) -> Result<(v1::Desired, Desired), Vec<Refusal>> {
     let (desired, mut refusals) =
         document::parse::<v1::Desired>(document::descriptor("Desired"), format, bytes);
-    if let Some(Err(impossible)) = desired.mesh.as_ref().map(|it| purlin_mesh::wire::table(0, it)) {
-        refusals.extend(impossible);
-    }
+    let mesh = match desired.mesh.as_ref().map(|it| (it, purlin_mesh::wire::table(0, it))) {
+        None => None,
+        Some((it, Ok(table))) => Some(settings::Mesh { table, bytes: it.encode_to_vec() }),
+        Some((_, Err(impossible))) => {
+            refusals.extend(impossible);
+            None
+        }
+    };
     let node = identity.map_or(desired.node.as_str(), |identity| &identity.node);
     let maps = SHIPPED.map(|(name, _)| name);
     let reader = Reader { node, agent: VERSION, maps: &maps };
-    match settings::check(&draft(&desired), &reader) {
+    match settings::check(&draft(&desired, mesh), &reader) {
         Ok(values) if refusals.is_empty() => return Ok((desired, values)),
         Ok(_) => {}
         Err(impossible) => refusals.extend(impossible),
@@ -79,7 +84,7 @@ fn class_draft(class: v1::SpoolClass) -> ClassDraft {
 }
 
 /// From the wire to the core's own type.
-fn draft(desired: &v1::Desired) -> Draft {
+fn draft(desired: &v1::Desired, mesh: Option<settings::Mesh>) -> Draft {
     let desired = desired.clone();
     let sampling = desired.sampling.unwrap_or_default();
     let spool = desired.spool.unwrap_or_default();
@@ -96,6 +101,7 @@ fn draft(desired: &v1::Desired) -> Draft {
         endpoint: desired.uplink.and_then(|uplink| uplink.endpoint),
         placement: desired.placement.map(workload::placement).unwrap_or_default(),
         rack: desired.rack.unwrap_or_default().buses.into_iter().map(bus).collect(),
+        mesh,
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use prost::{Message, bytes::Bytes};
+use prost::bytes::Bytes;
 use purlin_core::{
     inventory::Inventory,
     settings::{Desired, Refusal, Settings, Start},
@@ -31,7 +31,8 @@ use self::{act::Effect, believe::Trust};
 pub use self::{
     judge::{decode, read},
     subsystem::{
-        Agent, Log, Placing, Racking, Sampling, Session, Storage, Subsystem, Subsystems, Ticking,
+        Agent, Log, Meshing, Placing, Racking, Sampling, Session, Storage, Subsystem, Subsystems,
+        Ticking,
     },
 };
 use crate::{
@@ -191,7 +192,6 @@ pub struct Door {
     machine_read: watch::Receiver<Arc<Inventory>>,
     settings: watch::Sender<Arc<Settings>>,
     reported: watch::Sender<Arc<v1::Reported>>,
-    mesh: watch::Sender<Option<Arc<v1::MeshTable>>>,
     spool: Spool,
     terms: Terms,
     looks: Instant,
@@ -253,13 +253,11 @@ impl Door {
             problems.push(format!("no document is taken from the uplink: {why}"));
         }
         let settings = Settings::resolve(&start, active.as_ref());
-        let good = content.active.as_ref().filter(|_| active.is_some());
-        let mesh = good.and_then(|good| mesh_of(&identity, good)).map(Arc::new);
+        let settings = settings.of_generation(generation_of(&content, active.as_ref()));
         let of = |ms: Option<u32>, usual| ms.map_or(usual, |ms| Duration::from_millis(ms.into()));
         let door = Self {
             settings: watch::channel(Arc::new(settings)).0,
             reported: watch::channel(Arc::default()).0,
-            mesh: watch::channel(mesh).0,
             machine: Machine::boot(None).0,
             trust,
             candidate: None,
@@ -302,28 +300,6 @@ impl Door {
     /// What the node says of its configuration.
     pub fn reported(&self) -> watch::Receiver<Arc<v1::Reported>> {
         self.reported.subscribe()
-    }
-
-    /// What the mesh is to do; `None` while no document says anything, also not that
-    /// there is to be nothing.
-    pub fn mesh(&self) -> watch::Receiver<Option<Arc<v1::MeshTable>>> {
-        self.mesh.subscribe()
-    }
-
-    /// Tells what the mesh is to do by a document that is in force from now on.
-    fn tell_mesh(&self, document: Option<&v1::Entry>) {
-        let nothing =
-            || v1::MeshTable { incarnation: self.identity.incarnation.0, ..Default::default() };
-        // Undone to no document at all, a mesh is taken back too.
-        let told = document.map_or_else(|| Some(nothing()), |it| mesh_of(&self.identity, it));
-        self.mesh.send_if_modified(|now| {
-            let before = now.as_ref().map(|it| &it.mesh);
-            let is_new = before != told.as_ref().map(|it| &it.mesh);
-            if is_new {
-                *now = told.map(Arc::new);
-            }
-            is_new
-        });
     }
 
     /// Answers until nobody is left to ask. The timer goes before the inbox: no stream
@@ -466,7 +442,9 @@ impl Door {
         judged: judge::Judged,
         mut verdict: v1::Verdict,
     ) -> api::Verdict {
-        let settings = Arc::new(self.resolved(Some(&judged.desired)));
+        let generation = Some(self.content.generations + 1);
+        let settings = self.resolved(Some(&judged.desired)).of_generation(generation);
+        let settings = Arc::new(settings);
         verdict.set_outcome(Outcome::Trial);
         self.candidate = Some(Candidate {
             offer: offer.clone(),
@@ -655,19 +633,25 @@ impl Door {
     fn resolved(&self, desired: Option<&Desired>) -> Settings {
         Settings::resolve(&self.start, desired)
     }
+
+    /// The settings of the last known good document.
+    fn good(&self) -> Settings {
+        let active = self.active.as_ref();
+        self.resolved(active).of_generation(generation_of(&self.content, active))
+    }
+}
+
+/// Which document the last known good one is; `None` if it can't be read.
+fn generation_of(content: &v1::Ledger, active: Option<&Desired>) -> Option<u64> {
+    match (content.active.as_ref(), active) {
+        (None, _) => Some(0),
+        (Some(entry), Some(_)) => entry.applied.as_ref().map(|it| it.generation),
+        (Some(_), None) => None,
+    }
 }
 
 const NO_TRIAL: &str =
     "no document is on trial; purlin config history tells what became of the last";
-
-/// The mesh's part of a document.
-fn mesh_of(identity: &Identity, entry: &v1::Entry) -> Option<v1::MeshTable> {
-    Some(v1::MeshTable {
-        generation: entry.applied.as_ref()?.generation,
-        incarnation: identity.incarnation.0,
-        mesh: v1::Desired::decode(entry.document.clone()).ok()?.mesh,
-    })
-}
 
 /// The verdict on an offer that is refused.
 fn refused(offer: &Offer, refusals: Vec<Refusal>) -> v1::Verdict {

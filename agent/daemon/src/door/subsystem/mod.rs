@@ -16,6 +16,7 @@ use tokio::time;
 
 mod agent;
 mod log;
+mod meshing;
 mod placing;
 mod racking;
 mod sampling;
@@ -25,6 +26,7 @@ mod uplink;
 pub use self::{
     agent::Agent,
     log::Log,
+    meshing::Meshing,
     placing::Placing,
     racking::Racking,
     sampling::{Sampling, Ticking},

@@ -1,0 +1,66 @@
+//! The mesh's part of a document, as a setting: what it comes to, line by line, and the
+//! bytes that the mesh itself is handed.
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::fmt::Debug;
+
+use super::{Origin, Setting};
+use crate::mesh::{
+    hashed::hash,
+    model::{Listener, Route, Service},
+    table::Table,
+};
+
+/// A mesh that a document asks for, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mesh {
+    /// What it is.
+    pub table: Table,
+    /// The same as it came (`purlin.v1.Mesh`): it is passed on, and not read here.
+    pub bytes: Vec<u8>,
+}
+
+/// A line for each listener, service and route.
+pub(super) fn rows(
+    setting: &Setting<Option<Mesh>>,
+) -> impl Iterator<Item = (String, String, &Origin)> {
+    setting.value.iter().flat_map(|mesh| {
+        let table = &mesh.table;
+        let listeners =
+            table.listeners.iter().map(|it| row("listeners", &it.name, listener(it), it));
+        let services = table.services.iter().map(|it| row("services", &it.name, service(it), it));
+        let routes = table.routes.iter().map(|it| row("routes", &it.name, route(it), it));
+        let rows = listeners.chain(services).chain(routes);
+        rows.map(|(path, value)| (path, value, &setting.origin))
+    })
+}
+
+/// A line says the least; its mark changes with anything of what it stands for.
+fn row(kind: &str, name: &str, value: String, whole: &impl Debug) -> (String, String) {
+    let mark = hash(format!("{whole:?}").as_bytes()) as u32;
+    (format!("mesh.{kind}.{name}"), format!("{value} ({mark:08x})"))
+}
+
+fn listener(it: &Listener) -> String {
+    let side = it.zone.as_ref().map_or("egress".into(), |zone| format!("ingress from {zone}"));
+    format!("{} at {}, {side}", it.protocol.name(), it.address)
+}
+
+fn service(it: &Service) -> String {
+    format!("endpoints: {}, {}", it.endpoints.len(), it.policy.name())
+}
+
+fn route(it: &Route) -> String {
+    let names: Vec<_> = it.hostnames.iter().map(ToString::to_string).collect();
+    let names = if names.is_empty() { "any host".into() } else { names.join(" ") };
+    format!(
+        "{} for {names} at {}, rules: {}",
+        it.kind.name(),
+        it.listeners.join(" "),
+        it.rules.len()
+    )
+}

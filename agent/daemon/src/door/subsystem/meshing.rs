@@ -1,0 +1,106 @@
+//! What the mesh is to do. Its task hands whole tables to the mesh process, and shows
+//! which one is in force there. What a table does not concern goes on through it.
+//!
+//! A mesh that can't be reached fails a change of its own table, and no other: it runs
+//! on without the agent, and whatever mends it must be possible to apply.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use prost::Message;
+use purlin_core::settings::Settings;
+use purlin_proto::v1;
+use tokio::{sync::watch, time};
+
+use super::{Subsystem, Work};
+use crate::mesh::{Failed, Seen, Wanted};
+
+/// For the mesh to take a table, and standalone to be started for it. Less than a step
+/// may take, so that the reason is told.
+const TAKE: Duration = Duration::from_secs(9);
+
+/// The mesh.
+#[derive(Debug)]
+pub struct Meshing {
+    /// Of the agent's state directory.
+    pub incarnation: u64,
+    /// What its task is told.
+    pub wanted: watch::Sender<Wanted>,
+    /// How it is.
+    pub seen: watch::Receiver<Seen>,
+    /// Whether the last change was one of the mesh's table.
+    pub touched: AtomicBool,
+}
+
+impl Meshing {
+    fn table(&self, settings: &Settings) -> Option<v1::MeshTable> {
+        let mesh = settings.mesh.value.as_ref();
+        Some(v1::MeshTable {
+            generation: settings.generation?,
+            incarnation: self.incarnation,
+            mesh: mesh.and_then(|it| v1::Mesh::decode(&it.bytes[..]).ok()),
+        })
+    }
+}
+
+impl Subsystem for Meshing {
+    fn name(&self) -> &'static str {
+        "mesh"
+    }
+
+    fn apply(&self, settings: Arc<Settings>) -> Work<'_> {
+        let Some(table) = self.table(&settings) else { return Box::pin(async { Ok(()) }) };
+        let before = self.wanted.borrow().clone();
+        // The first one, at the start, is what the mesh has already or will be handed.
+        let touched = before.table.is_some_and(|before| before.mesh != table.mesh);
+        self.touched.store(touched, Relaxed);
+        // A mesh that isn't there does nothing already.
+        let may_be_away = !touched || table.mesh.is_none();
+        let number = before.number + 1;
+        self.wanted.send_replace(Wanted { number, table: Some(Arc::new(table)) });
+        let mut seen = self.seen.clone();
+        Box::pin(async move {
+            let tried = seen.wait_for(|seen| seen.number >= number);
+            let failed = match time::timeout(TAKE, tried).await {
+                Ok(Ok(seen)) => seen.failed.clone(),
+                _ => Some(Failed::Unreachable("the mesh has not taken its table in time".into())),
+            };
+            match failed {
+                Some(Failed::Unreachable(why)) if !may_be_away => Err(why),
+                Some(Failed::Refused(why)) => Err(why),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn read_back<'a>(&'a self, settings: &'a Settings) -> Work<'a> {
+        let result = match (self.table(settings), &*self.seen.borrow()) {
+            (None, _) => Ok(()),
+            (Some(wanted), seen) => match (&seen.failed, seen.in_force) {
+                (Some(Failed::Unreachable(_)), _) if wanted.mesh.is_none() => Ok(()),
+                (Some(Failed::Unreachable(_)), _) if !self.touched.load(Relaxed) => Ok(()),
+                (Some(Failed::Unreachable(why) | Failed::Refused(why)), _) => Err(why.clone()),
+                // Another agent's, while there is no document.
+                (None, _) if wanted.generation == 0 => Ok(()),
+                (None, Some((incarnation, generation)))
+                    if (incarnation, generation) == (wanted.incarnation, wanted.generation) =>
+                {
+                    let unbound = seen.view.problems.first();
+                    unbound.map_or(Ok(()), |why| Err(why.clone()))
+                }
+                (None, in_force) => {
+                    let has = in_force.map_or("no table".into(), |(_, it)| {
+                        format!("the table of generation {it}")
+                    });
+                    Err(format!("it has {has}"))
+                }
+            },
+        };
+        Box::pin(async { result })
+    }
+}

@@ -1,0 +1,205 @@
+//! Keeps the mesh process at what the settings say, and tells how it is. Standalone it
+//! starts that process.
+//!
+//! The mesh goes on without an agent, and is found again by its socket: it is never
+//! started twice, and outlives an agent that is killed.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use hyper::{Method, body::Bytes};
+use prost::Message;
+use purlin_proto::{
+    api::{self, MeshState},
+    mesh::Status,
+    v1,
+};
+use tokio::{sync::watch, time};
+use tokio_util::sync::CancellationToken;
+
+mod ask;
+mod child;
+
+use self::ask::ask;
+pub use self::{ask::Failed, child::Child};
+use crate::clock;
+
+/// Between two looks at whether the mesh still has the table.
+const LOOK: Duration = Duration::from_secs(5);
+/// For a mesh that was just started to answer.
+const START: Duration = Duration::from_secs(5);
+
+/// What the mesh is to do; `None` while that isn't known.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Grows with each that is wanted.
+    pub number: u64,
+    /// A table; one without a mesh: nothing.
+    pub table: Option<Arc<v1::MeshTable>>,
+}
+
+/// How the mesh was when it was last looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The latest [`Wanted`] that was tried.
+    pub number: u64,
+    /// What came of it.
+    pub failed: Option<Failed>,
+    /// Of which agent and document the table in force is.
+    pub in_force: Option<(u64, u64)>,
+    /// For people.
+    pub view: api::Mesh,
+}
+
+/// What the task needs.
+#[derive(Debug)]
+pub struct Handover {
+    /// The mesh's socket.
+    pub socket: PathBuf,
+    /// What it is to do.
+    pub wanted: watch::Receiver<Wanted>,
+    /// How it is.
+    pub seen: watch::Sender<Seen>,
+    /// The agent's end.
+    pub stop: CancellationToken,
+    /// How to start it, standalone.
+    pub child: Option<Child>,
+}
+
+/// Keeps the mesh at what is wanted, until the agent stops. Its own mesh, which the agent
+/// started, is stopped with it.
+pub async fn run(handover: Arc<Handover>) -> Result<(), String> {
+    let mut wanted = handover.wanted.clone();
+    handover.stop.run_until_cancelled(keep(&handover, &mut wanted)).await;
+    if handover.child.is_some() {
+        // It may not be there, or end before it has answered.
+        _ = ask::<Status>(&handover.socket, Method::POST, "/v1/stop", Bytes::new()).await;
+    }
+    Ok(())
+}
+
+async fn keep(handover: &Handover, wanted: &mut watch::Receiver<Wanted>) {
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let looked = hand_over(handover, now.table.as_deref()).await;
+        handover.seen.send_modify(|seen| note(seen, &handover.socket, &now, looked));
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Puts what is wanted in force, if it is not; how the mesh is then.
+async fn hand_over(handover: &Handover, wanted: Option<&v1::MeshTable>) -> Result<Status, Failed> {
+    let asked = ask::<Status>(&handover.socket, Method::GET, "/v1/status", Bytes::new()).await;
+    let status = match (asked, &handover.child, wanted.filter(|it| it.mesh.is_some())) {
+        (Err(Failed::Unreachable(_)), Some(child), Some(_)) => started(handover, child).await?,
+        (Err(Failed::Unreachable(error)), None, Some(_)) => {
+            let hint = "`systemctl status purlin-mesh` may tell why";
+            return Err(Failed::Unreachable(format!("{error}; {hint}")));
+        }
+        (asked, ..) => asked?,
+    };
+    let Some(wanted) = wanted else { return Ok(status) };
+    let is_there =
+        (status.incarnation, status.generation) == (wanted.incarnation, wanted.generation);
+    // Without a document, another agent's table is left alone: it is all there is.
+    let is_anothers = wanted.generation == 0 && status.incarnation != wanted.incarnation;
+    if is_there || is_anothers {
+        return Ok(status);
+    }
+    let body = wanted.encode_to_vec().into();
+    let status = ask::<Status>(&handover.socket, Method::PUT, "/v1/table", body).await?;
+    tracing::info!(generation = status.generation, "the mesh has the table");
+    Ok(status)
+}
+
+/// Starts the mesh and waits until it answers.
+async fn started(handover: &Handover, child: &Child) -> Result<Status, Failed> {
+    child
+        .start()
+        .map_err(|error| Failed::Unreachable(format!("the mesh can't be started: {error}")))?;
+    let deadline = time::Instant::now() + START;
+    loop {
+        match ask::<Status>(&handover.socket, Method::GET, "/v1/status", Bytes::new()).await {
+            Ok(status) => return Ok(status),
+            Err(_) if time::Instant::now() < deadline => {
+                time::sleep(Duration::from_millis(50)).await
+            }
+            Err(_) => {
+                let last = child.last_words();
+                let what = format!("the mesh was started and does not answer: {last}");
+                return Err(Failed::Unreachable(what));
+            }
+        }
+    }
+}
+
+/// Takes note of a look.
+fn note(
+    seen: &mut Seen,
+    socket: &std::path::Path,
+    wanted: &Wanted,
+    looked: Result<Status, Failed>,
+) {
+    let is_wanted = wanted.table.as_ref().is_some_and(|it| it.mesh.is_some());
+    let state = match &looked {
+        Ok(_) => MeshState::Up,
+        Err(Failed::Unreachable(_)) if !is_wanted => MeshState::Absent,
+        Err(_) => MeshState::Down,
+    };
+    if seen.view.state != state || seen.view.since_unix_ms == 0 {
+        seen.view.since_unix_ms = clock::unix_ms();
+        if let Err(Failed::Unreachable(error) | Failed::Refused(error)) = &looked
+            && is_wanted
+        {
+            tracing::warn!(error, "the mesh is not as it is wanted");
+        }
+    }
+    seen.number = wanted.number;
+    seen.view.socket = socket.display().to_string();
+    seen.view.state = state;
+    seen.view.last_error = None;
+    match &looked {
+        Ok(status) => {
+            seen.in_force = Some((status.incarnation, status.generation));
+            seen.view.pid = Some(status.pid);
+            seen.view.generation = status.generation;
+            seen.view.listeners = status.listeners.len();
+            seen.view.open = status.counts.open;
+            seen.view.requests = status.counts.requests;
+            seen.view.problems = status.problems.clone();
+        }
+        Err(Failed::Unreachable(error) | Failed::Refused(error)) => {
+            seen.in_force = None;
+            seen.view.last_error = is_wanted.then(|| error.clone());
+            if state == MeshState::Absent || matches!(looked, Err(Failed::Unreachable(_))) {
+                seen.view.pid = None;
+                seen.view.problems.clear();
+            }
+        }
+    }
+    seen.failed = looked.err();
+}
+
+/// What is wrong with it.
+pub fn faults(view: &api::Mesh) -> Vec<api::Fault> {
+    let mut faults = Vec::new();
+    if let Some(error) = view.last_error.as_ref().filter(|_| view.state == MeshState::Down) {
+        faults.push(api::Fault {
+            id: "mesh-down".into(),
+            what: error.clone(),
+            next: "`purlin mesh show` asks the mesh itself; `journalctl -u purlin-mesh` is what it said last".into(),
+        });
+    }
+    if let [first, rest @ ..] = &view.problems[..] {
+        let more =
+            if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+        faults.push(api::Fault {
+            id: "mesh-unwell".into(),
+            what: format!("{first}{more}"),
+            next: "`purlin mesh show` lists all".into(),
+        });
+    }
+    faults
+}

@@ -3,7 +3,10 @@
 //! One whose driver manages its affinity itself (a queue for each CPU of an NVMe disk)
 //! can't be told from the others by reading; the kernel says so when it is written.
 //!
-//! Source: Documentation/core-api/irq/irq-affinity.rst, `kernel/irq/proc.c`.
+//! Source: Documentation/core-api/irq/irq-affinity.rst, `kernel/irq/proc.c`;
+//! Documentation/ABI/testing/sysfs-bus-pci (`msi_irqs`).
+
+use std::collections::BTreeMap;
 
 use nix::errno::Errno;
 use purlin_core::{
@@ -13,7 +16,7 @@ use purlin_core::{
 };
 
 use crate::{
-    Root,
+    Root, pci,
     probe::{Probe, label, reason},
 };
 
@@ -42,6 +45,7 @@ fn interrupts(probe: &mut Probe<'_>) -> Option<Interrupts> {
     let default = probe.text(DEFAULT).and_then(|text| {
         IdSet::parse_mask(&text).map_err(|what| probe.problem(DEFAULT, what)).ok()
     });
+    let of_devices = nodes_of_devices(probe);
     let mut all = Vec::new();
     for name in dir.dirs() {
         let Ok(irq) = name.parse() else { continue };
@@ -51,11 +55,25 @@ fn interrupts(probe: &mut Probe<'_>) -> Option<Interrupts> {
             continue;
         }
         let Some(allowed) = probe.set((&one, "smp_affinity_list")) else { continue };
-        let node = probe.told((&one, "node"));
+        let node = of_devices.get(&irq).copied().or_else(|| probe.told((&one, "node")));
         all.push(Interrupt { irq, name: names.join(", "), node, allowed });
     }
     all.sort_by_key(|it| it.irq);
     Some(Interrupts { default, all })
+}
+
+/// The node of the function that signals each by a message. Of an interrupt that a driver
+/// keeps for itself beside managed ones (an NVMe disk's admin queue) the kernel's own `node`
+/// tells another: the first CPU's.
+fn nodes_of_devices(probe: &mut Probe<'_>) -> BTreeMap<u32, u32> {
+    let mut nodes = BTreeMap::new();
+    for address in probe.names(pci::DEVICES).unwrap_or_default() {
+        let Some(irqs) = probe.numbered(&pci::file(&address, "msi_irqs"), "") else { continue };
+        if let Some(node) = probe.told(&*pci::file(&address, "numa_node")) {
+            nodes.extend(irqs.iter().map(|irq| (irq, node)));
+        }
+    }
+    nodes
 }
 
 /// Sets where one may arrive, and reads it back.
@@ -74,7 +92,8 @@ pub fn set(root: &Root, affinity: &Affinity) -> Result<(), Refused> {
     };
     if let Err(error) = root.write(&path, &text) {
         return match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EIO) => Err(Refused::Managed),
+            // Linux 6.1 says the one, 6.12 the other. Who may not write the file gets EACCES.
+            Some(Errno::EIO | Errno::EPERM) if affinity.irq.is_some() => Err(Refused::Managed),
             Some(Errno::ENOENT) => because(format!("{path}: the interrupt is gone")),
             Some(Errno::ENOSPC) => {
                 because(format!("{path}: {text:?} is not taken: no vector is free there"))

@@ -158,6 +158,9 @@ fn interrupts_are_told_with_their_node_and_where_they_may_arrive() {
     tree.file("proc/irq/default_smp_affinity", "ff\n")
         .files("proc/irq/24", &[("node", "1"), ("smp_affinity_list", "4-7"), ("eth0-rx-0/x", "")])
         .files("proc/irq/25", &[("node", "-1"), ("smp_affinity_list", "0"), ("ttyS0/x", "")])
+        .files("proc/irq/26", &[("node", "0"), ("smp_affinity_list", "0-3"), ("nvme0q0/x", "")])
+        .file("sys/bus/pci/devices/0000:41:00.0/msi_irqs/26", "msix\n")
+        .file("sys/bus/pci/devices/0000:41:00.0/numa_node", "1\n")
         .files("proc/irq/9", &[("node", "0"), ("smp_affinity_list", "0-7")]);
     let (interrupts, problems) = irq::read(&tree.root());
     let interrupts = interrupts.expect("interrupts");
@@ -168,5 +171,6 @@ fn interrupts_are_told_with_their_node_and_where_they_may_arrive() {
         .iter()
         .map(|it| format!("{} {} {:?} {}", it.irq, it.name, it.node, it.allowed))
         .collect();
-    assert_eq!(all, ["24 eth0-rx-0 Some(1) 4-7", "25 ttyS0 None 0"]);
+    let expected = ["24 eth0-rx-0 Some(1) 4-7", "25 ttyS0 None 0", "26 nvme0q0 Some(1) 0-3"];
+    assert_eq!(all, expected);
 }

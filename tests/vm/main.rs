@@ -3,18 +3,29 @@
 
 #![forbid(unsafe_code)]
 
+mod containers;
 mod hotplug;
+mod interrupts;
 mod inventory;
+mod isolated;
 mod machine;
 mod placement;
 
 use std::process::ExitCode;
 
-use purlin_tests::guest::{self, NEWER, OWN};
+use purlin_tests::{
+    Need,
+    guest::{self, NEWER, OWN},
+};
+
+const RUNC: Need = Need::Program("runc");
 
 fn main() -> ExitCode {
     let tests = [inventory::tests(), hotplug::tests()];
     let tests = tests.into_iter().flatten().map(|test| test.needs(&OWN.needs()));
-    let placement = placement::tests().into_iter().map(|test| test.needs(&NEWER.needs()));
-    purlin_tests::run(tests.chain(placement).map(|test| test.needs(&guest::NEEDS)))
+    let crun = placement::of_crun().needs(&[Need::Program("crun")]);
+    let containers = [placement::tests(), interrupts::tests(), isolated::tests()];
+    let containers = containers.into_iter().flatten().chain([crun]);
+    let containers = containers.map(|test| test.needs(&NEWER.needs()).needs(&[RUNC]));
+    purlin_tests::run(tests.chain(containers).map(|test| test.needs(&guest::NEEDS)))
 }

@@ -283,6 +283,12 @@ pub struct Link {
     pub acked_records: u64,
     /// Bytes of payload acknowledged since the agent started.
     pub acked_bytes: u64,
+    /// Bytes of payload and topic sent today (UTC), also before the agent started.
+    #[serde(default)]
+    pub sent_today_bytes: u64,
+    /// Most bytes a second that are sent; absent: as many as the link carries.
+    #[serde(default)]
+    pub rate_bytes_s: Option<u64>,
     /// Publishes that the broker refused since the agent started.
     pub refused: u64,
     /// Publishes acknowledged to nobody (no matching subscribers).

@@ -249,7 +249,7 @@ fn cut_off(lab: &Lab) -> Result {
     let nobody = Broker::absent(lab, "")?;
     let document = Desired {
         version: 2,
-        uplink: Some(Uplink { endpoint: Some(nobody.endpoint()) }),
+        uplink: Some(Uplink { endpoint: Some(nobody.endpoint()), ..Uplink::default() }),
         ..Desired::default()
     };
     let verdict = offer(&broker, &topics, &document.encode_to_vec())?;

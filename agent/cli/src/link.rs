@@ -58,6 +58,14 @@ pub fn trouble(link: &Link, width: Width) -> String {
     lines
 }
 
+fn sent_today(link: &Link) -> String {
+    let bytes = units::size(link.sent_today_bytes);
+    match link.rate_bytes_s {
+        Some(rate) => format!("{bytes}, at most {} a second", units::size(rate)),
+        None => bytes,
+    }
+}
+
 fn attempts(link: &Link) -> String {
     units::count(link.attempts.into(), "attempt", "attempts")
 }
@@ -77,6 +85,7 @@ impl Page for Link {
             pair("connects", &self.connects.to_string(), width),
             pair("in flight", &units::count(self.in_flight.into(), "batch", "batches"), width),
             pair("acked", &acked, width),
+            pair("sent today", &sent_today(self), width),
             pair("refused", &self.refused.to_string(), width),
             pair("unheard", &self.unheard.to_string(), width),
         ];
@@ -144,6 +153,7 @@ mod tests {
             connects     1
             in flight    2 batches
             acked        4711 records in 12 batches, 120.6 KiB
+            sent today   0 B
             refused      0
             unheard      3
         "#]]
@@ -161,6 +171,7 @@ mod tests {
             connects     1
             in flight    2 batches
             acked        4711 records in 12 batches, 120.6 KiB
+            sent today   0 B
             refused      0
             unheard      3
         "#]]

@@ -20,6 +20,8 @@
 //! | [`trial`] | whether a change of the configuration is kept or undone |
 //! | [`trust`] | which keys may say what, and whether it is new |
 //! | [`window`] | how far a cursor may move when acknowledgements come in any order |
+//! | [`pacing`] | what is sent next over a link, and when |
+//! | [`failover`] | which of several brokers is tried next |
 //! | [`retention`] | what a full log gives up first |
 //! | [`rate`] | how much there is of something in a day |
 //! | [`gap`] | holes in a log, and why they are there |
@@ -41,6 +43,7 @@ pub mod column;
 pub mod counts;
 pub mod cpuset;
 pub mod drift;
+pub mod failover;
 pub mod gap;
 pub mod identity;
 pub mod idset;
@@ -49,6 +52,7 @@ pub mod irq;
 pub mod mesh;
 pub mod metric;
 pub mod modbus;
+pub mod pacing;
 pub mod place;
 pub mod rack;
 pub mod rate;

@@ -42,6 +42,11 @@ pub const COMMIT_WINDOW_S: RangeInclusive<u32> = 1..=300;
 /// size where a commit costs little more than its bytes (docs/decisions/001).
 pub const COMMIT_WINDOW_S_DEFAULT: u32 = 60;
 
+/// KiB a second that the uplink sends; 0: as many as the link carries.
+pub const RATE_KIB_S: RangeInclusive<u32> = 0..=1 << 20;
+/// Brokers beside the first: a round over all takes 10 s for each that is silent.
+pub const MAX_FALLBACKS: usize = 7;
+
 /// Values as they stand in a document, none of them checked.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs, reason = "each field is documented in proto/purlin/v1/desired.proto")]
@@ -56,6 +61,8 @@ pub struct Draft {
     pub commit_window_s: Option<u32>,
     pub spool_class: BTreeMap<String, ClassDraft>,
     pub endpoint: Option<String>,
+    pub fallbacks: Vec<String>,
+    pub rate_kib_s: Option<u32>,
     pub placement: PlacementDraft,
     pub rack: BTreeMap<String, rack::Draft>,
     /// Checked where it is read from the wire.
@@ -73,6 +80,8 @@ pub struct Desired {
     commit_window_s: Option<u32>,
     spool_class: BTreeMap<Class, ClassWanted>,
     endpoint: Option<Endpoint>,
+    fallbacks: Vec<Endpoint>,
+    rate_kib_s: Option<u32>,
     placement: placement::Wanted,
     rack: Vec<rack::Bus>,
     mesh: Option<Mesh>,
@@ -123,6 +132,8 @@ pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>
         ),
         spool_class: spool::check(&draft.spool_class, &mut refusals),
         endpoint: parsed("uplink.endpoint", &draft.endpoint, &mut refusals),
+        fallbacks: check_fallbacks(&draft.fallbacks, &mut refusals),
+        rate_kib_s: in_range("uplink.rate_kib_s", draft.rate_kib_s, RATE_KIB_S, &mut refusals),
         placement: placement::check(&draft.placement, &mut refusals),
         rack: rack::check(&draft.rack, reader.maps, &mut refusals),
         mesh: draft.mesh.clone(),
@@ -198,6 +209,22 @@ fn check_samplers(
         }
     }
     checked
+}
+
+fn check_fallbacks(texts: &[String], refusals: &mut Vec<Refusal>) -> Vec<Endpoint> {
+    if texts.len() > MAX_FALLBACKS {
+        refusals.push(Refusal {
+            path: "uplink.fallbacks".into(),
+            value: texts.len().to_string(),
+            limit: format!("at most {MAX_FALLBACKS} endpoints"),
+            hint: "a round over more would take minutes".into(),
+        });
+    }
+    let texts = texts.iter().enumerate().take(MAX_FALLBACKS);
+    let read = texts.filter_map(|(n, text)| {
+        parsed(&format!("uplink.fallbacks[{n}]"), &Some(text.clone()), refusals)
+    });
+    read.collect()
 }
 
 fn parsed<T>(path: &str, value: &Option<String>, refusals: &mut Vec<Refusal>) -> Option<T>
@@ -390,6 +417,10 @@ pub struct Settings {
     pub spool_class: BTreeMap<Class, ClassSettings>,
     /// The broker; `None`: there is none.
     pub endpoint: Setting<Option<Endpoint>>,
+    /// Brokers that are used while better ones are away, best first.
+    pub fallbacks: Setting<Vec<Endpoint>>,
+    /// KiB a second that the uplink sends at most; 0: as many as the link carries.
+    pub rate_kib_s: Setting<u32>,
     /// How containers are placed.
     pub placement: Placement,
     /// The buses of the rack.
@@ -426,6 +457,12 @@ impl Settings {
                 start.endpoint.clone().map(|(endpoint, source)| (Some(endpoint), source)),
                 None,
             ),
+            fallbacks: wanted.setting(
+                (!wanted.fallbacks.is_empty()).then(|| wanted.fallbacks.clone()),
+                None,
+                Vec::new(),
+            ),
+            rate_kib_s: wanted.setting(wanted.rate_kib_s, None, 0),
             placement: Placement::resolve(wanted),
             rack: wanted.setting(
                 (!wanted.rack.is_empty()).then(|| wanted.rack.clone()),
@@ -459,6 +496,10 @@ impl Settings {
         let (level, cap) = (&self.log_level, &self.spool_cap_mib);
         let (window, endpoint) = (&self.commit_window_s, &self.endpoint);
         let named = endpoint.value.as_ref().map_or("none".into(), Endpoint::to_string);
+        let rate = match self.rate_kib_s.value {
+            0 => "as the link carries".into(),
+            rate => rate.to_string(),
+        };
         let classes =
             self.spool_class.iter().flat_map(|(class, settings)| spool::rows(*class, settings));
         let others = [
@@ -466,6 +507,8 @@ impl Settings {
             ("spool.cap_mib".into(), cap.value.to_string(), &cap.origin),
             ("spool.commit_window_s".into(), window.value.to_string(), &window.origin),
             ("uplink.endpoint".into(), named, &endpoint.origin),
+            ("uplink.fallbacks".into(), listed(&self.fallbacks.value), &self.fallbacks.origin),
+            ("uplink.rate_kib_s".into(), rate, &self.rate_kib_s.origin),
         ];
         let buses = self.rack.value.iter().map(|bus| {
             let value = format!("{}, devices: {}", bus.port, bus.devices.len());
@@ -474,6 +517,13 @@ impl Settings {
         let own = classes.chain(self.placement.rows()).chain(buses).chain(mesh::rows(&self.mesh));
         first.into_iter().chain(sampling).chain(others).chain(own).collect()
     }
+}
+
+fn listed(endpoints: &[Endpoint]) -> String {
+    if endpoints.is_empty() {
+        return "none".into();
+    }
+    endpoints.iter().map(Endpoint::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Desired {
@@ -580,6 +630,8 @@ mod tests {
             spool.cap_mib = 256 (default)
             spool.commit_window_s = 60 (default)
             uplink.endpoint = mqtts://second:9000 (desired version 7)
+            uplink.fallbacks = none (default)
+            uplink.rate_kib_s = as the link carries (default)
             spool.class.alarm.cap_mib = 16 (default)
             spool.class.alarm.when_full = drop-oldest (default)
             spool.class.alarm.ttl_h = 0 (default)

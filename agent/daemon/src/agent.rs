@@ -363,6 +363,7 @@ impl Opened {
             door: asks.clone(),
             link,
             stop: stop.clone(),
+            sent_today: state.path().join("sent-today"),
         };
         let transport = mqtt.clone();
         // It says goodbye to the broker by itself.
@@ -468,6 +469,8 @@ fn mqtt(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<Mqtt, 
         username,
         password_file: boot.password_file.clone(),
         trust_anchors: boot.trust_anchors.clone(),
+        identity: boot.identity.clone(),
+        proxy: boot.proxy.clone(),
     })
 }
 

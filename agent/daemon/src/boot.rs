@@ -56,6 +56,10 @@ pub struct Boot {
     pub password_file: Option<PathBuf>,
     /// PEM file of trusted certificate authorities.
     pub trust_anchors: Option<PathBuf>,
+    /// PEM files of the node's own certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// HTTP proxy on the way to the broker: host and port.
+    pub proxy: Option<(String, u16)>,
     /// Key set of the fleet; with it, documents from the uplink must be signed.
     pub trust_keys: Option<PathBuf>,
     /// Port of the embedded broker.
@@ -157,6 +161,7 @@ impl Reader {
         let uplink = file.uplink.unwrap_or_default();
         let port = file.broker.unwrap_or_default().port;
         let state_dir = path(file.state_dir).unwrap_or_else(|| self.default_state_dir(mode));
+        let certificate = (given(uplink.client_certificate), given(uplink.client_key));
         let boot = Boot {
             mode,
             fleet: self.level("fleet", file.fleet).unwrap_or("default".into()),
@@ -170,6 +175,8 @@ impl Reader {
             username: given(uplink.username),
             password_file: path(uplink.password_file),
             trust_anchors: path(uplink.trust_anchors),
+            identity: self.identity(certificate),
+            proxy: self.proxy(uplink.proxy),
             trust_keys: path(file.trust.unwrap_or_default().keys),
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
             nri_socket: path(file.nri.unwrap_or_default().socket),
@@ -239,6 +246,38 @@ impl Reader {
                 let names = LogFormat::ALL.map(|(name, _)| name).join(", ");
                 self.refuse("log.format", value, &format!("one of {names}"), "choose one");
                 LogFormat::Auto
+            }
+        }
+    }
+
+    fn identity(&mut self, pair: (Option<String>, Option<String>)) -> Option<(PathBuf, PathBuf)> {
+        match pair {
+            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+            (None, None) => None,
+            (Some(value), None) => {
+                let hint = "name the certificate's key too: uplink.client_key";
+                self.refuse("uplink.client_certificate", value, "one with its key", hint);
+                None
+            }
+            (None, Some(value)) => {
+                let hint = "name the key's certificate too: uplink.client_certificate";
+                self.refuse("uplink.client_key", value, "one with its certificate", hint);
+                None
+            }
+        }
+    }
+
+    fn proxy(&mut self, value: Option<String>) -> Option<(String, u16)> {
+        let value = given(value)?;
+        let parts = value.strip_prefix("http://").map(|it| it.trim_end_matches('/'));
+        let parts = parts.and_then(|it| it.rsplit_once(':'));
+        let parts = parts.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        match parts.filter(|(host, port)| !host.is_empty() && !host.contains('@') && *port != 0) {
+            Some((host, port)) => Some((host.trim_matches(['[', ']']).to_owned(), port)),
+            None => {
+                let hint = "HTTP CONNECT without a password is what is spoken to it";
+                self.refuse("uplink.proxy", value, "http://HOST:PORT", hint);
+                None
             }
         }
     }

@@ -9,6 +9,7 @@
 //! baseline.json  the accepted hardware
 //! placement.a .b  who is placed where
 //! spool/         telemetry on its way to the core
+//! sent-today     bytes that the uplink sent, and on which day
 //! mesh/          the mesh's last table, and standalone its log
 //! broker.password  standalone only, mode 0600
 //! ```

@@ -44,6 +44,8 @@ impl Fleet {
             client_id,
             password_file: at.password_file.clone(),
             trust_anchors: at.ca.clone(),
+            identity: None,
+            proxy: None,
         };
         let failed = |why: String| Failure::Failed(format!("{}: {why}", at.broker));
         let connected = async {
@@ -66,7 +68,9 @@ impl Fleet {
         loop {
             match timeout_at(deadline, self.session.incoming()).await {
                 Err(_) => return Ok(None),
-                Ok(Err(why)) => return Err(Failure::Failed(format!("the broker: {why}"))),
+                Ok(Err(closed)) => {
+                    return Err(Failure::Failed(format!("the broker: {}", closed.why)));
+                }
                 Ok(Ok(message)) => {
                     if let Some(node) = self.take(&message) {
                         return Ok(Some(node));

@@ -88,6 +88,7 @@ fn draft(desired: &v1::Desired, mesh: Option<settings::Mesh>) -> Draft {
     let desired = desired.clone();
     let sampling = desired.sampling.unwrap_or_default();
     let spool = desired.spool.unwrap_or_default();
+    let uplink = desired.uplink.unwrap_or_default();
     Draft {
         node: desired.node,
         version: desired.version,
@@ -98,7 +99,9 @@ fn draft(desired: &v1::Desired, mesh: Option<settings::Mesh>) -> Draft {
         spool_cap_mib: spool.cap_mib,
         commit_window_s: spool.commit_window_s,
         spool_class: spool.class.into_iter().map(|(name, it)| (name, class_draft(it))).collect(),
-        endpoint: desired.uplink.and_then(|uplink| uplink.endpoint),
+        endpoint: uplink.endpoint,
+        fallbacks: uplink.fallbacks,
+        rate_kib_s: uplink.rate_kib_s,
         placement: desired.placement.map(workload::placement).unwrap_or_default(),
         rack: desired.rack.unwrap_or_default().buses.into_iter().map(bus).collect(),
         mesh,

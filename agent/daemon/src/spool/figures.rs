@@ -53,9 +53,9 @@ impl Log {
     }
 
     fn oldest_unix_ms(&mut self) -> Option<u64> {
-        let reader = self.reader;
+        let readers = self.readers;
         let oldest = self.read(self.cursor.acked + 1, 1).ok().flatten();
-        self.reader = reader;
+        self.readers = readers;
         let (_, payload) = oldest?.records.into_iter().next()?;
         v1::Record::decode(&*payload).ok().map(|record| record.unix_ms)
     }

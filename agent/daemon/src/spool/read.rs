@@ -47,6 +47,16 @@ pub struct Frame {
     pub gaps: Vec<Gap>,
 }
 
+impl Frame {
+    /// The same without what comes after `last`.
+    pub fn until(mut self, last: u64) -> Self {
+        self.last_seq = self.last_seq.min(last);
+        self.records.retain(|(seq, _)| *seq <= last);
+        self.gaps.retain(|gap| gap.first <= last);
+        self
+    }
+}
+
 impl Log {
     /// What is durable from `from` on: at least one record and then up to
     /// `max_bytes`, or gaps up to the end; `None` if there is nothing.
@@ -95,7 +105,12 @@ impl Log {
         }
         self.note_damage(&frame);
         frame.gaps = self.gaps.within(from, frame.last_seq).collect();
-        self.reader = Position { seq: frame.last_seq + 1, ..at };
+        // The past and the present are read in turn: the one that was read longer ago
+        // goes, if neither went on from here.
+        if self.readers[0].seq != from {
+            self.readers.swap(0, 1);
+        }
+        self.readers[0] = Position { seq: frame.last_seq + 1, ..at };
         Ok(frame)
     }
 
@@ -124,10 +139,10 @@ impl Log {
     /// Where to look for `seq`: where the last read ended, or the start of its segment.
     fn seek(&self, seq: u64) -> Position {
         let first = self.segments[0].first_seq;
-        if self.reader.seq == seq
-            && self.segments.iter().any(|it| it.first_seq == self.reader.first_seq)
-        {
-            return self.reader;
+        let known = self.readers.iter().find(|it| it.seq == seq);
+        let there = |it: &&Position| self.segments.iter().any(|s| s.first_seq == it.first_seq);
+        if let Some(known) = known.filter(there) {
+            return *known;
         }
         let segment = self.segments.iter().rfind(|it| it.first_seq <= seq);
         Position::start_of(segment.map_or(first, |it| it.first_seq))

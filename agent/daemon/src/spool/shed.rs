@@ -11,7 +11,6 @@ use purlin_core::{
 use super::{
     dir,
     log::{Limits, Log},
-    read::Position,
     segment::{self, HEADER_BYTES, Header},
     thin::Thinner,
 };
@@ -72,7 +71,7 @@ impl Log {
             self.close_segment(segment::segment_bytes(self.limits.cap))?;
         }
         self.remove(self.segments.len() - 1);
-        self.reader = Position::default();
+        self.readers = Default::default();
         self.save_cursor()?;
         Ok((lost, last))
     }
@@ -143,7 +142,7 @@ impl Log {
             _ = std::fs::remove_file(self.path(segment.first_seq));
         }
         self.segments.splice(from..from + count, [thinned]);
-        self.reader = Position::default();
+        self.readers = Default::default();
         Ok(())
     }
 }

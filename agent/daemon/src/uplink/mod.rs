@@ -6,17 +6,26 @@
 //! after the cursor is sent again. One connection is one [`Session`]; nothing of
 //! it outlives it.
 //!
+//! What is durable when a session begins is the past; what comes then is sent beside
+//! it ([`purlin_core::window`]), in the order and at the pace of
+//! [`purlin_core::pacing`]. Of several brokers the first that answers is used, and a
+//! better one again as soon as it does ([`purlin_core::failover`]).
+//!
 //! MQTT itself is behind [`Transport`], so that the rules here are tested
 //! against a broker that misbehaves on demand.
 
-use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet, future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+};
 
 use prost::{Message as _, bytes::Bytes};
 use purlin_core::{
     backoff::Backoff,
+    failover::{FAILBACK_EVERY, Failover},
     identity::Class,
+    pacing::{Pacer, Ready, Turn},
     settings::{Endpoint, Settings},
-    window::Window,
+    window::{Lane, Span, Window},
 };
 use purlin_proto::{api, topic::Topics, v1};
 use tokio::{
@@ -34,6 +43,9 @@ use crate::{
 };
 
 pub mod mqtt;
+mod sent_today;
+
+use sent_today::SentToday;
 
 /// What is read for a batch: large enough that a backlog drains at the link's speed
 /// (docs/decisions/002), small enough for any broker's limit.
@@ -48,11 +60,16 @@ pub const MAX_IN_FLIGHT: usize = 32;
 const ACK_DEADLINE: Duration = Duration::from_secs(20);
 /// A connection attempt, TLS and MQTT included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a lost connection may take to say why.
+const CLOSED_WITHIN: Duration = Duration::from_millis(200);
+/// A message's bytes beside its payload, at most: four levels of at most 64 bytes, what
+/// stands between them, and MQTT's own header.
+const TOPIC_BYTES: usize = 400;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
 
 /// A way to brokers.
-pub trait Transport: Send + Sync + 'static {
+pub trait Transport: Clone + Send + Sync + 'static {
     /// One connection.
     type Session: Session;
     /// Connects; the error says what to do.
@@ -72,7 +89,9 @@ pub trait Session: Send {
         message: Message,
     ) -> impl Future<Output = Result<PendingAnswer, String>> + Send;
     /// The next message, or why the connection ended. Cancel safe.
-    fn incoming(&mut self) -> impl Future<Output = Result<Message, String>> + Send;
+    fn incoming(&mut self) -> impl Future<Output = Result<Message, Closed>> + Send;
+    /// The most that the broker takes in one message, topic and all, if it said so.
+    fn max_message(&self) -> Option<usize>;
     /// Says goodbye; bounded in time.
     fn disconnect(self) -> impl Future<Output = ()> + Send;
 }
@@ -89,6 +108,21 @@ pub struct Message {
     pub payload: Bytes,
     /// Kept by the broker for whoever subscribes later.
     pub retain: bool,
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Why, and what to do.
+    pub why: String,
+    /// The broker closed it over a message that is too large (reason 0x95).
+    pub too_large: bool,
+}
+
+impl From<Closed> for String {
+    fn from(closed: Closed) -> Self {
+        closed.why
+    }
 }
 
 /// What became of a publish.
@@ -137,7 +171,13 @@ pub struct Uplink<T> {
     stop: CancellationToken,
     windows: [Window; Class::ALL.len()],
     backoff: Backoff,
+    failover: Failover,
+    pacer: Pacer,
+    sent_today: SentToday,
+    /// The most that the broker takes in one message, as it said or as was found out.
+    max_message: usize,
     ack_deadline: Duration,
+    failback_every: Duration,
 }
 
 /// What the uplink's task is connected to.
@@ -157,6 +197,8 @@ pub struct Wiring {
     pub link: watch::Sender<Link>,
     /// Cancelled when the agent stops.
     pub stop: CancellationToken,
+    /// Where it counts what it sent today.
+    pub sent_today: PathBuf,
 }
 
 /// Something on its way to the broker.
@@ -195,20 +237,24 @@ struct Current {
     /// Topics of dictionaries that were published: a broker may have forgotten what
     /// an earlier session told it.
     told: HashSet<String>,
-    /// What was durable when it began: the past.
-    history: Durable,
+    /// Payload of the largest batch on its way.
+    largest: usize,
+    /// When there will be room in the pacer's bucket.
+    paced: Option<Instant>,
 }
 
 /// Why a session ended, other than by an error.
-enum Ended {
+enum Ended<S> {
     Stopped,
     Moved,
+    /// A better broker has answered.
+    Better(usize, S),
 }
 
 impl<T: Transport> Uplink<T> {
     /// An uplink that is not connected.
     pub async fn new(transport: T, wiring: Wiring) -> Self {
-        let Wiring { identity, spool, settings, reported, door, link, stop } = wiring;
+        let Wiring { identity, spool, settings, reported, door, link, stop, sent_today } = wiring;
         let figures = spool.figures().await.unwrap_or_default();
         let acked = |class: Class| {
             let log = figures.iter().find(|log| log.class == class.name());
@@ -220,7 +266,12 @@ impl<T: Transport> Uplink<T> {
             windows: Class::ALL.map(|class| Window::new(acked(class))),
             durable: spool.durable(),
             backoff: Backoff::new(RETRY_FIRST, RETRY_MOST),
+            failover: Failover::default(),
+            pacer: Pacer::new(None, clock::since_boot()),
+            sent_today: SentToday::open(sent_today),
+            max_message: usize::MAX,
             ack_deadline: ACK_DEADLINE,
+            failback_every: FAILBACK_EVERY,
             identity,
             spool,
             settings,
@@ -236,32 +287,53 @@ impl<T: Transport> Uplink<T> {
         self.show(api::LinkState::Unconfigured, |link| {
             link.client_id = self.identity.node.clone();
         });
+        let mut better = None;
         while !self.stop.is_cancelled() {
-            let Some(endpoint) = self.endpoint() else {
+            let endpoints = self.endpoints();
+            let Some(at) = self.failover.current(endpoints.len()) else {
                 self.show(api::LinkState::Unconfigured, |link| link.endpoint = None);
                 self.wait_until(None).await;
                 continue;
             };
+            let endpoint = &endpoints[at];
             let started = Instant::now();
-            match self.connect_and_serve(&endpoint).await {
+            let ended = self.connect_and_serve(endpoint, &endpoints, better.take()).await;
+            self.sent_today.save();
+            match ended {
                 Ok(Ended::Stopped) => return Ok(()),
-                Ok(Ended::Moved) => {}
+                Ok(Ended::Moved) => {
+                    self.failover = Failover::default();
+                    self.max_message = usize::MAX;
+                }
+                Ok(Ended::Better(at, session)) => {
+                    self.failover.moved(at);
+                    better = Some(session);
+                }
                 Err(error) => {
                     if started.elapsed() > RETRY_MOST {
                         self.backoff.succeed();
                     }
-                    self.rest(&endpoint, error).await;
+                    if self.failover.failed(endpoints.len()) {
+                        self.rest(endpoint, error).await;
+                    } else {
+                        tracing::info!(%endpoint, error, "the link is down: the next broker is tried");
+                        self.show(api::LinkState::Down, |link| link.last_error = Some(error));
+                    }
                 }
-            }
-            for window in &mut self.windows {
-                window.reset();
             }
         }
         Ok(())
     }
 
-    fn endpoint(&mut self) -> Option<Endpoint> {
-        self.settings.borrow_and_update().endpoint.value.clone()
+    /// Where to connect to, best first.
+    fn endpoints(&mut self) -> Vec<Endpoint> {
+        let settings = self.settings.borrow_and_update();
+        let rate = u64::from(settings.rate_kib_s.value) << 10;
+        let rate = Some(rate).filter(|rate| *rate > 0);
+        self.pacer = Pacer::new(rate, clock::since_boot());
+        self.link.send_modify(|link| link.view.rate_bytes_s = rate);
+        let first = settings.endpoint.value.iter();
+        first.chain(&settings.fallbacks.value).cloned().collect()
     }
 
     async fn rest(&mut self, endpoint: &Endpoint, error: String) {
@@ -292,16 +364,21 @@ impl<T: Transport> Uplink<T> {
         }
     }
 
-    async fn connect_and_serve(&mut self, endpoint: &Endpoint) -> Result<Ended, String> {
+    async fn connect_and_serve(
+        &mut self,
+        endpoint: &Endpoint,
+        endpoints: &[Endpoint],
+        connected: Option<T::Session>,
+    ) -> Result<Ended<T::Session>, String> {
         self.show(api::LinkState::Connecting, |link| link.endpoint = Some(endpoint.to_string()));
         let stop = self.stop.clone();
-        let connecting = time::timeout(CONNECT_DEADLINE, self.transport.connect(endpoint));
-        let connected = tokio::select! {
-            () = stop.cancelled() => return Ok(Ended::Stopped),
-            connected = connecting => connected,
+        let mut session = match connected {
+            Some(session) => session,
+            None => tokio::select! {
+                () = stop.cancelled() => return Ok(Ended::Stopped),
+                connected = connect(&self.transport, endpoint) => connected?,
+            },
         };
-        let mut session =
-            connected.map_err(|_| format!("no answer within {CONNECT_DEADLINE:?}")).flatten()?;
         let desired = self.topics.desired();
         time::timeout(CONNECT_DEADLINE, session.subscribe(&desired))
             .await
@@ -312,7 +389,8 @@ impl<T: Transport> Uplink<T> {
             link.connects += 1;
             link.attempts = 0;
         });
-        let ended = self.serve(&mut session).await?;
+        self.max_message = self.max_message.min(session.max_message().unwrap_or(usize::MAX));
+        let ended = self.serve(&mut session, endpoints).await?;
         session.disconnect().await;
         Ok(ended)
     }
@@ -320,41 +398,88 @@ impl<T: Transport> Uplink<T> {
     /// Sends and receives until the session ends. Each arm of the `select!`
     /// waits on something that keeps its state elsewhere, so that losing the
     /// race loses nothing.
-    async fn serve(&mut self, session: &mut T::Session) -> Result<Ended, String> {
-        let history = *self.durable.borrow();
-        let mut current = Current { history, ..Current::default() };
+    async fn serve(
+        &mut self,
+        session: &mut T::Session,
+        endpoints: &[Endpoint],
+    ) -> Result<Ended<T::Session>, String> {
+        let durable = *self.durable.borrow();
+        for (window, durable) in self.windows.iter_mut().zip(durable) {
+            window.begin(durable);
+        }
+        let mut current = Current::default();
         let mut progress = Instant::now();
+        let transport = self.transport.clone();
+        let failover = self.failover;
+        let mut better =
+            std::pin::pin!(better(&transport, endpoints, failover, self.failback_every));
         self.reported.mark_changed();
         loop {
             if current.answers.is_empty() {
-                progress = Instant::now();
+                (progress, current.largest) = (Instant::now(), 0);
             }
             self.send_more(session, &mut current).await?;
             let waiting = !current.answers.is_empty();
+            let paced = current.paced;
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Ended::Stopped),
                 changed = self.settings.changed() => {
                     changed.map_err(|_| "the configuration's task is gone")?;
                     return Ok(Ended::Moved);
                 }
-                incoming = session.incoming() => self.received(incoming?).await,
+                incoming = session.incoming() => match incoming {
+                    Ok(message) => self.received(message).await,
+                    Err(closed) => return Err(self.closed(closed, &current)),
+                },
                 Some(answer) = current.answers.join_next() => {
                     let (sent, answer) = answer.map_err(|error| error.to_string())?;
+                    if answer == Answer::Lost {
+                        return Err(self.lost(session, &current).await);
+                    }
                     self.answered(&sent, answer)?;
                     progress = Instant::now();
                 }
                 _ = self.reported.changed() => {
                     let payload = self.reported.borrow_and_update().encode_to_vec().into();
                     let message = Message { topic: self.topics.reported(), payload, retain: true };
+                    self.count(&message);
                     let answer = session.publish(message).await?;
                     current.answers.spawn(async { (Sent::Reported, answer.await) });
                 }
                 _ = self.durable.changed() => {}
+                () = time::sleep_until(paced.unwrap_or_else(Instant::now)), if paced.is_some() => {}
+                (at, session) = &mut better => return Ok(Ended::Better(at, session)),
                 () = time::sleep_until(progress + self.ack_deadline), if waiting => {
                     return Err(format!("no acknowledgement within {:?}", self.ack_deadline));
                 }
             }
         }
+    }
+
+    /// An answer can't come any more; the connection itself says why, in a moment.
+    async fn lost(&mut self, session: &mut T::Session, current: &Current) -> String {
+        let why = async {
+            loop {
+                if let Err(closed) = session.incoming().await {
+                    return closed;
+                }
+            }
+        };
+        match time::timeout(CLOSED_WITHIN, why).await {
+            Ok(closed) => self.closed(closed, current),
+            Err(_) => "the connection was lost".into(),
+        }
+    }
+
+    /// A broker that closes over a message that is too large gets smaller ones: less
+    /// than the largest that it had, and one that can't be less is left out.
+    fn closed(&mut self, closed: Closed, current: &Current) -> String {
+        if closed.too_large && current.largest > 0 {
+            self.max_message = self.max_message.min(current.largest + TOPIC_BYTES - 1);
+            let most = self.max_message;
+            tracing::warn!(most, "the broker takes no message that large: smaller ones are sent");
+        }
+        closed.why
     }
 
     async fn send_more(
@@ -363,49 +488,96 @@ impl<T: Transport> Uplink<T> {
         current: &mut Current,
     ) -> Result<(), String> {
         let durable = *self.durable.borrow_and_update();
-        for class in Class::ALL {
-            while current.answers.len() < MAX_IN_FLIGHT
-                && durable[class as usize] >= self.windows[class as usize].next()
-            {
-                let next = self.windows[class as usize].next();
-                let historical = next <= current.history[class as usize];
-                let Some(Outgoing { topic, origin, batch, payload, last_seq }) =
-                    self.outgoing(class, next, historical).await
-                else {
-                    break;
-                };
-                for block in &batch.blocks {
-                    let origin = origin.as_deref();
-                    self.tell_dictionary(origin, block.dictionary, session, current).await?;
+        current.paced = None;
+        while current.answers.len() < MAX_IN_FLIGHT {
+            let windows = &self.windows;
+            let is_ready = |it: Ready| {
+                let class = it.class as usize;
+                windows[class].next(it.lane, durable[class]).is_some()
+            };
+            let replays = windows.iter().map(Window::replays_in_flight).sum();
+            match self.pacer.turn(is_ready, replays, clock::since_boot()) {
+                Turn::Now(Ready { class, lane }) => {
+                    let window = &self.windows[class as usize];
+                    let span = window.next(lane, durable[class as usize]);
+                    let Some(span) = span else { break };
+                    if !self.send(class, span, session, current).await? {
+                        break;
+                    }
                 }
-                let samples = batch.blocks.iter().map(|block| block.offsets.len()).sum::<usize>();
-                let records = (batch.records.len() + samples) as u64;
-                let bytes = payload.len() as u64;
-                tracing::debug!(topic, last_seq, records, bytes, "a batch is sent");
-                let answer = session.publish(Message { topic, payload, retain: false }).await?;
-                self.windows[class as usize].sent(last_seq);
-                let sent = Sent::Batch { class, first_seq: next, last_seq, records, bytes };
-                current.answers.spawn(async move { (sent, answer.await) });
+                Turn::After(wait) => {
+                    current.paced = Some(Instant::now() + wait);
+                    break;
+                }
+                Turn::Wait => break,
             }
         }
         let in_flight = self.windows.iter().map(Window::in_flight).sum::<usize>() as u32;
+        let sent_today = self.sent_today.bytes();
         self.link.send_if_modified(|link| {
-            std::mem::replace(&mut link.view.in_flight, in_flight) != in_flight
+            let was = (link.view.in_flight, link.view.sent_today_bytes);
+            (link.view.in_flight, link.view.sent_today_bytes) = (in_flight, sent_today);
+            was != (in_flight, sent_today)
         });
         Ok(())
     }
 
+    /// Sends one frame. False if the spool gives nothing now.
+    async fn send(
+        &mut self,
+        class: Class,
+        span: Span,
+        session: &mut T::Session,
+        current: &mut Current,
+    ) -> Result<bool, String> {
+        let Some(outgoing) = self.outgoing(class, span).await else { return Ok(false) };
+        let Outgoing { topic, origin, batch, payload, last_seq } = outgoing;
+        if payload.len() + TOPIC_BYTES > self.max_message {
+            let (bytes, most) = (payload.len(), self.max_message);
+            tracing::error!(topic, bytes, most, "larger than the broker takes: it is left out");
+            self.link.send_modify(|link| link.view.refused += 1);
+            self.spool.refuse(class, span.first, last_seq);
+            self.windows[class as usize].sent(span, last_seq);
+            self.windows[class as usize].again(span.first, last_seq);
+            return Ok(true);
+        }
+        for block in &batch.blocks {
+            self.tell_dictionary(origin.as_deref(), block.dictionary, session, current).await?;
+        }
+        let samples = batch.blocks.iter().map(|block| block.offsets.len()).sum::<usize>();
+        let records = (batch.records.len() + samples) as u64;
+        let bytes = payload.len() as u64;
+        tracing::debug!(topic, last_seq, records, bytes, "a batch is sent");
+        current.largest = current.largest.max(payload.len());
+        let message = Message { topic, payload, retain: false };
+        self.count(&message);
+        let answer = session.publish(message).await?;
+        self.windows[class as usize].sent(span, last_seq);
+        let sent = Sent::Batch { class, first_seq: span.first, last_seq, records, bytes };
+        current.answers.spawn(async move { (sent, answer.await) });
+        Ok(true)
+    }
+
+    /// Counts what is sent, as far as we make it: MQTT's own bytes are a few more, and
+    /// TLS and TCP a twentieth.
+    fn count(&mut self, message: &Message) {
+        let bytes = (message.topic.len() + message.payload.len()) as u64;
+        self.pacer.spend(bytes, clock::since_boot());
+        self.sent_today.note(bytes, clock::unix_ms());
+    }
+
     /// What is sent next of a class.
-    async fn outgoing(&self, class: Class, next: u64, historical: bool) -> Option<Outgoing> {
+    async fn outgoing(&self, class: Class, span: Span) -> Option<Outgoing> {
         let mut bytes = if class == Class::Metric { SAMPLE_BYTES } else { BATCH_BYTES };
+        let most = MAX_BATCH_BYTES.min(self.max_message.saturating_sub(TOPIC_BYTES));
         loop {
-            let frame = self.spool.read(class, next, bytes).await?;
+            let frame = self.spool.read(class, span.first, bytes).await?.until(span.last);
             let alone = frame.records.len() <= 1;
             let outgoing = match class {
                 Class::Relay => self.relayed(frame),
-                _ => self.own(frame, class, historical),
+                _ => self.own(frame, class, span.lane == Lane::Replay),
             };
-            if outgoing.payload.len() <= MAX_BATCH_BYTES || alone {
+            if outgoing.payload.len() <= most || alone {
                 return Some(outgoing);
             }
             bytes /= 2;
@@ -433,7 +605,7 @@ impl<T: Transport> Uplink<T> {
 
     /// Publishes a dictionary before the first batch of this session that needs it.
     async fn tell_dictionary(
-        &self,
+        &mut self,
         origin: Option<&str>,
         hash: u64,
         session: &mut T::Session,
@@ -452,7 +624,9 @@ impl<T: Transport> Uplink<T> {
             return Ok(());
         };
         let payload = wire::pack_bytes(dictionary);
-        let answer = session.publish(Message { topic, payload, retain: true }).await?;
+        let message = Message { topic, payload, retain: true };
+        self.count(&message);
+        let answer = session.publish(message).await?;
         current.answers.spawn(async { (Sent::Dictionary, answer.await) });
         Ok(())
     }
@@ -478,8 +652,8 @@ impl<T: Transport> Uplink<T> {
                 self.link.send_modify(|link| link.view.refused += 1);
                 if let Sent::Batch { class, first_seq, last_seq, .. } = sent {
                     self.spool.refuse(*class, *first_seq, *last_seq);
-                    // What follows is sent again, with the gap in front of it.
-                    self.windows[*class as usize].reset();
+                    // It is sent again as a gap.
+                    self.windows[*class as usize].again(*first_seq, *last_seq);
                     return Ok(());
                 }
             }
@@ -494,9 +668,9 @@ impl<T: Transport> Uplink<T> {
                 });
             }
         }
-        if let Sent::Batch { class, last_seq, .. } = sent {
+        if let Sent::Batch { class, first_seq, last_seq, .. } = sent {
             let window = &mut self.windows[*class as usize];
-            window.acknowledge(*last_seq);
+            window.acknowledge(*first_seq, *last_seq);
             tracing::debug!(class = class.name(), last_seq, acked = window.acked(), "acknowledged");
             self.spool.acknowledge(*class, window.acked());
         }
@@ -530,6 +704,33 @@ impl<T: Transport> Uplink<T> {
             change(&mut link.view);
         });
     }
+}
+
+/// Connects within the deadline.
+async fn connect<T: Transport>(transport: &T, endpoint: &Endpoint) -> Result<T::Session, String> {
+    time::timeout(CONNECT_DEADLINE, transport.connect(endpoint))
+        .await
+        .map_err(|_| format!("no answer within {CONNECT_DEADLINE:?}"))
+        .flatten()
+}
+
+/// A session with a better broker than the one in use, and which; never, if it is the
+/// best. Each better one is tried in turn.
+async fn better<T: Transport>(
+    transport: &T,
+    endpoints: &[Endpoint],
+    failover: Failover,
+    every: Duration,
+) -> (usize, T::Session) {
+    for probe in 0.. {
+        let Some(at) = failover.better(probe) else { break };
+        time::sleep(every).await;
+        match connect(transport, &endpoints[at]).await {
+            Ok(session) => return (at, session),
+            Err(error) => tracing::debug!(endpoint = %endpoints[at], error, "not back yet"),
+        }
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

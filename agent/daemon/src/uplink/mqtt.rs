@@ -3,15 +3,20 @@
 //! The client would reconnect and resend by itself; it is dropped at the first
 //! error instead, since only the spool knows what has to be sent again.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use prost::bytes::Bytes;
 use purlin_core::settings::Endpoint;
 use purlin_proto::{api, topic::Topics};
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, MqttOptions, PublishNotice, PublishOptions, PublishResult,
-    QoS, TlsConfiguration, Transport as Wire,
-    mqttbytes::v5::{ConnectReturnCode, Packet, PubAckReason, SubscribeReasonCode},
+    AsyncClient, ConnectionError, Event, MqttOptions, Proxy, ProxyAuth, ProxyType, PublishNotice,
+    PublishOptions, PublishResult, QoS, TlsConfiguration, Transport as Wire,
+    mqttbytes::v5::{
+        ConnectReturnCode, DisconnectReasonCode, Packet, PubAckReason, SubscribeReasonCode,
+    },
 };
 use tokio::{
     net::TcpStream,
@@ -20,7 +25,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Answer, MAX_IN_FLIGHT, Message, PendingAnswer, Session, Transport};
+use super::{Answer, Closed, MAX_IN_FLIGHT, Message, PendingAnswer, Session, Transport};
 
 /// Announced to the broker: over what a document may have, so that one too
 /// large still arrives and is refused with a reason.
@@ -43,6 +48,10 @@ pub struct Mqtt {
     pub password_file: Option<PathBuf>,
     /// PEM file of trusted certificate authorities.
     pub trust_anchors: Option<PathBuf>,
+    /// PEM files of our own certificate and its key, read anew at each connection.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// HTTP proxy that is asked to connect us (CONNECT), its host and port.
+    pub proxy: Option<(String, u16)>,
 }
 
 impl Mqtt {
@@ -60,6 +69,10 @@ impl Mqtt {
             })?;
             options.set_credentials(&self.username, password.trim().to_owned());
         }
+        if let Some((addr, port)) = &self.proxy {
+            let (ty, auth) = (ProxyType::Http, ProxyAuth::None);
+            options.set_proxy(Proxy { ty, auth, addr: addr.clone(), port: *port });
+        }
         if endpoint.tls {
             options.set_transport(Wire::tls_with_config(self.tls()?));
         }
@@ -71,10 +84,18 @@ impl Mqtt {
             .trust_anchors
             .as_ref()
             .ok_or("mqtts:// needs uplink.trust_anchors: a PEM file of the authorities to trust")?;
-        let ca = std::fs::read(path).map_err(|error| {
-            format!("can't read uplink.trust_anchors {}: {error}", path.display())
-        })?;
-        Ok(TlsConfiguration::Simple { ca, alpn: None, client_auth: None })
+        let read = |key: &str, path: &Path| {
+            std::fs::read(path)
+                .map_err(|error| format!("can't read uplink.{key} {}: {error}", path.display()))
+        };
+        let ca = read("trust_anchors", path)?;
+        let client_auth = match &self.identity {
+            None => None,
+            Some((certificate, key)) => {
+                Some((read("client_certificate", certificate)?, read("client_key", key)?))
+            }
+        };
+        Ok(TlsConfiguration::Simple { ca, alpn: None, client_auth })
     }
 }
 
@@ -82,7 +103,8 @@ impl Mqtt {
 #[derive(Debug)]
 pub struct Connection {
     client: AsyncClient,
-    incoming: mpsc::Receiver<Result<Message, String>>,
+    incoming: mpsc::Receiver<Result<Message, Closed>>,
+    max_message: Option<usize>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -97,13 +119,15 @@ impl Transport for Mqtt {
 impl Connection {
     async fn open(options: MqttOptions) -> Result<Self, String> {
         let (client, mut events) = AsyncClient::builder(options).capacity(MAX_IN_FLIGHT).build();
-        loop {
+        let max_message = loop {
             match events.poll().await {
-                Ok(Event::Incoming(Packet::ConnAck(_))) => break,
+                Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                    break ack.properties.and_then(|it| it.max_packet_size);
+                }
                 Ok(_) => {}
                 Err(error) => return Err(explain(&error)),
             }
-        }
+        };
         let (sender, incoming) = mpsc::channel(INBOX);
         let driver = tokio::spawn(async move {
             loop {
@@ -114,10 +138,14 @@ impl Connection {
                         retain: publish.retain,
                     }),
                     Ok(Event::Incoming(Packet::Disconnect(reason))) => {
-                        Err(format!("the broker closed the connection: {:?}", reason.reason_code))
+                        let code = reason.reason_code;
+                        Err(Closed {
+                            why: format!("the broker closed the connection: {code:?}"),
+                            too_large: code == DisconnectReasonCode::PacketTooLarge,
+                        })
                     }
                     Ok(_) => continue,
-                    Err(error) => Err(explain(&error)),
+                    Err(error) => Err(Closed { why: explain(&error), too_large: false }),
                 };
                 let ended = message.is_err();
                 if sender.send(message).await.is_err() || ended {
@@ -125,7 +153,8 @@ impl Connection {
                 }
             }
         });
-        Ok(Self { client, incoming, _driver: AbortOnDropHandle::new(driver) })
+        let max_message = max_message.map(|bytes| bytes as usize);
+        Ok(Self { client, incoming, max_message, _driver: AbortOnDropHandle::new(driver) })
     }
 }
 
@@ -149,8 +178,13 @@ impl Session for Connection {
         Ok(Box::pin(answer(notice)))
     }
 
-    async fn incoming(&mut self) -> Result<Message, String> {
-        self.incoming.recv().await.unwrap_or(Err("the connection has ended".into()))
+    async fn incoming(&mut self) -> Result<Message, Closed> {
+        let ended = || Closed { why: "the connection has ended".into(), too_large: false };
+        self.incoming.recv().await.unwrap_or_else(|| Err(ended()))
+    }
+
+    fn max_message(&self) -> Option<usize> {
+        self.max_message
     }
 
     async fn disconnect(mut self) {

@@ -39,6 +39,10 @@ struct State {
     gaps: BTreeSet<(u64, u64)>,
     connections: Vec<String>,
     reported: Option<v1::Reported>,
+    /// Endpoints that can't be reached.
+    down: BTreeSet<String>,
+    /// A publish that is larger closes the connection with reason 0x95.
+    most: Option<usize>,
     /// Delivered as the retained desired document at each subscription.
     desired: Option<Vec<u8>>,
 }
@@ -52,14 +56,23 @@ impl Fake {
 struct FakeSession {
     broker: Fake,
     closed: bool,
+    too_large: bool,
     inbox: Vec<Message>,
 }
 
 impl Transport for Fake {
     type Session = FakeSession;
     async fn connect(&self, endpoint: &Endpoint) -> Result<FakeSession, String> {
-        self.with(|state| state.connections.push(endpoint.to_string()));
-        Ok(FakeSession { broker: self.clone(), closed: false, inbox: Vec::new() })
+        let endpoint = endpoint.to_string();
+        let down = self.with(|state| {
+            state.connections.push(endpoint.clone());
+            state.down.contains(&endpoint)
+        });
+        if down {
+            return Err("nobody is there".into());
+        }
+        let (closed, too_large, inbox) = (false, false, Vec::new());
+        Ok(FakeSession { broker: self.clone(), closed, too_large, inbox })
     }
 }
 
@@ -83,6 +96,9 @@ impl Session for FakeSession {
             self.broker.with(|state| state.reported = Some(reported));
             return Ok(Box::pin(async { Answer::Taken { heard: true } }));
         }
+        self.too_large |=
+            self.broker.with(|state| state.most).is_some_and(|most| message.payload.len() > most);
+        self.closed |= self.too_large;
         if self.closed {
             return Ok(Box::pin(async { Answer::Lost }));
         }
@@ -109,12 +125,16 @@ impl Session for FakeSession {
         }))
     }
 
-    async fn incoming(&mut self) -> Result<Message, String> {
+    async fn incoming(&mut self) -> Result<Message, Closed> {
         match self.inbox.pop() {
             Some(message) => Ok(message),
-            None if self.closed => Err("closed".into()),
+            None if self.closed => Err(Closed { why: "closed".into(), too_large: self.too_large }),
             None => std::future::pending().await,
         }
+    }
+
+    fn max_message(&self) -> Option<usize> {
+        None
     }
 
     async fn disconnect(self) {}
@@ -133,7 +153,12 @@ struct Case {
 }
 
 fn settings(endpoint: &str) -> Arc<Settings> {
-    let draft = Draft { endpoint: Some(endpoint.into()), ..Draft::default() };
+    settings_with(endpoint, &[])
+}
+
+fn settings_with(endpoint: &str, fallbacks: &[&str]) -> Arc<Settings> {
+    let fallbacks = fallbacks.iter().map(|it| (*it).to_owned()).collect();
+    let draft = Draft { endpoint: Some(endpoint.into()), fallbacks, ..Draft::default() };
     let desired =
         purlin_core::settings::check(&draft, &Reader { node: "n", agent: "0.1.0", maps: &[] });
     Arc::new(Settings::resolve(&Start::default(), Some(&desired.expect("a valid draft"))))
@@ -141,22 +166,34 @@ fn settings(endpoint: &str) -> Arc<Settings> {
 
 /// An uplink on a spool of `records` events, with a broker that makes `moves`.
 async fn case(records: u64, moves: &[Move], desired: Option<Vec<u8>>) -> Case {
-    let dir = tempfile::tempdir().expect("a directory");
-    let incarnation = Incarnation(9);
-    let spool = Spool::open(dir.path(), incarnation, Clock::new(1), crate::tasks::Board::default())
-        .expect("a spool");
-    for n in 0..records {
-        // Each a batch of its own.
-        spool.event("test", "x".repeat(BATCH_BYTES + n as usize));
-    }
-    let mut durable = spool.durable();
-    durable.wait_for(|durable| durable[Class::Event as usize] >= records).await.expect("durable");
+    let sizes: Vec<usize> = (0..records as usize).map(|n| BATCH_BYTES + n).collect();
     let broker = Fake::default();
     broker.with(|state| {
         state.moves = moves.iter().copied().collect();
         state.desired = desired;
     });
-    let (settings, settings_in_force) = watch::channel(settings("mqtt://first"));
+    case_with(&sizes, broker, settings("mqtt://first")).await
+}
+
+/// An uplink on a spool of events of these sizes.
+async fn case_with(sizes: &[usize], broker: Fake, in_force: Arc<Settings>) -> Case {
+    let dir = tempfile::tempdir().expect("a directory");
+    let incarnation = Incarnation(9);
+    let spool = Spool::open(dir.path(), incarnation, Clock::new(1), crate::tasks::Board::default())
+        .expect("a spool");
+    let mut random = 1u64;
+    let mut letter = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b'!' + (random >> 57) as u8 % 90)
+    };
+    for size in sizes {
+        // Each a batch of its own, that can't be packed.
+        spool.event("test", (0..*size).map(|_| letter()).collect::<String>());
+    }
+    let records = sizes.len() as u64;
+    let mut durable = spool.durable();
+    durable.wait_for(|durable| durable[Class::Event as usize] >= records).await.expect("durable");
+    let (settings, settings_in_force) = watch::channel(in_force);
     let (reported, reported_now) = watch::channel(Arc::new(v1::Reported::default()));
     let (door, asks) = mpsc::channel(8);
     let (publish, link) = watch::channel(Link::default());
@@ -169,9 +206,11 @@ async fn case(records: u64, moves: &[Move], desired: Option<Vec<u8>>) -> Case {
         door,
         link: publish,
         stop: stop.clone(),
+        sent_today: dir.path().join("sent-today"),
     };
     let mut uplink = Uplink::new(broker.clone(), wiring).await;
     uplink.ack_deadline = Duration::from_millis(200);
+    uplink.failback_every = Duration::from_millis(20);
     uplink.backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(20));
     let running = tokio::spawn(async move { uplink.run().await });
     Case { _dir: dir, broker, spool, settings, link, asks, stop, _reported: reported, running }
@@ -258,5 +297,46 @@ async fn a_desired_document_is_brought_to_the_door_and_reported_is_published() {
         other => panic!("{other:?}"),
     }
     assert!(case.broker.with(|state| state.reported.is_some()));
+    case.end().await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_the_broker_is_sent_smaller_or_told_as_a_gap() {
+    let broker = Fake::default();
+    broker.with(|state| state.most = Some(9_000));
+    // Small ones go together in one batch at first; the fourth can't be less.
+    let sizes = [4_000, 4_000, 4_000, 12_000, 100];
+    let case = case_with(&sizes, broker, settings("mqtt://first")).await;
+    case.acked(5).await;
+    case.broker.with(|state| {
+        let event = i32::from(v1::Class::Event);
+        let arrived: Vec<u64> =
+            state.seen.iter().filter(|it| it.0 == event).map(|it| it.1).collect();
+        assert_eq!(arrived, [1, 2, 3, 5]);
+        assert_eq!(state.gaps, [(4, 4)].into(), "the core is told");
+    });
+    assert_eq!(case.link.borrow().view().refused, 1);
+    case.end().await;
+}
+
+#[tokio::test]
+async fn a_worse_broker_serves_until_the_best_is_back() {
+    let broker = Fake::default();
+    broker.with(|state| _ = state.down.insert("mqtt://first:1883".into()));
+    let in_force = settings_with("mqtt://first", &["mqtt://second", "mqtt://third"]);
+    let mut case = case_with(&[100; 3], broker, in_force).await;
+    case.acked(3).await;
+    assert_eq!(case.link.borrow().view().endpoint.as_deref(), Some("mqtt://second:1883"));
+    case.broker.with(|state| state.down.clear());
+    let back = case.link.wait_for(|link| {
+        let view = link.view();
+        view.state == api::LinkState::Up && view.endpoint.as_deref() == Some("mqtt://first:1883")
+    });
+    time::timeout(Duration::from_secs(5), back).await.expect("in time").expect("a link");
+    case.spool.event("test", "after");
+    case.acked(4).await;
+    case.broker.with(|state| {
+        assert!(!state.connections.contains(&"mqtt://third:1883".to_owned()), "never needed");
+    });
     case.end().await;
 }

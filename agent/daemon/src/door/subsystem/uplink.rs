@@ -34,8 +34,11 @@ impl Session {
         Self { settings, link, wanted: AtomicU32::new(0), was_up: AtomicBool::new(false) }
     }
 
-    fn endpoint(&self) -> Option<Endpoint> {
-        self.settings.borrow().endpoint.value.clone()
+    /// Whether the way to the broker is another one.
+    fn is_touched_by(&self, settings: &Settings) -> bool {
+        let now = self.settings.borrow();
+        (&now.endpoint.value, &now.fallbacks.value, now.rate_kib_s.value)
+            != (&settings.endpoint.value, &settings.fallbacks.value, settings.rate_kib_s.value)
     }
 }
 
@@ -52,7 +55,7 @@ impl Subsystem for Session {
         let link = self.link.borrow().view();
         let up = link.state == LinkState::Up;
         self.was_up.store(up, Ordering::Relaxed);
-        let touched = self.endpoint() != settings.endpoint.value;
+        let touched = self.is_touched_by(&settings);
         let asked = (touched || up) && settings.endpoint.value.is_some();
         self.wanted.store(if asked { link.connects + 1 } else { 0 }, Ordering::Relaxed);
         if touched || up {
@@ -63,8 +66,13 @@ impl Subsystem for Session {
 
     fn read_back<'a>(&'a self, settings: &'a Settings) -> Work<'a> {
         let link = self.link.borrow().view();
-        let wanted = settings.endpoint.value.as_ref().map(Endpoint::to_string);
-        let result = match link.endpoint == wanted {
+        let wanted = settings.endpoint.value.iter().chain(&settings.fallbacks.value);
+        let wanted: Vec<_> = wanted.map(Endpoint::to_string).collect();
+        let is_one = match &link.endpoint {
+            Some(endpoint) => wanted.contains(endpoint),
+            None => wanted.is_empty(),
+        };
+        let result = match is_one {
             true => Ok(()),
             false => Err(format!("it is at {}", link.endpoint.as_deref().unwrap_or("no broker"))),
         };

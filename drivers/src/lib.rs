@@ -8,6 +8,7 @@
 //! | module | part | page |
 //! | --- | --- | --- |
 //! | [`platform`] | who made it, what it runs | `hw-docs/platform.md` |
+//! | [`cdi`] | what CDI specifications offer | `hw-docs/pci.md` |
 //! | [`cpu`] | packages, cores, PUs, caches | `hw-docs/cpu.md` |
 //! | [`cgroup`] | what each container may run on; writes too | `hw-docs/numa.md` |
 //! | [`kubelet`] | what kubelet's CPU and memory managers gave out | `hw-docs/numa.md` |
@@ -32,6 +33,7 @@
 //! it can afford to lose.
 
 mod archive;
+pub mod cdi;
 pub mod cgroup;
 pub mod cpu;
 mod edac;

@@ -15,7 +15,7 @@ mod trust;
 use purlin_core::inventory::{Firmware, Nameplate, Part, Platform, Problem};
 
 use crate::{
-    Root,
+    Root, cdi,
     probe::{Probe, label},
     smbios::{self, Smbios},
 };
@@ -52,6 +52,7 @@ pub fn read(root: &Root) -> (Option<Platform>, Vec<Problem>) {
         power_zones: power::zones(&mut probe),
         watchdogs: power::watchdogs(&mut probe),
         bmc: bmc::read(&mut probe, smbios.as_ref()),
+        cdi: cdi::read(&mut probe),
         ..names
     };
     trust::firmware(&mut probe, &mut platform);

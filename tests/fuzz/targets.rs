@@ -18,7 +18,7 @@ use purlin_drivers::{
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -30,6 +30,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("nvme_smart", nvme_smart),
     ("ata_smart", ata_smart),
     ("nri", nri),
+    ("cdi", purlin_drivers::cdi::parse),
 ];
 
 fn cpu_list(bytes: &[u8]) {

@@ -164,7 +164,7 @@ fn spec(cdi_version: &'static str, kind: &'static str, mut devices: Vec<Device>)
 }
 
 /// Whether the specification lets a device be called so.
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':');
     ends(name.chars().next()) && ends(name.chars().last()) && name.chars().all(fits)

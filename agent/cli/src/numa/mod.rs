@@ -152,6 +152,8 @@ struct MapNode {
 struct MapDevice {
     kind: String,
     name: String,
+    /// CDI names by which it is asked for too.
+    cdi: Vec<String>,
     /// Root bus, bridges, and the device itself.
     path: Vec<String>,
     /// Who has it.
@@ -182,6 +184,7 @@ fn map(machine: &Machine, overview: &Overview) -> Map {
     let device = |it: &Device| MapDevice {
         kind: it.kind.clone(),
         name: it.name.clone(),
+        cdi: it.cdi.clone(),
         path: it.path.clone(),
         of: owner(&it.name),
     };
@@ -259,6 +262,20 @@ pub mod tests {
                1  2-3,6-7  none       2       1   8 GiB  21 10      gpu 0000:81:00.0, nic eth0
         "#]]
         .assert_eq(&sample::strip(&page::map(&map(&machine(), &Overview::default()), Some(90))));
+    }
+
+    #[test]
+    fn what_others_call_a_device_and_what_only_they_know_is_on_the_map() {
+        let mut machine = machine();
+        machine.devices[0].cdi = vec!["purlin.io/gpu=0".into(), "nvidia.com/gpu=0".into()];
+        machine.devices.push(Device {
+            name: "acme.com/npu=left".into(),
+            kind: "acme.com/npu".into(),
+            cdi: vec!["acme.com/npu=left".into(), "acme.com/npu=0".into()],
+            ..Device::default()
+        });
+        expect![[""]]
+            .assert_eq(&sample::strip(&page::map(&map(&machine, &Overview::default()), Some(90))));
     }
 
     #[test]

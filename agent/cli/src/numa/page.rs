@@ -39,7 +39,25 @@ pub fn map(map: &Map, width: Width) -> String {
         page += "\n";
         page += &pair("no node", &devices(&map.elsewhere), width);
     }
+    let all = map.nodes.iter().flat_map(|node| &node.devices).chain(&map.elsewhere);
+    let also: Vec<_> =
+        all.map(|it| (it, others(it))).filter(|(_, names)| !names.is_empty()).collect();
+    if !also.is_empty() {
+        let row = |(it, names): &(&MapDevice, String)| vec![plain(&it.name), plain(names)];
+        page += "\n";
+        page += &table::columns(
+            &[Left("DEVICE"), Left("ALSO ASKED FOR AS")],
+            also.iter().map(row),
+            width,
+        );
+    }
     page
+}
+
+/// Its CDI names but those that our own specifications give it.
+fn others(it: &MapDevice) -> String {
+    let own = |name: &&String| **name != it.name && !name.starts_with("purlin.io/");
+    it.cdi.iter().filter(own).cloned().collect::<Vec<_>>().join(", ")
 }
 
 fn memory(node: &MapNode) -> String {
@@ -50,7 +68,12 @@ fn memory(node: &MapNode) -> String {
 
 fn devices(devices: &[MapDevice]) -> String {
     let of = |it: &MapDevice| it.of.as_ref().map(|of| format!(" ({of})")).unwrap_or_default();
-    let names = devices.iter().map(|it| plain(&format!("{} {}{}", it.kind, it.name, of(it))));
+    // What is called by its CDI name says its kind by that.
+    let name = |it: &MapDevice| match it.name.strip_prefix(&it.kind) {
+        Some(_) => it.name.clone(),
+        None => format!("{} {}", it.kind, it.name),
+    };
+    let names = devices.iter().map(|it| plain(&format!("{}{}", name(it), of(it))));
     match devices.is_empty() {
         true => "none".into(),
         false => names.collect::<Vec<_>>().join(", "),

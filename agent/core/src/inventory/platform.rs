@@ -66,6 +66,9 @@ pub struct Platform {
     pub virtualised: Option<bool>,
     /// Which hypervisor, in the names of systemd-detect-virt: `kvm`, `vmware`.
     pub hypervisor: Option<String>,
+    /// What CDI specifications of others offer to containers.
+    #[serde(default)]
+    pub cdi: Vec<CdiDevice>,
 }
 
 /// What DMI says about a board or a case.
@@ -206,6 +209,28 @@ pub struct Watchdog {
     /// Why the machine booted, bits `WDIOF_*` of linux/watchdog.h; 0x20 is a reset by
     /// this watchdog.
     pub boot_status: Option<u32>,
+}
+
+/// What a CDI specification of others offers to containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CdiDevice {
+    /// `vendor.com/class`
+    pub kind: String,
+    /// Its name within the kind.
+    pub name: String,
+    /// Device files of the host that it brings into a container.
+    pub nodes: Vec<String>,
+    /// Network interfaces of the host that move into the container.
+    pub interfaces: Vec<String>,
+    /// The PCI functions behind all that, by address.
+    pub pci: Vec<String>,
+}
+
+impl CdiDevice {
+    /// What it is asked for by: `vendor.com/class=name`.
+    pub fn full_name(&self) -> String {
+        alloc::format!("{}={}", self.kind, self.name)
+    }
 }
 
 /// A baseboard management controller.

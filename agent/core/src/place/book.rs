@@ -472,7 +472,7 @@ impl Book {
         let Outcome::Placed(placement, _) = outcome else { return Vec::new() };
         let told = |name: &String| {
             let device = self.machine.as_ref()?.devices.iter().find(|it| it.name == *name);
-            device?.known_as.iter().find(|it| it.contains('=')).cloned()
+            device?.told(asked.request.devices.keys()).cloned()
         };
         let new = placement.devices.iter().filter(|it| !asked.request.given.contains(it));
         new.map(|name| told(name).unwrap_or_else(|| name.clone())).collect()

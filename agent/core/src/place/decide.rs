@@ -191,8 +191,8 @@ pub fn place(situation: &Situation<'_>, request: &Request) -> Result<Decision, B
     let resources = left.resources(request);
     let asked = resources.iter().map(|it| it.asked(situation.machine)).collect();
     let mut why = Why { policy: request.policy, resources: asked, ..Why::default() };
-    let whole_cores = left.check_whole_cores(request.cpus);
-    let placed = whole_cores.and_then(|()| {
+    let possible = left.check_whole_cores(request.cpus).and(left.check_kinds(request));
+    let placed = possible.and_then(|()| {
         let placed = match request.policy {
             Policy::Optimal => optimize::place(&left, &resources, request, &mut why),
             policy => {
@@ -312,7 +312,7 @@ impl<'a> Left<'a> {
         let mut resources = Vec::from([self.cpus(request.cpus)]);
         resources.extend(self.memories(request));
         for (kind, count) in &request.devices {
-            let of_kind = |devices: &[&Device]| self.on_nodes(devices, |it| it.kind == *kind);
+            let of_kind = |devices: &[&Device]| self.on_nodes(devices, |it| it.is(kind));
             resources.push(Resource {
                 name: kind.clone(),
                 unit: "{device}",
@@ -467,6 +467,19 @@ impl<'a> Left<'a> {
                 all.most(count)
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether there is any device of each kind that only CDI can name.
+    fn check_kinds(&self, request: &Request) -> Result<(), String> {
+        let there = |kind: &str| self.machine.devices.iter().any(|it| it.is(kind));
+        let mut asked = request.devices.iter().filter(|(_, count)| **count > 0);
+        match asked.find(|(kind, _)| kind.contains('/') && !there(kind)) {
+            Some((kind, _)) => Err(format!(
+                "no CDI specification on this node names {kind}; `purlin numa map` lists what \
+                 there is"
+            )),
+            None => Ok(()),
         }
     }
 

@@ -46,9 +46,35 @@ pub struct Device {
     /// Its root bus, the bridges below that, and itself, by PCI address; empty if it is
     /// not on the PCI bus.
     pub path: Vec<String>,
-    /// How a container that has it may show it: CDI names (`vendor/class=name`), device
-    /// files of its own. The first CDI name is what it is asked for by.
+    /// How a container that has it may show it, beside [`Device::cdi`]: device files of its
+    /// own, CDI names that stand for others too.
     pub known_as: Vec<String>,
+    /// Its CDI names (`vendor/class=name`), by which it alone is asked for.
+    pub cdi: Vec<String>,
+}
+
+impl Device {
+    /// True if it is of this kind, by a name of ours or by `vendor/class` of CDI, or is
+    /// this very device of CDI.
+    pub fn is(&self, kind: &str) -> bool {
+        let of_kind = |name: &String| {
+            let rest = name.strip_prefix(kind);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        };
+        self.kind == kind || self.cdi.iter().any(of_kind)
+    }
+
+    /// What a runtime is told to give to somebody who asked for these kinds: a CDI name of
+    /// one of them, else the first there is.
+    pub fn told<'a>(&self, mut kinds: impl Iterator<Item = &'a String>) -> Option<&String> {
+        let of = |kind: &String| {
+            let is = |name: &&String| {
+                *name == kind || name.rsplit_once('=').is_some_and(|(of, _)| of == *kind)
+            };
+            self.cdi.iter().find(is)
+        };
+        kinds.find_map(of).or(self.cdi.first())
+    }
 }
 
 /// What a transfer between two devices has to cross, the least first.
@@ -91,7 +117,8 @@ impl Machine {
 
     /// The devices that a container shows under these names.
     pub fn named(&self, shown: &[String]) -> Vec<String> {
-        let is = |it: &&Device| shown.iter().any(|name| it.known_as.contains(name));
+        let has = |it: &Device, name| it.known_as.contains(name) || it.cdi.contains(name);
+        let is = |it: &&Device| shown.iter().any(|name| has(it, name));
         self.devices.iter().filter(is).map(|it| it.name.clone()).collect()
     }
 

@@ -7,6 +7,7 @@ pub mod decide;
 pub mod hint;
 pub mod kubelet;
 pub mod machine;
+mod named;
 pub mod nodes;
 mod optimize;
 pub mod repack;

@@ -223,7 +223,9 @@ pub(super) struct Devices<'a> {
     all: Vec<&'a Device>,
     crossings: Vec<Vec<Crossing>>,
     /// Of each kind, how many.
-    wanted: Vec<(String, usize)>,
+    wanted: Vec<usize>,
+    /// Of which of those kinds each device is: it may be of several.
+    kinds: Vec<Vec<bool>>,
     /// Those that the workload has already.
     given: Vec<usize>,
     most: Crossing,
@@ -234,7 +236,8 @@ impl<'a> Devices<'a> {
     pub(super) fn new(left: &Left<'a>, request: &Request) -> Self {
         let given = |device: &&&Device| request.given.contains(&device.name);
         let wanted = |device: &&&Device| {
-            request.devices.contains_key(&device.kind) && !request.given.contains(&device.name)
+            let asked = request.devices.keys().any(|kind| device.is(kind));
+            asked && !request.given.contains(&device.name)
         };
         let mut all: Vec<&Device> = left.machine.devices.iter().collect();
         let given: Vec<&Device> = all.iter().filter(given).copied().collect();
@@ -246,11 +249,13 @@ impl<'a> Devices<'a> {
         let free = all.len();
         all.extend(given);
         let row = |one: &&Device| all.iter().map(|it| Crossing::between(one, it)).collect();
+        let kinds = |it: &&Device| request.devices.keys().map(|kind| it.is(kind)).collect();
         Self {
             crossings: all.iter().map(row).collect(),
             given: (free..all.len()).collect(),
+            kinds: all.iter().map(kinds).collect(),
             all,
-            wanted: request.devices.iter().map(|(kind, count)| (kind.clone(), *count)).collect(),
+            wanted: request.devices.values().copied().collect(),
             most: request.near.unwrap_or(Crossing::System),
             steps: MAX_STEPS,
         }
@@ -285,7 +290,7 @@ impl<'a> Devices<'a> {
         if cost >= best.as_ref().map_or(under, |(best, _)| *best) {
             return;
         }
-        let Some((name, count)) = self.wanted.get(kind) else {
+        let Some(count) = self.wanted.get(kind) else {
             *best = Some((cost, picked.clone()));
             return;
         };
@@ -295,7 +300,7 @@ impl<'a> Devices<'a> {
         let mut next: Vec<(u32, usize)> = Vec::new();
         for (index, device) in self.all.iter().enumerate().skip(from) {
             let here = device.node.is_none_or(|node| nodes.has(node));
-            if device.kind != *name || !here || self.given.contains(&index) {
+            if !self.kinds[index][kind] || !here || picked.contains(&index) {
                 continue;
             }
             let crossings = picked.iter().map(|other| self.crossings[index][*other]);
@@ -323,7 +328,8 @@ impl<'a> Devices<'a> {
     fn alike(&self, one: usize, other: usize) -> bool {
         let above = |device: usize| self.all[device].path.split_last().map(|(_, above)| above);
         let (first, second) = (self.all[one], self.all[other]);
-        first.kind == second.kind && first.node == second.node && above(one) == above(other)
+        let kinds = self.kinds[one] == self.kinds[other] && first.kind == second.kind;
+        kinds && first.node == second.node && above(one) == above(other)
     }
 }
 

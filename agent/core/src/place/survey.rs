@@ -10,10 +10,10 @@ use alloc::{
 use super::{
     cpus::{Place, Places},
     machine::{Device, Machine, Node},
+    named,
     nodes::{Distances, MAX_NODES},
 };
 use crate::{
-    cdi,
     idset::IdSet,
     inventory::{Cpu, GpuKind, GroupKind, Inventory, NodeFlag, NumaNode, SliceKind},
 };
@@ -153,6 +153,7 @@ fn devices(inventory: &Inventory, number: impl Fn(Option<u32>) -> Option<u32>) -
         node: number(node),
         path: path(inventory, pci),
         known_as: Vec::new(),
+        cdi: Vec::new(),
     };
     let mut devices = Vec::new();
     let gpus = inventory.gpus.iter().flatten();
@@ -176,50 +177,13 @@ fn devices(inventory: &Inventory, number: impl Fn(Option<u32>) -> Option<u32>) -
             devices.push(device(&nic.name, kind, pci, nic.node));
         }
     }
-    name_as_runtimes_do(inventory, &mut devices);
+    named::ours(inventory, &mut devices);
+    named::others(inventory, number, &mut devices);
     devices
 }
 
-/// Tells each device what it is called in CDI, and which device files are its alone.
-fn name_as_runtimes_do(inventory: &Inventory, devices: &mut [Device]) {
-    let gpus = || inventory.gpus.iter().flatten();
-    let nics = || inventory.nics.iter().flatten();
-    // What a CDI device is named after, and ours.
-    let of_gpus = gpus().filter_map(|gpu| Some((gpu.uuid.clone()?, gpu.pci.clone())));
-    let of_nics = nics().filter_map(|nic| Some((nic.pci.clone()?, nic.name.clone())));
-    let ours: BTreeMap<String, String> = of_gpus.chain(of_nics).collect();
-    let mut files: BTreeMap<Vec<String>, usize> = BTreeMap::new();
-    for spec in cdi::specs(inventory) {
-        // Those named by what they are come after those that are merely counted.
-        let counted = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
-        let (last, first): (Vec<_>, Vec<_>) = spec.devices.iter().partition(|it| counted(&it.name));
-        for it in first.into_iter().chain(last) {
-            let nodes: Vec<String> =
-                it.container_edits.device_nodes.iter().map(|node| node.path.clone()).collect();
-            let name = ours.get(&it.name).unwrap_or(&it.name);
-            let at = devices.iter().position(|device| device.name == *name);
-            let Some(at) = at.or_else(|| files.get(&nodes).copied()) else { continue };
-            devices[at].known_as.push(format!("{}={}", spec.kind, it.name));
-            files.insert(nodes, at);
-        }
-    }
-    let users = |path: &String| files.keys().filter(|paths| paths.contains(path)).count();
-    let alone = |paths: &Vec<String>| paths.iter().filter(|it| users(it) == 1).cloned().collect();
-    let own: Vec<(usize, Vec<String>)> = files.iter().map(|(it, at)| (*at, alone(it))).collect();
-    own.into_iter().for_each(|(at, paths)| devices[at].known_as.extend(paths));
-    // What NVIDIA's own device plugin calls them.
-    for gpu in gpus() {
-        let slices = gpu.slices.iter().map(|slice| (&slice.id, &slice.id));
-        for (name, id) in gpu.uuid.iter().map(|uuid| (&gpu.pci, uuid)).chain(slices) {
-            if let Some(device) = devices.iter_mut().find(|it| it.name == *name) {
-                device.known_as.push(format!("nvidia.com/gpu={id}"));
-            }
-        }
-    }
-}
-
 /// The root bus of a function, the bridges below it, and itself.
-fn path(inventory: &Inventory, pci: &str) -> Vec<String> {
+pub(super) fn path(inventory: &Inventory, pci: &str) -> Vec<String> {
     let parent = |of: &str| {
         let mut all = inventory.pci.iter().flatten();
         all.find(|device| device.address == of).and_then(|device| device.parent.clone())

@@ -50,7 +50,7 @@ fn machine_of(nodes: u32, caches: u32, cores: u32, threads: u32) -> Machine {
 fn device(kind: &str, number: usize, node: u32, path: &[&str]) -> Device {
     let path = path.iter().map(|it| String::from(*it)).collect();
     let name = format!("{kind}{number}");
-    Device { name, kind: kind.into(), node: Some(node), path, known_as: Vec::new() }
+    Device { name, kind: kind.into(), node: Some(node), path, ..Device::default() }
 }
 
 fn ask(machine: &Machine, placed: &Placed, request: &Request) -> Result<Decision, Box<Refusal>> {

@@ -116,12 +116,12 @@ fn yes(value: &str) -> Result<bool, String> {
     value.parse().map_err(|_| format!("\"{value}\" may be true or false"))
 }
 
-/// `a=1, b=2`
+/// `a=1, b=2`; a name may have a `=` of its own.
 fn pairs(value: &str) -> Result<impl Iterator<Item = (&str, &str)>, String> {
     let parts = || value.split(',').map(str::trim).filter(|part| !part.is_empty());
     match parts().find(|part| !part.contains('=')) {
         Some(part) => Err(format!("\"{part}\" is no NAME=NUMBER; pairs are separated by commas")),
-        None => Ok(parts().filter_map(|part| part.split_once('='))),
+        None => Ok(parts().filter_map(|part| part.rsplit_once('='))),
     }
 }
 

@@ -35,7 +35,8 @@ fn text(room: &Room) -> String {
         room.memory_one_node >> 20
     );
     for (kind, count) in &room.devices {
-        _ = writeln!(text, "purlin.dev/free.{kind}={count}");
+        // A label's name has one `/` at most.
+        _ = writeln!(text, "purlin.dev/free.{}={count}", kind.replace('/', "."));
     }
     text
 }
@@ -52,7 +53,8 @@ mod tests {
             exclusive: 28,
             exclusive_one_node: 14,
             memory_one_node: 5 << 30,
-            devices: [("gpu".into(), 1), ("mig-1g.10gb".into(), 7)].into(),
+            devices: [("gpu".into(), 1), ("mig-1g.10gb".into(), 7), ("acme.com/npu".into(), 2)]
+                .into(),
         };
         let dir = tempfile::tempdir().expect("a directory");
         write(&dir.path().join("none"), &room).expect("nobody listens");
@@ -63,6 +65,7 @@ mod tests {
             purlin.dev/exclusive-cpus=28
             purlin.dev/exclusive-cpus-one-node=14
             purlin.dev/memory-mib-one-node=5120
+            purlin.dev/free.acme.com.npu=2
             purlin.dev/free.gpu=1
             purlin.dev/free.mig-1g.10gb=7
         "#]]

@@ -217,7 +217,8 @@ fn one_that_was_given_a_device_goes_near_it() {
         name: "0000:81:00.0".into(),
         kind: "gpu".into(),
         node: Some(1),
-        known_as: vec!["purlin.io/gpu=0000:81:00.0".into(), "/dev/nvidia0".into()],
+        known_as: vec!["/dev/nvidia0".into()],
+        cdi: vec!["purlin.io/gpu=0000:81:00.0".into(), "nvidia.com/gpu=0".into()],
         ..Device::default()
     };
     let mut book = Book::default();
@@ -235,6 +236,19 @@ fn one_that_was_given_a_device_goes_near_it() {
     book.remove("a");
     let grant = book.admit(0, annotated("b", &[("purlin.dev/devices", "gpu=1")])).expect("free");
     assert_eq!(grant.devices, ["purlin.io/gpu=0000:81:00.0"]);
+    // By a name of another's, which the runtime is told then.
+    for asked in ["nvidia.com/gpu=1", "nvidia.com/gpu=0=1"] {
+        book.remove("b");
+        let grant = book.admit(0, annotated("b", &[("purlin.dev/devices", asked)]));
+        assert_eq!(grant.expect("free").devices, ["nvidia.com/gpu=0"], "{asked}");
+    }
+    book.remove("b");
+    let refusal = book.admit(0, annotated("b", &[("purlin.dev/devices", "acme.com/npu=1")]));
+    assert_eq!(
+        refusal.expect_err("nobody has one").reason,
+        "no CDI specification on this node names acme.com/npu; `purlin numa map` lists what \
+         there is"
+    );
 }
 
 #[test]

@@ -274,8 +274,18 @@ pub mod tests {
             cdi: vec!["acme.com/npu=left".into(), "acme.com/npu=0".into()],
             ..Device::default()
         });
-        expect![[""]]
-            .assert_eq(&sample::strip(&page::map(&map(&machine, &Overview::default()), Some(90))));
+        expect![[r#"
+            NODE  CPUS     TAKEN  CORES  CACHES  MEMORY  DISTANCES  DEVICES
+               0  0-1,4-5  none       2       1   8 GiB  10 21      none
+               1  2-3,6-7  none       2       1   8 GiB  21 10      gpu 0000:81:00.0, nic eth0
+
+            no node      acme.com/npu=left
+
+            DEVICE             ALSO ASKED FOR AS
+            0000:81:00.0       nvidia.com/gpu=0
+            acme.com/npu=left  acme.com/npu=0
+        "#]]
+        .assert_eq(&sample::strip(&page::map(&map(&machine, &Overview::default()), Some(90))));
     }
 
     #[test]

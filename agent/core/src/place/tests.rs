@@ -1,10 +1,12 @@
 //! Placement against looking at everything there is, on machines small enough for that;
 //! what others expect of theirs is in the modules.
 
+mod devices;
 mod exhaustive;
 mod kubelet;
 mod packing;
 mod peers;
+mod pods;
 
 use alloc::{
     boxed::Box,

@@ -12,7 +12,9 @@
 //! none of any resource, with nil), one line stands for both.
 //!
 //! Not here, because we decide otherwise on purpose:
-//! - Hints with "align-by-socket": an option that makes a package what a node is to it.
+//! - Hints with "align-by-socket" (an option of its static policy that makes a package what
+//!   a node is to it): the policy `optimal` takes the closest nodes, and those are of one
+//!   package; the test of that is below.
 //! - Hints made again from what a container has already: it asks again after a restart,
 //!   while what we have placed stays in the book (`book/tests.rs`).
 
@@ -140,11 +142,11 @@ const COMPARED: &[(u32, &str, &str, bool)] = &[
     (4, "123", "012", true),
 ];
 
-fn nodes(text: &str) -> Nodes {
+pub(super) fn nodes(text: &str) -> Nodes {
     text.chars().filter_map(|digit| digit.to_digit(10)).collect()
 }
 
-fn hints(text: &str) -> Vec<Vec<Hint>> {
+pub(super) fn hints(text: &str) -> Vec<Vec<Hint>> {
     let parse = |text: &str| {
         let (named, preferred) = (text.trim_end_matches('+'), text.ends_with('+'));
         Hint { nodes: (named != "*").then(|| nodes(named)), preferred }
@@ -241,5 +243,23 @@ fn the_hints_that_kubelet_makes_of_free_cpus_are_made() {
         let resources = Left::new(&situation).resources(&exclusive(*count));
         let made: Vec<Vec<Hint>> = resources.iter().map(|it| it.hints(machine.all())).collect();
         assert_eq!(made, hints(expected), "{count} of {free}");
+    }
+}
+
+#[test]
+fn nodes_of_one_package_are_taken_together() {
+    // Two packages of two nodes of four PUs.
+    let mut machine = machine(4, 1, 2, Vec::new());
+    machine.pus.values_mut().for_each(|place| place.package = place.node / 2);
+    machine.distances = Distances::new(4, |one, other| match one ^ other {
+        0 => 10,
+        1 => 12,
+        _ => 21,
+    });
+    let taken = |cpus: &str| Placement { exclusive: Some(set(cpus)), ..Placement::default() };
+    for (busy, nodes) in [("", "0-1"), ("0", "2-3"), ("4", "0-1")] {
+        let placed = Placed::from([("other".into(), (Request::default(), taken(busy)))]);
+        let decision = ask(&machine, &placed, &exclusive(8)).expect("room");
+        assert_eq!(decision.placement.nodes, set(nodes), "without {busy}");
     }
 }

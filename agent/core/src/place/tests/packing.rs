@@ -4,9 +4,12 @@
 //! (at commit b0d609f; later ones add only uncore caches), and its 48 lists of what is free
 //! (at 04791b4), of which 43 differ.
 //!
-//! Not here, because we decide otherwise on purpose: `takeByTopologyNUMADistributed`, and
-//! packing by uncore cache. They are options of its CPU manager; nothing asks us to spread,
-//! and caches are what the policy `optimal` looks at.
+//! Not here, because we decide otherwise on purpose, are two options of its static policy:
+//! - "distribute-cpus-across-numa" (`takeByTopologyNUMADistributed`) gives a container that
+//!   does not fit on one node as many CPUs of each. A workload that wants that is several
+//!   of one node each to us, which it can pin its threads and memory to; one that does not
+//!   know of nodes is no faster on an even split, and leaves no node whole to others.
+//! - "prefer-align-cpus-by-uncorecache": the policy `optimal` does so always.
 
 use super::{
     super::cpus::{Places, take_packed},

@@ -13,7 +13,9 @@
 //! - nri-plugins (011984d), `pkg/resmgr/lib/memory/allocator_test.go`: 25 of the 29 of
 //!   `TestAllocate`. Its requests name the nodes, and who is of a lower class is moved;
 //!   ours choose the nodes, and a placement moves nobody. Not here: wrong arguments of its
-//!   own, and kinds of memory, which a request can't name.
+//!   own, and kinds of memory, which a request can't name. The ordinary
+//!   memory of its `TestStrictAllocation` (3 of 5) and `TestPreservedAllocation` (6) is
+//!   asked for in the same sequences; ours preserve everybody, since they move nobody.
 
 use super::*;
 

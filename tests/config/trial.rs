@@ -134,7 +134,7 @@ fn every_subsystem(lab: &Lab) -> Result {
         "version = 9\n[sampling]\ninterval_s = 7\n[log]\nlevel = \"debug\"\n[spool]\n\
          cap_mib = 4\ncommit_window_s = 2\n[uplink]\nendpoint = \"mqtt://{nobody}\"\n\
          [placement]\nenabled = false\nreserved_cpus = \"0\"\npolicy = \"none\"\n\
-         fail_open = true\nrepack_mib = 64\ninterrupts = false\n\
+         fail_open = true\nrepack_mib = 64\ninterrupts = false\nmove_mib = 1\n\
          [placement.profiles.db]\ncontainer = \"db\"\n{}",
         ["alarm", "event", "metric", "log"]
             .map(|class| format!(

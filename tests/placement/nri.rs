@@ -168,13 +168,36 @@ fn refuses(lab: &Lab, line: Line) -> Result {
     let why = why.ok_or("it was created")?;
     let told = ["purlin can't place default/big/main", "of 1000 exclusive"];
     ensure!(told.iter().all(|told| why.contains(told)), "{why}");
+    // It is told once, however often it is tried.
+    containerd.cri.create(&pod, &pod_id, "main", CpuLimit(1)).err().ok_or("it was created")?;
+    ensure!(events(&node, "placement.refused")? == 1, "refused twice, and told so");
     // Nothing of it is left in the way.
     let db = run(&containerd, "db", &EXCLUSIVE)?;
     becomes(&containerd, &db, &cpus()?.1)?;
     let nri = node.status()?.nri;
-    ensure!((nri.created, nri.refused) == (1, 1), "{nri:?}");
+    ensure!((nri.created, nri.refused) == (1, 2), "{nri:?}");
     println!("{why}");
+    // Where that is what is wanted, it shares.
+    let document = lab.file("open.toml", "version = 1\n[placement]\nfail_open = true\n")?;
+    let applied = node.cli(&["config", "apply", &document.to_string_lossy()])?;
+    ensure!(applied.code == 0, "{applied:?}");
+    containerd.cri.create(&pod, &pod_id, "main", CpuLimit(1))?;
+    ensure!(events(&node, "placement.failed_open")? == 1, "nobody was told of it");
     Ok(())
+}
+
+/// How many events of that name wait, once there is one.
+fn events(node: &Node, name: &str) -> Result<usize> {
+    let count = || -> Result<usize> {
+        let told = node.cli(&["queue", "peek", "--class", "event", "-n", "100"])?;
+        ensure!(told.code == 0, "{told:?}");
+        Ok(told.stdout.matches(name).count())
+    };
+    wait::until(&format!("there is an event {name}"), REPAIRED, || match count() {
+        Ok(0) => Err("none".to_owned()),
+        Ok(count) => Ok(count),
+        Err(failed) => Err(format!("{failed:?}")),
+    })
 }
 
 fn killed(lab: &Lab, line: Line) -> Result {
@@ -249,11 +272,8 @@ fn overwritten(lab: &Lab, line: Line) -> Result {
     becomes(&containerd, &db, &own)?;
     fs::write(containerd.cpuset_dir(&db).join("cpuset.cpus"), "0")?;
     println!("repaired {:?} after it was written over", becomes(&containerd, &db, &own)?);
-    wait::until("it is told", REPAIRED, || {
-        let log = node.log().map_err(|failed| format!("{failed:?}"))?;
-        let told = log.lines().any(|line| line.contains("a cpuset was repaired"));
-        if told { Ok(()) } else { Err("no line of it in the log".to_owned()) }
-    })
+    ensure!(events(&node, "placement.repaired")? == 1, "it was written over once");
+    Ok(())
 }
 
 /// A containerd whose socket is root's alone, and an agent that is not root; neither it nor
@@ -323,6 +343,8 @@ fn kubelets(lab: &Lab) -> Result {
     kubelet(&format!(
         r#"{{"policyName":"static","defaultCpuSet":"{rest}","entries":{{"db":{{"main":"{own}"}}}}}}"#
     ))?;
+    let features = "etc/kubernetes/node-feature-discovery/features.d";
+    fs::create_dir_all(lab.dir().join(features))?;
     let _service = Service::start(lab, node.binary())?;
     node.start()?;
     asked(&node)?;
@@ -345,7 +367,14 @@ fn kubelets(lab: &Lab) -> Result {
     })?;
     let refused = run(&containerd, "more", &EXCLUSIVE);
     ensure!(refused.is_err(), "what was read last holds");
-    Ok(())
+    // The scheduler's file is root's too.
+    wait::until("the scheduler is told", REPAIRED, || {
+        let told = fs::read_to_string(lab.dir().join(features).join("purlin"));
+        match told.unwrap_or_default() {
+            told if told.contains("purlin.dev/exclusive-cpus=0\n") => Ok(()),
+            told => Err(told),
+        }
+    })
 }
 
 const FILL: &str = "purlin.dev/fill";

@@ -27,7 +27,8 @@ pub const NEEDS: [Need; 3] = [Need::Root, Need::Program("setpriv"), Need::Progra
 /// Whom the agent runs as.
 const NOBODY: u32 = 65_534;
 /// Directories of the lab (`$0/run`, …) in the place of the machine's own, for one process.
-const AGENT: &str = r#"mount --bind "$0/run" /run && mount --bind "$0/lib" /var/lib && exec setpriv --reuid=65534 \
+const AGENT: &str = r#"mount --bind "$0/run" /run && mount --bind "$0/lib" /var/lib &&
+    mount --bind "$0/etc" /etc && exec setpriv --reuid=65534 \
     --regid=65534 --clear-groups --no-new-privs "$@""#;
 const HELPER: &str = r#"mount --bind "$0/etc" /etc && mount --bind "$0/lib" /var/lib &&
     exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@""#;

@@ -307,7 +307,10 @@ fn interrupts(lab: &Lab) -> Result {
     let document = lab.file("desired.toml", "[placement]\ninterrupts = false\n")?;
     let applied = bench.node.cli(&["config", "apply", &document.to_string_lossy()])?;
     ensure!(applied.code == 0, "{applied:?}");
-    kept_off("")
+    // What was read back is so, not under way.
+    let is = bench.enforcement()?.interrupts.kept_off;
+    ensure!(is.is_empty(), "applied, and still off {is:?}");
+    Ok(())
 }
 
 fn last_plan(lab: &Lab) -> Result {

@@ -654,6 +654,7 @@ mod tests {
             placement.profiles = none (default)
             placement.repack_mib = 0 (default)
             placement.interrupts = true (default)
+            placement.move_mib = 4096 (default)
         "#]]
         .assert_eq(&rows);
     }

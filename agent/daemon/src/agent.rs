@@ -8,6 +8,7 @@
 //! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, requests for CDI files |
 //! | `placement` | containers, `Inventory`, `Settings` | `Targets`, the book on disk |
 //! | `kubelet` | kubelet's state files, by the helper | what kubelet gave out |
+//! | `features` | what is left | a file for Kubernetes' scheduler, by the helper |
 //! | `nri` | the container runtime, `Targets` | containers to `placement`, `Nri` |
 //! | `enforce` | `Targets`, cgroups | `Enforcement`, cpusets and interrupts |
 //! | `writer`, `mover` | requests | answers |
@@ -56,7 +57,7 @@ use crate::{
     enforce, helper,
     inventory::{Due, Hardware, Owner},
     kubelet, logging, mesh, nri,
-    placement::{self, Store},
+    placement::{self, Store, features},
     rack::run::{Rack, View},
     sample,
     spool::Spool,
@@ -230,6 +231,7 @@ impl Opened {
             [(); 4].map(|()| watch::channel(in_force.clone()).0);
         let (sampled, connected) = (sampling.subscribe(), session.subscribe());
         let (placed, (planned, planned_now)) = (placing.subscribe(), watch::channel(None));
+        let (obeyed, obeyed_now) = watch::channel(None);
         let (ticking, ticking_now) = watch::channel(Ticking::default());
         let (racked, (rack_view, rack_now)) =
             (racking.subscribe(), watch::channel(View::default()));
@@ -241,7 +243,7 @@ impl Opened {
             Box::new(door::Log { level }),
             Box::new(door::Storage { spool: spool.clone(), dir: state.path().join("spool") }),
             Box::new(door::Sampling { settings: sampling, ticking: ticking_now, test: test_cpu }),
-            Box::new(door::Placing { settings: placing, planned: planned_now }),
+            Box::new(door::Placing { settings: placing, planned: planned_now, obeyed: obeyed_now }),
             Box::new(door::Racking { settings: racking, view: rack_now.clone() }),
             Box::new(door::Meshing {
                 incarnation: identity.incarnation.0,
@@ -293,14 +295,19 @@ impl Opened {
         if is_real {
             spawn_owner(tasks, "kubelet", owner, |owner| Box::pin(owner.run()));
         }
+        let (room, room_now) = watch::channel(None);
         let sources = placement::Sources {
             inventory: inventory_now.clone(),
             settings: placed.clone(),
             kubelet: kubelet.clone(),
             planned,
-            features: (boot.mode == Mode::System && boot.test.root.is_none())
-                .then(|| placement::FEATURES.into()),
+            room,
+            spool: spool.clone(),
         };
+        if boot.mode == Mode::System && is_real {
+            let owner = features::Owner { room: room_now, helper: writer.clone() };
+            spawn_owner(tasks, "features", owner, |owner| Box::pin(owner.run()));
+        }
         let (places, places_inbox) = mpsc::channel(placement::INBOX);
         let (owner, targets) = placement::Owner::new(sources, places_inbox, placements);
         spawn_owner(tasks, "placement", owner, |owner| Box::pin(owner.run()));
@@ -329,6 +336,7 @@ impl Opened {
                 mover,
                 spool: spool.clone(),
                 status: enforcement,
+                obeyed,
                 state_dir: boot.state_dir.clone(),
                 below: boot.test.cgroup.clone(),
             });

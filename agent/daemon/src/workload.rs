@@ -53,6 +53,7 @@ pub fn placement(placement: v1::Placement) -> PlacementDraft {
         profiles: placement.profiles.into_iter().map(profile).collect(),
         repack_mib: placement.repack_mib,
         interrupts: placement.interrupts,
+        move_mib: placement.move_mib,
     }
 }
 

@@ -122,7 +122,7 @@ pub struct Overview {
 }
 
 /// What one more workload may have, for a scheduler that chooses among nodes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     /// Exclusive PUs.
     pub exclusive: u64,

@@ -50,6 +50,17 @@ pub struct Update {
 }
 
 impl Targets {
+    /// Who had CPUs for itself alone and has not all of them any more, and which it lost.
+    pub fn lost_since(&self, before: &Self) -> Vec<(String, IdSet)> {
+        let had = before.containers.iter().filter(|(_, had)| had.exclusive);
+        let lost = had.filter_map(|(id, had)| {
+            let now = self.containers.get(id)?;
+            let kept = if now.exclusive { now.cpus.clone() } else { IdSet::default() };
+            Some((id.clone(), had.cpus.difference(&kept)))
+        });
+        lost.filter(|(_, lost)| !lost.is_empty()).collect()
+    }
+
     /// Every container's cgroup, as its runtime tells it, with its id.
     pub fn cgroups(&self) -> impl Iterator<Item = (&String, &String)> {
         let written = self.containers.iter().filter_map(|(id, it)| Some((id, it.cgroup.as_ref()?)));

@@ -22,6 +22,9 @@ use crate::{
 /// Profiles, at most: more than a node has kinds of containers.
 pub const MAX_PROFILES: usize = 256;
 
+/// Memory that one move may have to move unless told otherwise: some seconds of it.
+const MOVE_MIB: u64 = 4096;
+
 /// A workload as it stands in a document, unchecked.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs, reason = "each field is documented in proto/purlin/v1/placement.proto")]
@@ -61,6 +64,7 @@ pub struct PlacementDraft {
     pub profiles: BTreeMap<String, ProfileDraft>,
     pub repack_mib: Option<u64>,
     pub interrupts: Option<bool>,
+    pub move_mib: Option<u64>,
 }
 
 /// What a document says, checked.
@@ -73,6 +77,7 @@ pub(super) struct Wanted {
     profiles: BTreeMap<String, Profile>,
     repack_mib: Option<u64>,
     interrupts: Option<bool>,
+    move_mib: Option<u64>,
 }
 
 /// Every setting of placement in force.
@@ -92,6 +97,8 @@ pub struct Placement {
     pub repack_mib: Setting<u64>,
     /// Interrupts are kept off exclusive CPUs.
     pub interrupts: Setting<bool>,
+    /// Memory that one move may have to move, in MiB.
+    pub move_mib: Setting<u64>,
 }
 
 pub(super) fn check(draft: &PlacementDraft, refusals: &mut Vec<Refusal>) -> Wanted {
@@ -122,6 +129,7 @@ pub(super) fn check(draft: &PlacementDraft, refusals: &mut Vec<Refusal>) -> Want
             .collect(),
         repack_mib: draft.repack_mib,
         interrupts: draft.interrupts,
+        move_mib: draft.move_mib,
     }
 }
 
@@ -202,6 +210,7 @@ impl Placement {
             profiles: desired.setting(profiles, None, BTreeMap::new()),
             repack_mib: desired.setting(wanted.repack_mib, None, 0),
             interrupts: desired.setting(wanted.interrupts, None, true),
+            move_mib: desired.setting(wanted.move_mib, None, MOVE_MIB),
         }
     }
 
@@ -234,6 +243,7 @@ impl Placement {
             ("profiles", names, &self.profiles.origin),
             ("repack_mib", self.repack_mib.value.to_string(), &self.repack_mib.origin),
             ("interrupts", self.interrupts.value.to_string(), &self.interrupts.origin),
+            ("move_mib", self.move_mib.value.to_string(), &self.move_mib.origin),
         ]
         .map(|(name, value, origin)| (format!("placement.{name}"), value, origin))
         .into()
@@ -317,6 +327,7 @@ mod tests {
             placement.profiles = db (desired version 7)
             placement.repack_mib = 0 (default)
             placement.interrupts = true (default)
+            placement.move_mib = 4096 (default)
         "#]]
         .assert_eq(&rows);
     }

@@ -34,7 +34,6 @@ pub struct Moved {
 pub struct Mover {
     /// Writes; it may be busy for minutes.
     helper: Client,
-    budget_bytes: u64,
     moving: Option<String>,
     ended: mpsc::Receiver<Moved>,
     end: mpsc::Sender<Moved>,
@@ -44,9 +43,9 @@ pub struct Mover {
 
 impl Mover {
     /// Nothing moves yet.
-    pub fn new(helper: Client, budget_bytes: u64) -> Self {
+    pub fn new(helper: Client) -> Self {
         let (end, ended) = mpsc::channel(1);
-        Self { helper, budget_bytes, moving: None, ended, end, left: BTreeMap::new() }
+        Self { helper, moving: None, ended, end, left: BTreeMap::new() }
     }
 
     /// Whose memory is being moved.
@@ -60,8 +59,8 @@ impl Mover {
     }
 
     /// Begins the first of these that was not left a moment ago, unless one is under way or
-    /// stuck.
-    pub fn begin(&mut self, mut moves: VecDeque<Step>) {
+    /// stuck, or has more to move than so many bytes.
+    pub fn begin(&mut self, mut moves: VecDeque<Step>, budget: u64) {
         self.left.retain(|_, (step, _, at)| at.elapsed() < RETRY && moves.contains(step));
         moves.retain(|step| !self.left.contains_key(&step.id));
         let is_stuck = !self.helper.state().stuck_pids.is_empty();
@@ -69,7 +68,7 @@ impl Mover {
             return;
         };
         self.moving = Some(step.id.clone());
-        let (helper, end, budget) = (self.helper.clone(), self.end.clone(), self.budget_bytes);
+        let (helper, end) = (self.helper.clone(), self.end.clone());
         tokio::spawn(async move {
             let result = one(&helper, &step, budget).await;
             // Nobody waits for it when the agent is stopping.

@@ -18,7 +18,7 @@ use std::{
 
 use purlin_core::{
     cpuset::{
-        self, Cpuset, Cpusets, Found,
+        self, Cpuset, Cpusets, Found, To,
         repair::{self, Review, Step},
     },
     idset::IdSet,
@@ -41,7 +41,7 @@ use tokio::{
 use crate::{
     clock,
     helper::{Changed, Client, What},
-    placement,
+    placement::{self, Teller},
     spool::Spool,
 };
 
@@ -68,16 +68,13 @@ const CONTEST: usize = 5;
 const CONTEST_WITHIN: Duration = Duration::from_secs(30);
 /// Time that the placement's owner may take: after a start it waits for the inventory.
 const ADOPT: Duration = Duration::from_secs(15);
-/// Memory that one move may have to move. At a gigabyte a second it takes seconds, in which
-/// the container is slow and the memory bus busy.
-const MOVE_BYTES: u64 = 4 << 30;
 
 /// What the task works with.
 #[derive(Debug)]
 pub struct Wiring {
     /// What every cpuset should be.
     pub targets: watch::Receiver<Arc<Targets>>,
-    /// Whether interrupts are kept off exclusive CPUs.
+    /// Whether interrupts are kept off exclusive CPUs, and how much memory may be moved.
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Told which containers there are.
     pub placement: placement::Client,
@@ -91,6 +88,8 @@ pub struct Wiring {
     pub spool: Spool,
     /// What it publishes.
     pub status: watch::Sender<Arc<api::Enforcement>>,
+    /// Where it says by which settings it has gone through all.
+    pub obeyed: watch::Sender<Option<Obeyed>>,
     /// Where it keeps what it made of interrupts.
     pub state_dir: PathBuf,
     /// Only cgroups below this one are looked at, and no interrupt is: for this project's
@@ -98,10 +97,28 @@ pub struct Wiring {
     pub below: Option<String>,
 }
 
+/// The settings that are obeyed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Obeyed {
+    /// Interrupts are kept off exclusive CPUs.
+    interrupts: bool,
+    /// Memory that one move may have to move, in MiB.
+    move_mib: u64,
+}
+
+impl Obeyed {
+    /// What these settings want.
+    pub fn of(settings: &Settings) -> Self {
+        let placement = &settings.placement;
+        Self { interrupts: placement.interrupts.value, move_mib: placement.move_mib.value }
+    }
+}
+
 /// Owns what is known of every cpuset.
 #[derive(Debug)]
 pub struct Owner {
     wiring: Wiring,
+    teller: Teller,
     mover: Mover,
     interrupts: Keeper,
     known: Known,
@@ -141,9 +158,10 @@ enum Cause {
 impl Owner {
     /// Goes on with the interrupts as an agent before this one left them.
     pub fn new(wiring: Wiring) -> Self {
-        let mover = Mover::new(wiring.mover.clone(), MOVE_BYTES);
+        let mover = Mover::new(wiring.mover.clone());
         let interrupts = Keeper::open(&wiring.state_dir);
-        Self { wiring, mover, interrupts, known: Known::default() }
+        let teller = Teller::new(wiring.spool.clone());
+        Self { wiring, teller, mover, interrupts, known: Known::default() }
     }
 
     /// Works for ever.
@@ -169,8 +187,16 @@ impl Owner {
         }
     }
 
-    /// Reads all, writes what differs, reads it back. When to do it again.
+    /// Goes through all by the settings as they are. When to do it again.
     async fn pass(&mut self, watch: Option<&mut Watch>) -> Instant {
+        let by = Obeyed::of(&self.wiring.settings.borrow_and_update());
+        let next = self.go_through(watch, by).await;
+        self.wiring.obeyed.send_if_modified(|obeyed| obeyed.replace(by) != Some(by));
+        next
+    }
+
+    /// Reads all, writes what differs, reads it back. When to do it again.
+    async fn go_through(&mut self, watch: Option<&mut Watch>, by: Obeyed) -> Instant {
         let later = Instant::now() + CHECK_EVERY;
         let Some(mut found) = self.read().await else { return later };
         // What was made before it was watched was not told.
@@ -204,8 +230,9 @@ impl Owner {
         self.tell(&differed, &targets, &found);
         let review = repair::review(&targets, &found);
         let settled = |step: &&Step| !unsettled.contains(&step.change.cgroup);
-        self.mover.begin(review.moves.iter().filter(settled).cloned().collect());
-        let off = self.without_interrupts(&targets);
+        let moves = review.moves.iter().filter(settled).cloned().collect();
+        self.mover.begin(moves, by.move_mib.saturating_mul(1 << 20));
+        let off = if by.interrupts { repair::exclusive(&targets) } else { IdSet::default() };
         self.interrupts(&off, &found.cpus).await;
         self.verify(&targets, &review);
         self.publish(&targets, &found, &review, &off);
@@ -274,6 +301,7 @@ impl Owner {
                     let told = self.known.failed.insert(step.id.clone(), why.clone());
                     if told.as_ref() != Some(&why) {
                         tracing::error!(container = step.id, why, "a cpuset could not be set");
+                        self.not_in_force(step, why);
                     }
                 }
                 _ => {
@@ -284,6 +312,22 @@ impl Owner {
             }
         }
         any
+    }
+
+    fn not_in_force(&mut self, step: &Step, why: String) {
+        let name = match step.change.to {
+            To::Isolated => "placement.partition_invalid",
+            _ => "placement.not_in_force",
+        };
+        let (to, key) = (step.change.to.to_string(), format!("{} {why}", step.id));
+        let text = format!("container {} has not {to}: {why}", short(&step.id));
+        let attributes = [
+            ("container", step.id.clone()),
+            ("cgroup", step.change.cgroup.clone()),
+            ("wanted", to),
+            ("why", why),
+        ];
+        self.teller.tell(name, text, Some(&key), attributes);
     }
 
     /// Tells, of what differed, what it was and what it is now.
@@ -319,13 +363,13 @@ impl Owner {
         }
     }
 
-    fn repaired(&self, step: &Step, cause: Cause, now: &Cpuset) {
+    fn repaired(&mut self, step: &Step, cause: Cause, now: &Cpuset) {
         let is = state(now);
         let why = match cause {
             Cause::Drift => "someone wrote over it",
             _ => "it was created so",
         };
-        let short: String = step.id.chars().take(12).collect();
+        let short = short(&step.id);
         let text = format!("container {short} had {} ({why}); it has {is} again", step.found);
         let attributes = [
             ("container", step.id.clone()),
@@ -335,12 +379,11 @@ impl Owner {
             ("cause", why.into()),
         ];
         tracing::warn!(container = step.id, found = step.found, why, "a cpuset was repaired");
-        let attributes = attributes.map(|(key, value)| (key.to_owned(), value));
-        self.wiring.spool.event_with("placement.repaired", text, attributes);
+        self.teller.tell("placement.repaired", text, None, attributes);
     }
 
     fn moved(&mut self, Moved { step, result }: Moved) {
-        let short: String = step.id.chars().take(12).collect();
+        let short = short(&step.id);
         match result {
             Ok((bytes, ms)) => {
                 self.known.moved_bytes += bytes;
@@ -351,18 +394,11 @@ impl Owner {
                     bytes >> 20
                 );
                 tracing::info!(container = step.id, bytes, ms, to, "memory moved");
-                let attributes =
-                    [("container".into(), step.id), ("bytes".into(), bytes.to_string())];
-                self.wiring.spool.event_with("placement.memory_moved", text, attributes);
+                let attributes = [("container", step.id), ("bytes", bytes.to_string())];
+                self.teller.tell("placement.memory_moved", text, None, attributes);
             }
             Err(why) => tracing::warn!(container = step.id, why, "memory stays where it is"),
         }
-    }
-
-    /// CPUs that no interrupt may arrive at; none if the settings leave interrupts alone.
-    fn without_interrupts(&mut self, targets: &Targets) -> IdSet {
-        let kept_off = self.wiring.settings.borrow_and_update().placement.interrupts.value;
-        if kept_off { repair::exclusive(targets) } else { IdSet::default() }
     }
 
     async fn interrupts(&mut self, off: &IdSet, online: &IdSet) {
@@ -441,6 +477,11 @@ impl Owner {
 fn is_unread(path: &str, found: &Cpusets) -> bool {
     let path = cpuset::path_of(path);
     path.is_some_and(|path| found.containers.iter().all(|it| it.cpuset.cgroup != path))
+}
+
+/// A container's id as people know it.
+fn short(id: &str) -> String {
+    id.chars().take(12).collect()
 }
 
 async fn changed(watch: &mut std::io::Result<Watch>) -> std::io::Result<()> {

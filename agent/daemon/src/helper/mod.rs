@@ -24,7 +24,7 @@ use purlin_core::{
     inventory::{Asked, GpuEvent, Inventory, Neighbour, Part, PartData, Problem, Smart},
     irq::Affinity,
     metric::{Point, Sampler},
-    place::kubelet::Kubelet,
+    place::{book::Room, kubelet::Kubelet},
 };
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,8 @@ pub enum What {
     Affinity(Affinity),
     /// Connect to the container runtime's NRI socket at this path. Needs the right to.
     Nri(PathBuf),
+    /// Tell Kubernetes' scheduler what is left. Needs the right to write its file.
+    Features(Room),
     /// Read what kubelet's managers gave out. Needs the right to read their files.
     Kubelet,
 }
@@ -92,6 +94,7 @@ impl What {
             What::Affinity(Affinity { irq: Some(irq), .. }) => format!("interrupt {irq}"),
             What::Affinity(_) => "new interrupts".into(),
             What::Nri(socket) => socket.display().to_string(),
+            What::Features(_) => "what is left for a scheduler".into(),
             What::Kubelet => "kubelet's CPU manager".into(),
         }
     }
@@ -108,7 +111,11 @@ impl What {
             What::Sample(Sampler::Temperature) => Part::Sensor,
             What::GpuEvents => Part::Gpu,
             What::Neighbours => Part::Nic,
-            What::Cpuset(_) | What::Affinity(_) | What::Nri(_) | What::Kubelet => Part::Cpu,
+            What::Cpuset(_)
+            | What::Affinity(_)
+            | What::Nri(_)
+            | What::Features(_)
+            | What::Kubelet => Part::Cpu,
         }
     }
 
@@ -165,6 +172,8 @@ pub enum Changed {
     Managed,
     /// The connection is made.
     Connected,
+    /// It is told.
+    Told,
     /// Nobody ever listened there.
     Absent,
     /// It was not done, and why.

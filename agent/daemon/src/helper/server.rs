@@ -15,7 +15,7 @@ use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 use purlin_drivers::{Archive, Root, cgroup, gpu, irq, kubelet, lldp, storage};
 
 use super::{Answer, Changed, Request, What, checked_length, encode, nri, pass};
-use crate::{clock, tasks};
+use crate::{clock, placement::features, tasks};
 
 /// What comes after `helper` for the one with a privilege.
 const WRITE: &str = "write";
@@ -65,11 +65,18 @@ fn serve(only_writes: bool) -> io::Result<()> {
             None => 0,
         };
         socket.write_all(&frame[sent..])?;
+        // A directory that came to be since this one was started is closed to it: the
+        // next one may write there.
+        let is_refused = matches!(answer.changed, Some(Changed::Refused(_)));
+        if only_writes && is_refused && matches!(request.what, What::Features(_)) {
+            return Ok(());
+        }
     }
 }
 
 fn needs_privilege(what: &What) -> bool {
-    matches!(what, What::Cpuset(_) | What::Affinity(_) | What::Nri(_) | What::Kubelet)
+    use What::{Affinity, Cpuset, Features, Kubelet, Nri};
+    matches!(what, Cpuset(_) | Affinity(_) | Nri(_) | Features(_) | Kubelet)
 }
 
 /// Sources that are opened when they are first asked and then kept.
@@ -187,6 +194,14 @@ fn answer_from(root: &Root, what: &What) -> Answer {
             Ok(None) => Answer::changing(Changed::Absent),
             Err(why) => Answer::changing(Changed::Refused(why)),
         },
+        What::Features(room) => {
+            let dir = Path::new(features::DIRECTORY);
+            Answer::changing(match features::write(dir, room) {
+                Ok(true) => Changed::Told,
+                Ok(false) => Changed::Absent,
+                Err(error) => Changed::Refused(format!("{}: {error}", dir.display())),
+            })
+        }
         What::Kubelet => {
             let (kubelet, problems) = kubelet::read(root);
             Answer { kubelet, problems, ..Answer::default() }

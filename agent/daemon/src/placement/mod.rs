@@ -14,15 +14,16 @@ use purlin_core::place::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-mod features;
+pub mod features;
 mod last;
 mod owner;
 mod store;
+mod tell;
 
-pub use features::DIRECTORY as FEATURES;
 pub use last::LastPlan;
 pub use owner::{Owner, Sources};
 pub use store::Store;
+pub use tell::Teller;
 
 /// Questions that may wait for the owner: each takes it about a millisecond.
 pub const INBOX: usize = 64;

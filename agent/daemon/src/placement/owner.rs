@@ -1,11 +1,13 @@
 //! The task `placement`.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use purlin_core::{
     inventory::Inventory,
     place::{
-        book::{Book, Rules},
+        book::{Book, Grant, Outcome, Room, Rules},
+        container::Container,
+        decide::Refusal,
         machine::Machine,
         repack::Plan,
         request::Request,
@@ -19,8 +21,8 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Ask, Store, features};
-use crate::{clock, kubelet};
+use super::{Ask, Store, Teller};
+use crate::{clock, kubelet, spool::Spool};
 
 /// What was decided is on disk after this time: a pod's containers come together, and
 /// flash wears. What is lost with the power is found again from what runs.
@@ -32,7 +34,7 @@ const STORE_AGAIN: Duration = Duration::from_secs(30);
 const FIRST_INVENTORY: Duration = Duration::from_secs(10);
 
 /// What it goes by.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sources {
     /// The machine.
     pub inventory: watch::Receiver<Arc<Inventory>>,
@@ -42,9 +44,14 @@ pub struct Sources {
     pub kubelet: watch::Receiver<kubelet::State>,
     /// Where it says by which rules it has planned.
     pub planned: watch::Sender<Option<Rules>>,
-    /// Where schedulers are told what fits; `None`: they are not.
-    pub features: Option<PathBuf>,
+    /// Where it says what is left.
+    pub room: watch::Sender<Option<Room>>,
+    /// Takes the events.
+    pub spool: Spool,
 }
+
+/// What comes of asking for a place.
+type Decided = Result<Grant, Box<Refusal>>;
 
 /// Owns the book.
 #[derive(Debug)]
@@ -53,6 +60,7 @@ pub struct Owner {
     inbox: mpsc::Receiver<Ask>,
     targets: watch::Sender<Arc<Targets>>,
     book: Book,
+    teller: Teller,
     store: Store,
     /// When what was decided is to be on disk.
     store_at: Option<Instant>,
@@ -69,7 +77,8 @@ impl Owner {
     ) -> (Self, watch::Receiver<Arc<Targets>>) {
         let (targets, published) = watch::channel(Arc::default());
         let (store_at, planned) = (None, None);
-        (Self { sources, inbox, targets, book, store, store_at, planned }, published)
+        let teller = Teller::new(sources.spool.clone());
+        (Self { sources, inbox, targets, book, teller, store, store_at, planned }, published)
     }
 
     /// Serves for ever.
@@ -99,8 +108,8 @@ impl Owner {
             self.replan();
         }
         match ask {
-            Ask::Create(it, reply) => self.change(reply, |book, now| book.admit(now, it)),
-            Ask::Update(it, reply) => self.change(reply, |book, now| book.update(now, it)),
+            Ask::Create(it, reply) => self.decide(reply, it, Book::admit),
+            Ask::Update(it, reply) => self.decide(reply, it, Book::update),
             Ask::Remove(id, reply) => self.change(reply, |book, _| book.remove(&id)),
             Ask::Adopt(via, all, reply) => {
                 self.change(reply, |book, now| book.adopt(now, via, all));
@@ -111,6 +120,62 @@ impl Owner {
             Ask::Repack(request, budget, apply, reply) => {
                 self.change(reply, |book, _| repack(book, &request, budget, apply));
             }
+        }
+    }
+
+    /// Decides where a container goes, and tells if that is not where it asked to be.
+    fn decide(
+        &mut self,
+        reply: oneshot::Sender<Decided>,
+        it: Container,
+        of: fn(&mut Book, u64, Container) -> Decided,
+    ) {
+        let (id, title) = (it.id.clone(), it.title());
+        let decided = of(&mut self.book, clock::unix_ms(), it);
+        self.publish();
+        let entry = self.book.entries().get(&id).map(|entry| &entry.outcome);
+        let told = match (&decided, entry) {
+            (Err(refusal), _) => Some(("placement.refused", "was refused", &refusal.reason)),
+            (Ok(_), Some(Outcome::Shared(Some(refusal)))) => {
+                Some(("placement.failed_open", "shares, though it asked for more", &refusal.reason))
+            }
+            (Ok(_), _) => None,
+        };
+        if let Some((name, what, reason)) = told {
+            let text = format!("{title} {what}: {reason}");
+            let attributes =
+                [("container", id), ("title", title.clone()), ("reason", reason.clone())];
+            self.teller.tell(name, text, Some(&format!("{title} {reason}")), attributes);
+        }
+        _ = reply.send(decided);
+    }
+
+    /// Tells who has not all of its own CPUs any more.
+    fn tell_lost(&mut self, before: &Targets, machine: &Machine) {
+        for (id, lost) in self.book.targets().lost_since(before) {
+            let Some(entry) = self.book.entries().get(&id) else { continue };
+            let title = entry.container.title();
+            let now = &self.book.targets().containers[&id];
+            let why = match lost.iter().all(|cpu| machine.pus.contains_key(&cpu)) {
+                true => "are not its own any more",
+                false => "are not all online any more",
+            };
+            let instead = match (&entry.outcome, now.exclusive) {
+                (Outcome::Shared(Some(refusal)), _) => {
+                    format!("shares CPUs {}: {}", now.cpus, refusal.reason)
+                }
+                (_, true) => format!("has CPUs {} now", now.cpus),
+                _ => format!("shares CPUs {}", now.cpus),
+            };
+            let text = format!("CPUs {lost} of {title} {why}: it {instead}");
+            tracing::warn!(text, "exclusive CPUs were lost");
+            let attributes = [
+                ("container", id),
+                ("title", title),
+                ("lost", lost.to_string()),
+                ("now", now.cpus.to_string()),
+            ];
+            self.teller.tell("placement.exclusive_lost", text, None, attributes);
         }
     }
 
@@ -137,8 +202,12 @@ impl Owner {
             Err(why) if self.book.knows_machine() => tracing::warn!(why, "no new plan"),
             Err(why) => tracing::warn!(why, "nothing can be placed on this machine"),
             Ok(found) => {
+                let before = self.book.targets().clone();
                 let updates = self.book.replan(Some(found.clone()), rules.clone());
                 tracing::info!(changed = updates.len(), "planned");
+                if rules.enabled && !self.book.paused() {
+                    self.tell_lost(&before, found);
+                }
             }
         }
         self.sources.planned.send_replace(Some(by_settings));
@@ -160,15 +229,13 @@ impl Owner {
     /// Makes the book durable, beside the main loop: a worn flash may take seconds.
     async fn store(&mut self) {
         let (mut store, saved) = (self.store.clone(), self.book.save());
-        let (room, features) = (self.book.room(), self.sources.features.clone());
-        let stored = task::spawn_blocking(move || {
-            if let Some(dir) = features
-                && let Err(error) = features::write(&dir, &room)
-            {
-                tracing::warn!(%error, dir = %dir.display(), "schedulers are not told what fits");
-            }
-            store.store(&saved).map(|()| store)
+        let room = Some(self.book.room());
+        self.sources.room.send_if_modified(|now| {
+            let changed = *now != room;
+            *now = room;
+            changed
         });
+        let stored = task::spawn_blocking(move || store.store(&saved).map(|()| store));
         let stored = stored.await;
         self.store_at = match stored.map_err(std::io::Error::other).flatten() {
             Ok(store) => {
@@ -194,21 +261,25 @@ fn repack(book: &mut Book, request: &Request, budget: u64, apply: bool) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
     use purlin_core::{
+        identity::{Class, Incarnation},
         inventory::{Cpu, NumaNode, Pu},
-        place::container::{Container, Resources},
+        place::container::{Container, Resources, Via},
         settings::Start,
     };
 
-    use super::*;
-    use crate::placement::Client;
+    use purlin_proto::v1::{self, record::Body};
 
-    /// Four CPUs on one node.
-    fn inventory() -> Inventory {
+    use super::*;
+    use crate::{clock::Clock, placement::Client, tasks::Board};
+
+    /// So many CPUs on one node.
+    fn inventory(count: u32) -> Inventory {
         let pu = |id: u32| Pu { id, logical: id, node: Some(0) };
-        let cpus = (0..4).collect();
+        let cpus = (0..count).collect();
         Inventory {
-            cpu: Some(Cpu { pus: (0..4).map(pu).collect(), ..Cpu::default() }),
+            cpu: Some(Cpu { pus: (0..count).map(pu).collect(), ..Cpu::default() }),
             numa: Some(vec![NumaNode { cpus: Some(cpus), ..NumaNode::default() }]),
             ..Inventory::default()
         }
@@ -219,8 +290,24 @@ mod tests {
             id: id.into(),
             cgroup: Some(format!("/kubepods/pod/{id}")),
             resources: Resources { cpu_shares: Some(2048), ..Resources::default() },
+            via: Via::Nri,
             ..Container::default()
         }
+    }
+
+    /// The texts of the first events.
+    async fn events(spool: &Spool, count: u64) -> Vec<String> {
+        let mut durable = spool.durable();
+        durable.wait_for(|it| it[Class::Event as usize] >= count).await.expect("durable");
+        let frame = spool.read(Class::Event, 1, 1 << 20).await.expect("a frame");
+        let text = |(_, record): (u64, Vec<u8>)| match v1::Record::decode(&record[..])
+            .expect("a record")
+            .body
+        {
+            Some(Body::Event(event)) => event.text,
+            other => panic!("{other:?}"),
+        };
+        frame.records.into_iter().map(text).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,22 +318,41 @@ mod tests {
         let (_settings_owner, settings) = watch::channel(Arc::new(settings));
         let planned = watch::channel(None).0;
         let kubelet = watch::channel(kubelet::State::default()).1;
-        let sources =
-            Sources { inventory: inventory_now, settings, kubelet, planned, features: None };
+        let room = watch::channel(None).0;
+        let spool =
+            Spool::open(&dir.path().join("spool"), Incarnation(1), Clock::new(1), Board::default())
+                .expect("a spool");
+        let sources = Sources {
+            inventory: inventory_now,
+            settings,
+            kubelet,
+            planned,
+            room,
+            spool: spool.clone(),
+        };
         let (asks, inbox) = mpsc::channel(4);
         let (store, saved, problems) = Store::open(dir.path());
         assert!(problems.is_empty());
-        let (mut owner, targets) = Owner::new(sources, inbox, (store, Book::restore(saved)));
+        let (mut owner, mut targets) = Owner::new(sources, inbox, (store, Book::restore(saved)));
         let running = tokio::spawn(async move { owner.run().await });
-        inventory_owner.send_replace(Arc::new(inventory()));
+        inventory_owner.send_replace(Arc::new(inventory(4)));
 
         let client = Client(asks);
         let grant = client.create(pod("db")).await.expect("an answer").expect("room");
         assert_eq!(grant.target.expect("a cpuset").cpus.to_string(), "2-3");
-        assert_eq!(targets.borrow().shared.to_string(), "0-1");
+        assert_eq!(targets.borrow_and_update().shared.to_string(), "0-1");
         let refused = client.create(pod("other")).await.expect("an answer");
         assert!(refused.expect_err("one is left").reason.contains("1 of 2 exclusive PUs"));
         time::sleep(STORE_AFTER * 5).await;
+        inventory_owner.send_replace(Arc::new(inventory(3)));
+        targets.changed().await.expect("another plan");
+        assert_eq!(
+            events(&spool, 2).await,
+            [
+                "other was refused: the whole machine has only 1 of 2 exclusive PUs left",
+                "CPUs 3 of db are not all online any more: it has CPUs 1-2 now",
+            ]
+        );
         running.abort();
         let (_, saved, _) = Store::open(dir.path());
         assert_eq!(saved.containers.len(), 1);

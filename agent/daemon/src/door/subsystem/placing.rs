@@ -1,5 +1,5 @@
-//! How containers are placed. Its task watches what is sent here, and says by which
-//! rules it has planned.
+//! How containers are placed. Its tasks watch what is sent here; one says by which rules it
+//! has planned, the other by which settings it has gone through all cpusets and interrupts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,8 +11,9 @@ use purlin_core::{
 use tokio::{sync::watch, time};
 
 use super::{Subsystem, Work};
+use crate::enforce::Obeyed;
 
-/// A plan for a large machine takes a moment.
+/// A plan for a large machine takes a moment, and so do its interrupts.
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// Placement.
@@ -22,6 +23,9 @@ pub struct Placing {
     pub settings: watch::Sender<Arc<Settings>>,
     /// What it has planned by; `None` before its first plan.
     pub planned: watch::Receiver<Option<Rules>>,
+    /// What cpusets, memory and interrupts were last gone through by; `None` before the
+    /// first time, and where there are none to go through.
+    pub obeyed: watch::Receiver<Option<Obeyed>>,
 }
 
 impl Subsystem for Placing {
@@ -71,11 +75,16 @@ impl Subsystem for Placing {
 
     fn read_back<'a>(&'a self, settings: &'a Settings) -> Work<'a> {
         let (mut planned, wanted) = (self.planned.clone(), settings.placement.rules());
+        let (mut obeyed, wants) = (self.obeyed.clone(), Obeyed::of(settings));
         Box::pin(async move {
             // Before its first plan it knows no machine, and no other rules either.
             let settled = |now: &Option<Rules>| now.as_ref().is_none_or(|now| *now == wanted);
             let waited = time::timeout(SETTLE, planned.wait_for(settled)).await;
-            waited.map(drop).map_err(|_| "it is still planned by other rules".into())
+            waited.map_err(|_| "it is still planned by other rules")?.ok();
+            let obeys = |now: &Option<Obeyed>| now.is_none_or(|now| now == wants);
+            let waited = time::timeout(SETTLE, obeyed.wait_for(obeys)).await;
+            waited.map_err(|_| "cpusets and interrupts are still kept by other settings")?.ok();
+            Ok(())
         })
     }
 }

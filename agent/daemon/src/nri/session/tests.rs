@@ -2,6 +2,7 @@
 //! one, on a machine of four CPUs of which the first is reserved.
 
 use purlin_core::{
+    identity::Incarnation,
     inventory::{Cpu, NumaNode, Pu},
     place::book::Book,
     settings::{Settings, Start},
@@ -14,7 +15,7 @@ use tokio::{
 
 use super::*;
 use crate::placement::{Ask, Client, Owner, Sources, Store};
-use crate::{helper, kubelet};
+use crate::{clock::Clock, helper, kubelet, spool::Spool, tasks::Board};
 
 /// Larger than anything these tests say.
 const PIPE: usize = 1 << 20;
@@ -61,8 +62,11 @@ impl Runtime {
         let planned = watch::channel(None).0;
         let (kubelets, kubelet, _) = kubelet::new(helper::writer().0);
         let inventory_now = inventory.clone();
-        let sources =
-            Sources { inventory: inventory_now, settings, kubelet, planned, features: None };
+        let room = watch::channel(None).0;
+        let spool =
+            Spool::open(&dir.path().join("spool"), Incarnation(1), Clock::new(1), Board::default())
+                .expect("a spool");
+        let sources = Sources { inventory: inventory_now, settings, kubelet, planned, room, spool };
         let (mut owner, targets) = Owner::new(sources, inbox, (store, Book::restore(saved)));
         let owner = owner_answers.then(|| tokio::spawn(async move { owner.run().await }));
         let (status_now, status) = watch::channel(api::Nri::default());

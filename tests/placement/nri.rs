@@ -216,6 +216,7 @@ fn killed(lab: &Lab, line: Line) -> Result {
     ensure!(!left.contains(&own), "the other one is still on {left}");
     let nri = asked(&node)?;
     ensure!(nri.repaired == 2, "{nri:?}");
+    ensure!(events(&node, "placement.repaired")? == 1, "nobody was told of it");
     // Nothing that is right is touched when it comes back once more.
     node.kill()?;
     node.start()?;

@@ -320,9 +320,10 @@ impl Opened {
                 targets: targets.clone(),
                 inventory: inventory_now.clone(),
                 status: nri,
+                spool: spool.clone(),
             };
             let writer = is_real.then(|| writer.clone());
-            let plugin = nri::Plugin::new(boot.nri_socket.clone(), wiring, writer, spool.clone());
+            let plugin = nri::Plugin::new(boot.nri_socket.clone(), wiring, writer);
             spawn_owner(tasks, "nri", plugin, |plugin| Box::pin(plugin.run()));
         }
         let (enforcement, enforced) = watch::channel(Arc::new(Enforcement::default()));

@@ -207,7 +207,11 @@ impl Page for Explained {
                     true => "somebody else bound it, to CPUs that nobody else is given",
                     false => "somebody else bound it: it keeps what of that is not another's alone",
                 };
-                pair("because", what, width)
+                let near = match given.near.is_empty() {
+                    true => String::new(),
+                    false => format!("; its memory goes to their node, {}", given.near),
+                };
+                pair("because", &format!("{what}{near}"), width)
             }
             Outcome::Shared(None) => {
                 pair("because", "it asks for nothing, and shares what nobody has alone", width)

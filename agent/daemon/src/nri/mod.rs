@@ -15,7 +15,6 @@ use tokio::{net::UnixStream, sync::watch, time};
 use crate::{
     clock,
     helper::{self, Changed, What},
-    spool::Spool,
     state,
 };
 
@@ -40,17 +39,11 @@ pub struct Plugin {
     wiring: Wiring,
     /// Connects where the agent may not.
     helper: Option<helper::Client>,
-    spool: Spool,
 }
 
 impl Plugin {
     /// Of the runtime behind the socket that was named, or behind [`SOCKET`].
-    pub fn new(
-        named: Option<PathBuf>,
-        wiring: Wiring,
-        helper: Option<helper::Client>,
-        spool: Spool,
-    ) -> Self {
+    pub fn new(named: Option<PathBuf>, wiring: Wiring, helper: Option<helper::Client>) -> Self {
         let configured = named.is_some();
         let socket = named.unwrap_or_else(|| SOCKET.into());
         wiring.status.send_modify(|status| {
@@ -58,7 +51,7 @@ impl Plugin {
             status.configured = configured;
             status.since_unix_ms = clock::unix_ms();
         });
-        Self { socket, wiring, helper, spool }
+        Self { socket, wiring, helper }
     }
 
     /// Serves for ever.
@@ -135,7 +128,7 @@ impl Plugin {
         }
         if lasted {
             let text = why.unwrap_or_else(|| "its socket is gone".into());
-            self.spool.event("placement.runtime.lost", text);
+            self.wiring.spool.event("placement.runtime.lost", text);
         }
     }
 }

@@ -30,7 +30,7 @@ use super::{
     codec::{Connection, Decoder, Kind, Message, encode},
     view::{self, Cpuset},
 };
-use crate::{clock, kubelet, placement};
+use crate::{clock, kubelet, placement, spool::Spool};
 
 /// What the runtime knows us by, and when it asks us: after plugins with smaller numbers.
 const NAME: &str = "purlin";
@@ -61,6 +61,8 @@ const UPDATE: Duration = Duration::from_secs(120);
 const MAX_UPDATES: usize = 32;
 /// Containers that a runtime may tell of, several times what is placed.
 const MAX_TOLD: usize = 16 * 1024;
+/// Containers that an event names; the log has all of them.
+const MAX_NAMED: usize = 10;
 
 /// gRPC's codes.
 const FAILED_PRECONDITION: i32 = 9;
@@ -79,6 +81,8 @@ pub struct Wiring {
     pub inventory: watch::Receiver<Arc<Inventory>>,
     /// How it stands; only written here and by the task.
     pub status: watch::Sender<api::Nri>,
+    /// Takes the events.
+    pub spool: Spool,
 }
 
 /// One connection.
@@ -269,6 +273,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         let titles: Vec<_> =
             update.iter().filter_map(|it| names.get(&it.container_id)).cloned().collect();
         tracing::info!(containers = names.len(), repaired = ?titles, "told of every container");
+        if !titles.is_empty() {
+            self.tell_repaired(&titles);
+        }
         self.stage = Stage::Running;
         self.due = None;
         self.wiring.status.send_modify(|status| {
@@ -279,6 +286,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             status.repaired += titles.len() as u64;
         });
         Ok(Ok(nri::SynchronizeResponse { update, more: false }.encode_to_vec()))
+    }
+
+    fn tell_repaired(&self, titles: &[String]) {
+        let some = titles.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let count = titles.len().to_string();
+        let text = format!(
+            "{count} containers were not where they belong when the runtime told of them, and \
+             are changed: {some}{}",
+            if titles.len() > MAX_NAMED { ", …" } else { "" }
+        );
+        let attributes = [("containers".to_owned(), count)];
+        self.wiring.spool.event_with("placement.repaired", text, attributes);
     }
 
     /// A container is about to be created.

@@ -31,7 +31,7 @@ const STORE_AFTER: Duration = Duration::from_millis(200);
 const STORE_AGAIN: Duration = Duration::from_secs(30);
 /// Nobody is answered before the machine is known, and what kubelet gave out of it, or for
 /// so long: a refusal in the seconds after a start would be about nothing but the start.
-const FIRST_INVENTORY: Duration = Duration::from_secs(10);
+const FIRST_KNOWN: Duration = Duration::from_secs(10);
 
 /// What it goes by.
 #[derive(Debug)]
@@ -85,9 +85,9 @@ impl Owner {
     pub async fn run(&mut self) {
         let known = |inventory: &Arc<Inventory>| inventory.cpu.is_some();
         let mut first = self.sources.inventory.clone();
-        _ = time::timeout(FIRST_INVENTORY, first.wait_for(known)).await;
+        _ = time::timeout(FIRST_KNOWN, first.wait_for(known)).await;
         let mut kubelet = self.sources.kubelet.clone();
-        _ = time::timeout(FIRST_INVENTORY, kubelet.wait_for(|state| state.is_known)).await;
+        _ = time::timeout(FIRST_KNOWN, kubelet.wait_for(|state| state.is_known)).await;
         self.replan();
         loop {
             let store_at = self.store_at.unwrap_or_else(Instant::now);

@@ -380,6 +380,7 @@ enum Step {
     Ask(usize, usize, usize, bool),
     Remove(usize),
     Adopt(Vec<(usize, u64)>),
+    Found(Vec<(usize, u32)>),
     Offline(u32),
     Kubelet(Option<u32>),
     Repack(usize, bool),
@@ -395,6 +396,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(id, count, policy, whole)| Step::Ask(id, count, policy, whole)),
         3 => (0usize..9).prop_map(Step::Remove),
         1 => prop::collection::vec((0usize..9, milli), 0..6).prop_map(Step::Adopt),
+        1 => prop::collection::vec((0usize..4, 0u32..14), 0..4).prop_map(Step::Found),
         1 => (0u32..16).prop_map(Step::Offline),
         1 => prop::option::of(0u32..14).prop_map(Step::Kubelet),
         2 => (2usize..6, any::<bool>()).prop_map(|(count, whole)| Step::Repack(count, whole)),
@@ -450,6 +452,18 @@ fn is_sound(targets: &Targets, online: &IdSet) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Whoever keeps what somebody else gave has no CPU that is another's alone.
+fn is_left_alone_soundly(book: &Book) -> Result<(), TestCaseError> {
+    let targets = &book.targets().containers;
+    let exclusive = targets.values().filter(|target| target.exclusive);
+    let taken = exclusive.fold(IdSet::default(), |taken, it| taken.union(&it.cpus));
+    for (id, entry) in book.entries().iter().filter(|(id, _)| !targets.contains_key(*id)) {
+        let Outcome::Given(given) = &entry.outcome else { continue };
+        prop_assert!(given.cpus.intersection(&taken).is_empty(), "{} is on {}", id, given.cpus);
+    }
+    Ok(())
+}
+
 /// Once all that comes before a new container is written, nobody has any of its CPUs.
 fn comes_last(before: &Targets, id: &str, grant: Option<Grant>) -> Result<(), TestCaseError> {
     let Some(Grant { target: Some(target), updates, .. }) = grant else { return Ok(()) };
@@ -499,6 +513,13 @@ proptest! {
                         all.map(|it| (it.id.clone(), it)).collect();
                     book.adopt(now, Via::Nri, all.into_values().collect());
                 }
+                Step::Found(all) => {
+                    let cpus = |cpu: u32| (cpu..cpu + 3).collect::<IdSet>().to_string();
+                    let all = all.into_iter().map(|(number, cpu)| found(&format!("f{number}"), &cpus(cpu)));
+                    let all: BTreeMap<String, Container> =
+                        all.map(|it| (it.id.clone(), it)).collect();
+                    book.adopt(now, Via::Found, all.into_values().collect());
+                }
                 Step::Offline(cpu) => {
                     machine = whole.clone();
                     machine.pus.remove(&cpu);
@@ -532,6 +553,7 @@ proptest! {
             }
             let online: IdSet = machine.pus.keys().copied().collect();
             is_sound(book.targets(), &online)?;
+            is_left_alone_soundly(&book)?;
             is_whole(&book, &machine)?;
         }
     }

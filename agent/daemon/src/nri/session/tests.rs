@@ -66,7 +66,14 @@ impl Runtime {
         let spool =
             Spool::open(&dir.path().join("spool"), Incarnation(1), Clock::new(1), Board::default())
                 .expect("a spool");
-        let sources = Sources { inventory: inventory_now, settings, kubelet, planned, room, spool };
+        let sources = Sources {
+            inventory: inventory_now,
+            settings,
+            kubelet,
+            planned,
+            room,
+            spool: spool.clone(),
+        };
         let (mut owner, targets) = Owner::new(sources, inbox, (store, Book::restore(saved)));
         let owner = owner_answers.then(|| tokio::spawn(async move { owner.run().await }));
         let (status_now, status) = watch::channel(api::Nri::default());
@@ -76,6 +83,7 @@ impl Runtime {
             targets,
             inventory,
             status: status_now,
+            spool: spool.clone(),
         };
         let (trunk, ours) = tokio::io::duplex(PIPE);
         let session = tokio::spawn(async move { Session::over(ours, &mut wiring).run().await });

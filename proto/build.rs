@@ -3,9 +3,10 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "purlin/v1/agent.proto",
     "purlin/v1/desired.proto",
+    "purlin/v1/history.proto",
     "purlin/v1/ledger.proto",
     "purlin/v1/mesh.proto",
     "purlin/v1/placement.proto",

@@ -421,6 +421,28 @@ pub struct QueueClass {
     pub error: Option<String>,
 }
 
+/// `GET /v1/metrics`: the local history.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Metrics {
+    /// Its series, by name and attributes.
+    pub series: Vec<MetricSeries>,
+}
+
+/// One series of the local history.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct MetricSeries {
+    /// OpenTelemetry name.
+    pub name: String,
+    /// UCUM unit.
+    pub unit: String,
+    /// What it is of.
+    pub attributes: std::collections::BTreeMap<String, String>,
+    /// It counts: each value is the last of its minute; else its mean.
+    pub counter: bool,
+    /// Milliseconds since 1970 at which a minute began, and its value; oldest first.
+    pub points: Vec<(u64, f64)>,
+}
+
 /// `POST /v1/queue/purge`: what was removed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Purged {

@@ -1,6 +1,7 @@
 //! What is measured reaches the core, whatever the broker does (absent, refusing,
 //! hanging, cutting connections, denying a topic), whatever the disk does ([`disk`],
-//! [`power`]), in a form that others read ([`decoder`]), and by hand ([`carry`]).
+//! [`power`]), whatever the
+//! network does ([`netns`]), in a form that others read ([`decoder`]), and by hand ([`carry`]).
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ use std::{
 mod carry;
 mod decoder;
 mod disk;
+mod netns;
 mod power;
 
 use prost::Message;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
     all.extend(carry::tests());
     all.extend(decoder::tests());
     all.extend(disk::tests());
+    all.extend(netns::tests());
     all.extend(power::tests());
     purlin_tests::run(all)
 }

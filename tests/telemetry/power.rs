@@ -23,7 +23,11 @@ use purlin_core::{
     identity::{Class, Incarnation},
     retention::WhenFull,
 };
-use purlin_daemon::spool::{Limits, log::Log};
+use purlin_daemon::{
+    history::store::Store,
+    spool::{Limits, log::Log},
+};
+use purlin_proto::v1::HistoryChunk;
 use purlin_tests::{
     Lab, Need, Random, Result,
     disk::{self, Disk},
@@ -46,6 +50,9 @@ pub fn tests() -> Vec<Test> {
         test("power_cuts_on_xfs_lose_nothing_durable", 200, |lab| cuts(lab, "xfs", 320, 50))
             .needs(&tools("mkfs.xfs"))
             .needs(&[xfs]),
+        test("power_cuts_leave_the_local_history_whole", 200, history_cuts)
+            .needs(&tools("mkfs.ext4"))
+            .needs(&[ext4]),
         test("the_rig_tells_a_writer_that_does_not_sync", 60, rig)
             .needs(&tools("mkfs.ext4"))
             .needs(&[ext4]),
@@ -166,6 +173,53 @@ fn check(log: &mut Log, durable: u64, promised: &Promised) -> Result {
     }
     ensure!(next > durable, "{next} and all after it are lost; {durable} were durable");
     ensure!(log.lost(Cause::Damaged) == 0, "{} were damaged", log.lost(Cause::Damaged));
+    Ok(())
+}
+
+/// What the local history has flushed is there, and it opens.
+fn history_cuts(lab: &Lab) -> Result {
+    const CUTS: u32 = 25;
+    let mut random = Random::from_environment()?;
+    let disk = Disk::make(lab, "disk", "ext4", 64)?;
+    let dir = disk.path().join("history");
+    let flushed = AtomicU64::new(0);
+    for cut in 0..CUTS {
+        let (store, damage) = Store::open(&dir).map_err(|e| format!("cut {cut}: {e:?}"))?;
+        ensure!(damage.is_none(), "cut {cut}: it was set aside: {damage:?}");
+        let run = Duration::from_micros(5000 + random.below(LONGEST_RUN_MS * 1000));
+        let cutter = disk.arm()?;
+        let promised = thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for n in flushed.load(Ordering::Acquire) + 1.. {
+                    let chunk = HistoryChunk { minutes: vec![1], values: vec![n as f64] };
+                    let put = store.put(n % 500, n as u32, &chunk).and_then(|()| store.flush());
+                    if put.is_err() {
+                        return;
+                    }
+                    flushed.store(n, Ordering::Release);
+                }
+            });
+            sleep(run);
+            let promised = flushed.load(Ordering::Acquire);
+            let done = cutter.cut();
+            writer.join().map_err(|_| "the writer panicked")?;
+            done.map(|()| promised)
+        })?;
+        // On a disk that is gone it can't close, and may say so by a panic.
+        _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(store)));
+        disk.cycle()?;
+        let (store, damage) = Store::open(&dir).map_err(|e| format!("cut {cut}: {e:?}"))?;
+        ensure!(damage.is_none(), "cut {cut}: it was set aside: {damage:?}");
+        for n in 1..=promised {
+            let found = store.chunks(n % 500, n as u32).into_iter().next();
+            let found = found.filter(|it| it.0 == n as u32 && it.1.values == [n as f64]);
+            ensure!(found.is_some(), "cut {cut}: {n} of {promised} flushed is lost");
+        }
+        flushed.store(promised, Ordering::Release);
+    }
+    let flushed = flushed.load(Ordering::Acquire);
+    ensure!(flushed > u64::from(CUTS), "only {flushed} flushes: too slow to show anything");
+    println!("history: {CUTS} cuts, {flushed} flushes, none lost");
     Ok(())
 }
 

@@ -167,6 +167,12 @@ Examples:
     #[command(subcommand)]
     Queue(QueueCommand),
 
+    /// Show what was measured here in the last day
+    ///
+    /// From the node's own history, a value a minute, with or without a cloud.
+    #[command(subcommand)]
+    Metrics(MetricsCommand),
+
     /// Show or test the way to the cloud
     ///
     /// The uplink is an MQTT connection from the agent to a broker. Nothing on the node
@@ -665,7 +671,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   purlin queue import edge-07.purlin
-  purlin queue import --partial edge-07.purlin        what is whole of a damaged one")]
+  purlin queue import --partial edge-07.purlin   what is whole of a damaged one")]
     Import {
         /// A file of `purlin queue export`
         file: PathBuf,
@@ -688,6 +694,49 @@ Examples:
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// `purlin metrics …`
+#[derive(Debug, Subcommand)]
+pub enum MetricsCommand {
+    /// List the names of what is measured
+    #[command(after_help = "\
+Examples:
+  purlin metrics list                    what can be shown?")]
+    List,
+    /// Plot one series, or a line for each of several
+    ///
+    /// Counters are shown as rates a second. As JSON every minute's value is told.
+    #[command(after_help = "\
+Examples:
+  purlin metrics show system.cpu.load_average.1m --since 6h
+  purlin metrics show system.network --since 30min
+  purlin metrics show hw.temperature -o json | jq '.series[].points[-1]'")]
+    Show {
+        /// Its name, or how several begin
+        #[arg(value_parser = metric_name)]
+        name: String,
+        /// How far back: 90s, 30min, 6h, at most 24h
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = since)]
+        since: Duration,
+    },
+}
+
+fn metric_name(name: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match !name.is_empty() && name.chars().all(plain) {
+        true => Ok(name.to_owned()),
+        false => Err("letters, digits, '.', '_' and '-'".into()),
+    }
+}
+
+fn since(text: &str) -> Result<Duration, String> {
+    let since = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let day = Duration::from_secs(24 * 3600);
+    match (Duration::from_secs(60)..=day).contains(&since) {
+        true => Ok(since),
+        false => Err("1min to 24h: that is what is kept".into()),
+    }
 }
 
 /// `purlin queue peek`

@@ -29,6 +29,7 @@ mod hw;
 mod link;
 mod log;
 mod mesh;
+mod metrics;
 mod numa;
 mod oci;
 mod output;
@@ -82,6 +83,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         Command::Rack(command) => wait(rack::run(&command, &global, &output)),
         Command::Driver(command) => wait(driver::run(&command, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),
+        Command::Metrics(command) => wait(metrics::run(&command, &global, &output)),
         Command::Link(command) => wait(link::run(&command, &global, &output)),
         Command::Log(watch) => wait(log::run(watch, &global, &output)),
         Command::Fleet(command) => wait(fleet::run(&command, &output)),

@@ -19,7 +19,7 @@
 //! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
 //!
-//! The spool has a thread of its own. Each value has one owner, which alone
+//! The spool has a thread of its own, and so has the local history. Each value has one owner, which alone
 //! writes its `watch` channel; a reader takes a whole snapshot.
 
 use std::{
@@ -55,6 +55,7 @@ use crate::{
     clock::Clock,
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     enforce, helper,
+    history::History,
     inventory::{Due, Hardware, Owner},
     kubelet, logging, mesh, nri,
     placement::{self, Store, features},
@@ -126,12 +127,17 @@ async fn run(boot: Boot, started: Instant) -> Result<(), String> {
     let mut tasks = Tasks::new(stop.clone());
     let opened = Opened::open(boot, &tasks.board())?;
     let (spool, socket) = (opened.spool.clone(), opened.boot.socket.clone());
+    let state_dir = opened.state.path().to_owned();
     // Held until the very end.
     let _state = opened.spawn(&mut tasks, &stop, started);
 
     // Outside systemd there is nobody to tell.
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     spool.event("agent.started", VERSION);
+    match History::start(state_dir.join("history"), state_dir.join("spool/dict")) {
+        Ok(history) => spool.tell(history),
+        Err(error) => tracing::warn!(%error, "there is no local history"),
+    }
     tracing::info!(version = VERSION, after = ?started.elapsed(), "ready");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -144,6 +150,9 @@ async fn run(boot: Boot, started: Instant) -> Result<(), String> {
     stop.cancel();
     if !tasks.drain(DRAIN).await {
         tracing::warn!(after = ?DRAIN, "some tasks did not end by themselves");
+    }
+    if let Some(history) = spool.history() {
+        _ = time::timeout(CLOSE_SPOOL, history.flush()).await;
     }
     if time::timeout(CLOSE_SPOOL, spool.close()).await.is_err() {
         tracing::error!("the disk is too slow: what was not yet durable is lost");

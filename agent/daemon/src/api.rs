@@ -51,6 +51,7 @@ use crate::{
 };
 
 mod config;
+mod metrics;
 pub mod placement;
 mod queue;
 
@@ -191,6 +192,7 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(hardware_changes))
         .routes(routes!(hardware_diff))
         .routes(routes!(accept_hardware))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(queue::queue))
         .routes(routes!(queue::batch))
         .routes(routes!(queue::dictionary))
@@ -351,6 +353,7 @@ mod tests {
                 "/v1/link",
                 "/v1/link/test",
                 "/v1/log",
+                "/v1/metrics",
                 "/v1/placement",
                 "/v1/placement/containers",
                 "/v1/placement/containers/{id}",

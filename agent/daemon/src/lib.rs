@@ -18,6 +18,7 @@ mod document;
 pub mod door;
 mod enforce;
 pub mod helper;
+pub mod history;
 pub mod inventory;
 pub mod kubelet;
 mod ledger;

@@ -25,7 +25,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
         mpsc::{self, SyncSender},
     },
@@ -45,7 +45,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::thread::{Command, Thread};
 pub use self::{brought::Incoming, log::Limits, read::Frame, thread::Durable, view::View};
-use crate::{clock::Clock, tasks::Board};
+use crate::{clock::Clock, history::History, tasks::Board};
 
 pub mod brought;
 pub mod buffer;
@@ -99,6 +99,8 @@ pub struct Spool {
     clock: Clock,
     /// Records that found the inbox full, by class; the thread takes them over.
     missed: Arc<[AtomicU64; Class::ALL.len()]>,
+    /// Hears each sample, from when it is there.
+    history: Arc<OnceLock<History>>,
 }
 
 impl Spool {
@@ -114,16 +116,29 @@ impl Spool {
         let thread = Thread::open(dir, incarnation, clock.clone(), Arc::clone(&missed))?;
         let durable = thread.durable();
         thread.start(inbox, board)?;
-        Ok(Self { commands, durable, clock, missed })
+        Ok(Self { commands, durable, clock, missed, history: Arc::default() })
     }
 
     /// Hands over a record without waiting. One that finds the inbox full is lost,
     /// and its number is used up.
     pub fn append(&self, body: Body) {
+        if let (Body::Sample(sample), Some(history)) = (&body, self.history.get()) {
+            history.sample(sample);
+        }
         let (class, record) = (class_of(&body), self.clock.stamp(body));
         if self.commands.try_send(Command::Append(class, record)).is_err() {
             self.missed[class as usize].fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Has the local history hear each sample from now on.
+    pub fn tell(&self, history: History) {
+        _ = self.history.set(history);
+    }
+
+    /// The local history, once there is one.
+    pub fn history(&self) -> Option<&History> {
+        self.history.get()
     }
 
     /// Hands over an event.

@@ -442,6 +442,9 @@ impl<T: Transport> Uplink<T> {
                 _ = self.reported.changed() => {
                     let payload = self.reported.borrow_and_update().encode_to_vec().into();
                     let message = Message { topic: self.topics.reported(), payload, retain: true };
+                    if !self.fits(&message) {
+                        continue;
+                    }
                     self.count(&message);
                     let answer = session.publish(message).await?;
                     current.answers.spawn(async { (Sent::Reported, answer.await) });
@@ -558,6 +561,16 @@ impl<T: Transport> Uplink<T> {
         Ok(true)
     }
 
+    /// Whether the broker takes what can't be sent in parts. What it doesn't take is
+    /// told in the log, and holds nothing up.
+    fn fits(&self, message: &Message) -> bool {
+        let (bytes, most) = (message.payload.len() + TOPIC_BYTES, self.max_message);
+        if bytes > most {
+            tracing::error!(topic = message.topic, bytes, most, "larger than the broker takes");
+        }
+        bytes <= most
+    }
+
     /// Counts what is sent, as far as we make it: MQTT's own bytes are a few more, and
     /// TLS and TCP a twentieth.
     fn count(&mut self, message: &Message) {
@@ -625,6 +638,9 @@ impl<T: Transport> Uplink<T> {
         };
         let payload = wire::pack_bytes(dictionary);
         let message = Message { topic, payload, retain: true };
+        if !self.fits(&message) {
+            return Ok(());
+        }
         self.count(&message);
         let answer = session.publish(message).await?;
         current.answers.spawn(async { (Sent::Dictionary, answer.await) });
@@ -733,5 +749,7 @@ async fn better<T: Transport>(
     std::future::pending().await
 }
 
+#[cfg(test)]
+mod soak;
 #[cfg(test)]
 mod tests;

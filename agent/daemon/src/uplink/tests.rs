@@ -10,6 +10,8 @@ use purlin_core::{
     settings::{Draft, Reader, Start},
 };
 
+use purlin_proto::v1::record::Body;
+
 use super::*;
 use crate::clock::Clock;
 
@@ -27,13 +29,17 @@ enum Move {
 
 /// A broker, shared by its sessions.
 #[derive(Clone, Debug, Default)]
-struct Fake(Arc<Mutex<State>>);
+pub(super) struct Fake(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     moves: std::collections::VecDeque<Move>,
     /// Every (class, seq) that was published, taken or not.
-    seen: BTreeSet<(i32, u64)>,
+    pub(super) seen: BTreeSet<(i32, u64)>,
+    /// Batches in the order in which they were taken: class, first and last number.
+    pub(super) order: Vec<(i32, u64, u64)>,
+    /// Samples in that order: number, time, seconds that each stands for.
+    pub(super) samples: Vec<(u64, u64, u32)>,
     published: usize,
     /// Every gap that was told.
     gaps: BTreeSet<(u64, u64)>,
@@ -48,12 +54,12 @@ struct State {
 }
 
 impl Fake {
-    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-struct FakeSession {
+pub(super) struct FakeSession {
     broker: Fake,
     closed: bool,
     too_large: bool,
@@ -109,6 +115,11 @@ impl Session for FakeSession {
             state.published += 1;
             if matches!(next, Move::Take | Move::TakeAndClose) {
                 state.seen.extend(records.iter().map(|(seq, _)| (batch.class, *seq)));
+                state.order.push((batch.class, batch.first_seq, batch.last_seq));
+                state.samples.extend(records.iter().filter_map(|(seq, it)| match &it.body {
+                    Some(Body::Sample(sample)) => Some((*seq, it.unix_ms, sample.span_s)),
+                    _ => None,
+                }));
                 state.gaps.extend(batch.gaps.iter().map(|gap| (gap.first_seq, gap.last_seq)));
             }
             next
@@ -140,10 +151,10 @@ impl Session for FakeSession {
     async fn disconnect(self) {}
 }
 
-struct Case {
+pub(super) struct Case {
     _dir: tempfile::TempDir,
-    broker: Fake,
-    spool: Spool,
+    pub(super) broker: Fake,
+    pub(super) spool: Spool,
     settings: watch::Sender<Arc<Settings>>,
     link: watch::Receiver<Link>,
     asks: mpsc::Receiver<Ask>,
@@ -156,9 +167,18 @@ fn settings(endpoint: &str) -> Arc<Settings> {
     settings_with(endpoint, &[])
 }
 
+/// The same with room for so much.
+pub(super) fn settings_capped(endpoint: &str, cap_mib: u32) -> Arc<Settings> {
+    let spool_cap_mib = Some(cap_mib);
+    resolved(Draft { endpoint: Some(endpoint.into()), spool_cap_mib, ..Draft::default() })
+}
+
 fn settings_with(endpoint: &str, fallbacks: &[&str]) -> Arc<Settings> {
     let fallbacks = fallbacks.iter().map(|it| (*it).to_owned()).collect();
-    let draft = Draft { endpoint: Some(endpoint.into()), fallbacks, ..Draft::default() };
+    resolved(Draft { endpoint: Some(endpoint.into()), fallbacks, ..Draft::default() })
+}
+
+fn resolved(draft: Draft) -> Arc<Settings> {
     let desired =
         purlin_core::settings::check(&draft, &Reader { node: "n", agent: "0.1.0", maps: &[] });
     Arc::new(Settings::resolve(&Start::default(), Some(&desired.expect("a valid draft"))))
@@ -178,9 +198,9 @@ async fn case(records: u64, moves: &[Move], desired: Option<Vec<u8>>) -> Case {
 /// An uplink on a spool of events of these sizes.
 async fn case_with(sizes: &[usize], broker: Fake, in_force: Arc<Settings>) -> Case {
     let dir = tempfile::tempdir().expect("a directory");
-    let incarnation = Incarnation(9);
-    let spool = Spool::open(dir.path(), incarnation, Clock::new(1), crate::tasks::Board::default())
-        .expect("a spool");
+    let spool =
+        Spool::open(dir.path(), Incarnation(9), Clock::new(1), crate::tasks::Board::default())
+            .expect("a spool");
     let mut random = 1u64;
     let mut letter = || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -193,6 +213,26 @@ async fn case_with(sizes: &[usize], broker: Fake, in_force: Arc<Settings>) -> Ca
     let records = sizes.len() as u64;
     let mut durable = spool.durable();
     durable.wait_for(|durable| durable[Class::Event as usize] >= records).await.expect("durable");
+    drop(durable);
+    connected(dir, spool, broker, in_force).await
+}
+
+/// An uplink on a spool that is in `dir`.
+pub(super) async fn case_on(dir: tempfile::TempDir, broker: Fake, in_force: Arc<Settings>) -> Case {
+    let spool =
+        Spool::open(dir.path(), Incarnation(9), Clock::new(1), crate::tasks::Board::default());
+    let spool = spool.expect("a spool");
+    spool.limit(in_force.clone());
+    connected(dir, spool, broker, in_force).await
+}
+
+async fn connected(
+    dir: tempfile::TempDir,
+    spool: Spool,
+    broker: Fake,
+    in_force: Arc<Settings>,
+) -> Case {
+    let incarnation = Incarnation(9);
     let (settings, settings_in_force) = watch::channel(in_force);
     let (reported, reported_now) = watch::channel(Arc::new(v1::Reported::default()));
     let (door, asks) = mpsc::channel(8);
@@ -217,20 +257,23 @@ async fn case_with(sizes: &[usize], broker: Fake, in_force: Arc<Settings>) -> Ca
 }
 
 impl Case {
-    /// Waits until the cursor stands at `seq`.
+    /// Waits until the cursor of events stands at `seq`.
     async fn acked(&self, seq: u64) {
+        self.acked_of(Class::Event, seq).await;
+    }
+
+    /// Waits until the cursor of a class stands at `seq`.
+    pub(super) async fn acked_of(&self, class: Class, seq: u64) {
         let acked = async {
-            while self.spool.figures().await.expect("figures")[Class::Event as usize].acked_seq
-                < seq
-            {
+            while self.spool.figures().await.expect("figures")[class as usize].acked_seq < seq {
                 time::sleep(Duration::from_millis(2)).await;
             }
         };
-        let within = time::timeout(Duration::from_secs(10), acked).await;
-        within.unwrap_or_else(|_| panic!("not acknowledged: {:?}", self.broker));
+        let within = time::timeout(Duration::from_secs(120), acked).await;
+        within.unwrap_or_else(|_| panic!("{} {seq} is not acknowledged", class.name()));
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.stop.cancel();
         self.running.await.expect("no panic").expect("a clean end");
     }

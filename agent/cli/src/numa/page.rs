@@ -181,7 +181,12 @@ pub fn plan(plan: &Plan, applied: bool, width: Width) -> String {
             Some(cpus) => format!("node {}, CPUs {cpus}", it.nodes),
             None => format!("node {}", it.nodes),
         };
-        let row = |it: &Move| vec![plain(&it.title), at(&it.from), at(&it.to), size(it.bytes)];
+        let memory = |it: &Move| match (it.bytes, it.measured) {
+            (0, _) => "none".into(),
+            (bytes, true) => format!("{} in use", size(bytes)),
+            (bytes, false) => format!("{} at most", size(bytes)),
+        };
+        let row = |it: &Move| vec![plain(&it.title), at(&it.from), at(&it.to), memory(it)];
         page += "\n";
         page += &table::columns(&header, plan.moves.iter().map(row), width);
     }

@@ -20,6 +20,7 @@ use super::{
     decide::{self, Decision, Placed, Placement, Refusal, Situation, Why},
     kubelet::Kubelet,
     machine::Machine,
+    repack::Resident,
     request::{Cpus, Policy, Request, Smt},
     source::{self, Asked, Profile, Source},
     targets::{Target, Targets, Update},
@@ -445,7 +446,8 @@ impl Book {
     fn make_room(&mut self, asked: &Asked, why: Box<Refusal>) -> Result<Outcome, Box<Refusal>> {
         let plan = match self.rules.repack {
             0 => Err(why),
-            budget => self.repack(&asked.request, budget).map_err(|_| why),
+            // Nobody may wait here for what is resident: by what was asked for.
+            budget => self.repack(&asked.request, budget, &Resident::new()).map_err(|_| why),
         }?;
         self.carry_out(&plan);
         self.decide(asked)

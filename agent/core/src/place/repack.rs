@@ -1,11 +1,12 @@
 //! Making room: which containers would have to go elsewhere so that one more fits.
 //!
 //! A few containers are taken out, the new one is placed, and they are placed again in what
-//! is left. What it costs is the memory that has to follow them. Few moves are tried before
+//! is left. What it costs is the memory that has to follow them: what is resident elsewhere
+//! where that is known, else all that they asked for. Few moves are tried before
 //! many and small ones before large ones, up to a fixed number of tries, so that it takes
 //! a bounded time; that nothing was found is then no proof that there is nothing.
 
-use alloc::{boxed::Box, format, string::String, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, format, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,10 @@ use super::{
 const MAX_TRIES: usize = 256;
 /// Containers that one plan moves, at most.
 const MAX_MOVES: usize = 3;
+
+/// Memory in use, in bytes: by container id, and by the kernel id of the node that it is
+/// on. What is on no node that there is counts as being elsewhere.
+pub type Resident = BTreeMap<String, BTreeMap<u32, u64>>;
 
 /// How to make room for a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,14 +51,22 @@ pub struct Move {
     pub from: Placement,
     /// Where it goes.
     pub to: Placement,
-    /// Its memory that has to follow, in bytes at most.
+    /// Its memory that has to follow, in bytes.
     pub bytes: u64,
+    /// That is what is resident elsewhere now; else it is all that was asked for.
+    #[serde(default)]
+    pub measured: bool,
 }
 
 impl Book {
     /// What would have to be moved so that a request fits, with no more than `budget` bytes
-    /// of memory to follow.
-    pub fn repack(&self, request: &Request, budget: u64) -> Result<Plan, Box<Refusal>> {
+    /// of memory to follow. `resident` is what is known of the memory that is in use.
+    pub fn repack(
+        &self,
+        request: &Request,
+        budget: u64,
+        resident: &Resident,
+    ) -> Result<Plan, Box<Refusal>> {
         let machine =
             self.machine.as_ref().ok_or_else(|| refusal("the machine is not known yet".into()))?;
         let generation = self.targets().generation;
@@ -63,11 +76,13 @@ impl Book {
             }
             Err(refused) => refused,
         };
-        let movable = self.movable();
+        let movable = self.movable(resident);
         let mut best: Option<Plan> = None;
         for set in sets(movable.len()).take(MAX_TRIES) {
             let ids: Vec<&String> = set.iter().map(|index| movable[*index]).collect();
-            let Some((moves, decision)) = self.without(machine, request, &ids) else { continue };
+            let Some((moves, decision)) = self.without(machine, request, &ids, resident) else {
+                continue;
+            };
             let bytes = moves.iter().map(|it| it.bytes).sum();
             let better = |best: &Plan| (bytes, moves.len()) < (best.bytes, best.moves.len());
             if bytes <= budget && best.as_ref().is_none_or(better) {
@@ -102,15 +117,27 @@ impl Book {
         }
     }
 
+    /// Containers whose memory might have to follow them, and their cgroups as the runtime
+    /// says them.
+    pub fn may_be_moved(&self) -> impl Iterator<Item = (&String, &String)> {
+        let all = self.movable(&Resident::new()).into_iter();
+        let bound = all.filter(|id| self.placed.get(*id).is_some_and(|it| it.0.binds_memory()));
+        bound.filter_map(|id| Some((id, self.entries.get(id)?.container.cgroup.as_ref()?)))
+    }
+
     /// Who may go elsewhere, the least memory first. A device can't be moved, and what
     /// somebody else gave is not ours to move.
-    fn movable(&self) -> Vec<&String> {
+    fn movable(&self, resident: &Resident) -> Vec<&String> {
         let ours = |id: &String| {
             matches!(self.entries.get(id).map(|it| &it.outcome), Some(Outcome::Placed(..)))
         };
         let free = |it: &(&String, &(Request, Placement))| it.1.1.devices.is_empty() && ours(it.0);
         let mut movable: Vec<_> = self.placed.iter().filter(free).collect();
-        movable.sort_by_key(|(id, (request, _))| (request.memory, *id));
+        let memory = |id: &String, request: &Request| match resident.get(id) {
+            Some(by_node) => by_node.values().sum(),
+            None => request.memory,
+        };
+        movable.sort_by_key(|(id, (request, _))| (memory(id, request), *id));
         movable.into_iter().map(|(id, _)| id).collect()
     }
 
@@ -120,6 +147,7 @@ impl Book {
         machine: &Machine,
         request: &Request,
         ids: &[&String],
+        resident: &Resident,
     ) -> Option<(Vec<Move>, Decision)> {
         let mut placed: Placed = self.placed.clone();
         ids.iter().for_each(|id| _ = placed.remove(*id));
@@ -134,9 +162,19 @@ impl Book {
             let (wanted, from) = self.placed.get(*id)?;
             let to = place(&placed, wanted)?.placement;
             placed.insert((*id).clone(), (wanted.clone(), to.clone()));
-            let bytes = if to.nodes == from.nodes { 0 } else { wanted.memory };
+            let there = machine.with_memory(&to.nodes);
+            let by_node = resident.get(*id);
+            let bytes = match by_node {
+                _ if to.nodes == from.nodes || !wanted.binds_memory() => 0,
+                None => wanted.memory,
+                Some(by_node) => {
+                    let elsewhere = by_node.iter().filter(|(node, _)| !there.contains(**node));
+                    elsewhere.map(|(_, bytes)| bytes).sum()
+                }
+            };
             let title = self.entries.get(*id)?.container.title();
-            moves.push(Move { id: (*id).clone(), title, from: from.clone(), to, bytes });
+            let (id, from, measured) = ((*id).clone(), from.clone(), by_node.is_some());
+            moves.push(Move { id, title, from, to, bytes, measured });
         }
         moves.retain(|it| it.to != it.from);
         Some((in_order(moves)?, decision))

@@ -11,6 +11,7 @@ use crate::{
         container::{Pod, Resources},
         kubelet::Gave,
         machine::Device,
+        repack::Plan,
         source::Profile,
         tests::machine,
         wishes::Wishes,
@@ -342,10 +343,18 @@ fn room_is_made_by_moving_the_cheapest() {
     let wanted = on_one("new", "4", "0");
     book.admit(0, wanted.clone()).expect_err("no node has four");
     let request = book.asked(&wanted).expect("it asks well").request;
-    let plan = book.repack(&request, 4 << 30).expect("a plan");
-    let moved: Vec<_> = plan.moves.iter().map(|it| (&*it.id, it.bytes)).collect();
-    assert_eq!(moved, [("small", 1 << 30)]);
-    book.repack(&request, 1 << 20).expect_err("a MiB is not enough");
+    let plan = book.repack(&request, 4 << 30, &Resident::new()).expect("a plan");
+    let moved = |plan: &Plan| -> Vec<_> {
+        plan.moves.iter().map(|it| (it.id.clone(), it.bytes, it.measured)).collect()
+    };
+    assert_eq!(moved(&plan), [("small".into(), 1 << 30, false)]);
+    // What is in use counts, where it is known, and of that what is elsewhere.
+    let in_use = [("large".into(), [(0, 5 << 20), (1, 9 << 30)].into())].into();
+    let cheaper = book.repack(&request, 6 << 20, &in_use).expect("it uses little");
+    assert_eq!(moved(&cheaper), [("large".into(), 5 << 20, true)]);
+    let unknown = [("large".into(), [(u32::MAX, 7 << 20)].into())].into();
+    book.repack(&request, 6 << 20, &unknown).expect_err("nobody knows where it is");
+    book.repack(&request, 1 << 20, &Resident::new()).expect_err("a MiB is not enough");
     book.apply(&plan).expect("nothing has changed");
     assert_eq!(book.apply(&plan).expect_err("it has now").split(':').count(), 2);
     book.admit(0, wanted).expect("room was made");
@@ -538,7 +547,7 @@ proptest! {
                 Step::Repack(count, whole) => {
                     let asking = asking(99, count, 3, whole);
                     let request = book.asked(&asking).expect("a request").request;
-                    if let Ok(plan) = book.repack(&request, 8 << 30) {
+                    if let Ok(plan) = book.repack(&request, 8 << 30, &Resident::new()) {
                         let applied = book.apply(&plan);
                         applied.expect("it is of now");
                         let decision = book.what_if(&request).expect("there is room now");

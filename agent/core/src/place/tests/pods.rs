@@ -16,7 +16,7 @@
 use super::{
     super::{
         book::Rules,
-        container::{Container, Pod, Resources, Texts},
+        container::{Container, Pod, Resources, Texts, Via},
         source::{Source, asked},
     },
     *,
@@ -41,6 +41,7 @@ fn container(guaranteed: bool, milli: u64, annotations: &[(&str, &str)]) -> Cont
             cpu_period_us: Some(100_000),
             ..Resources::default()
         },
+        via: Via::Nri,
         ..Container::default()
     }
 }
@@ -69,9 +70,6 @@ const CASES: &[Case] = &[
     (true, 2000, SHARED, 0, false),
     (true, 2500, &[], 0, false),
     (true, 2500, SHARED, 0, false),
-    (true, 2500, ISOLATED, 0, false),
-    (true, 2500, BOTH, 0, false),
-    (true, 2000, BOTH, 0, false),
     (true, 750, SHARED, 0, false),
     // Where an annotation holds.
     (true, 2000, &[("other.purlin.dev/isolated", "true")], 2, false),
@@ -89,10 +87,13 @@ fn a_pod_asks_as_it_does_with_nri_plugins() {
             Cpus::Exclusive { count, .. } => count,
             Cpus::Shared { .. } => 0,
         };
-        // Nothing shared is isolated.
-        let is_isolated = asked.isolated && count > 0;
-        assert_eq!((count, is_isolated), (*whole, *isolated), "{what}");
+        assert_eq!((count, asked.isolated), (*whole, *isolated), "{what}");
         assert_eq!(asked.by == Source::Nobody, !guaranteed, "{what}");
+    }
+    // What is shared can't be isolated: nri-plugins leaves that out, we say so.
+    for (milli, annotations) in [(2000, BOTH), (2500, BOTH), (2500, ISOLATED)] {
+        let why = asked(&container(true, milli, annotations), &Rules::default());
+        assert!(why.expect_err("it contradicts itself").starts_with("isolated CPUs are exclusive"));
     }
     let wrong = container(true, 2000, &[("c0.purlin.dev/isolated", "blah")]);
     let why = asked(&wrong, &Rules::default()).expect_err("it is told");

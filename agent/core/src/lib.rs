@@ -28,6 +28,8 @@
 //! | [`seen`] | which numbers of another's log were brought here |
 //! | [`column`](mod@column) | a metric's values over time in few bytes |
 //! | [`backoff`] | when to try again |
+//! | [`alarm`] | when a reading or a fault is an alarm, and when no more |
+//! | [`pattern`] | texts with a `*` in them |
 //! | [`cpuset`] | what every container may run on, and what is to be written so that it is so |
 //! | [`mesh`] | which request goes to which endpoint |
 //! | [`cdi`] | what a container may be given, as its runtime reads it |
@@ -37,6 +39,7 @@
 
 extern crate alloc;
 
+pub mod alarm;
 pub mod backoff;
 pub mod cdi;
 pub mod column;
@@ -53,6 +56,7 @@ pub mod mesh;
 pub mod metric;
 pub mod modbus;
 pub mod pacing;
+pub mod pattern;
 pub mod place;
 pub mod rack;
 pub mod rate;

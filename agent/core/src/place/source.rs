@@ -18,6 +18,7 @@ use super::{
     request::{Cpus, Policy, Request, Smt},
     wishes::Wishes,
 };
+use crate::pattern::like;
 
 /// What our annotations begin with. `NAME.purlin.dev/…` on a pod is for its container of
 /// that name alone.
@@ -122,21 +123,6 @@ impl Profile {
         found.extend(all(&self.annotations, &container.annotations, of_pod));
         !found.is_empty() && found.into_iter().all(|found| found)
     }
-}
-
-/// True if a text is what a pattern says, whose every `*` stands for anything.
-fn like(pattern: &str, text: &str) -> bool {
-    let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
-    let Some(mut left) = text.strip_prefix(start) else { return false };
-    let mut parts: Vec<&str> = rest.split('*').collect();
-    let end = parts.pop().unwrap_or_default();
-    for part in parts {
-        match left.split_once(part) {
-            Some((_, after)) => left = after,
-            None => return false,
-        }
-    }
-    left.ends_with(end)
 }
 
 /// What its annotations ask for, those for it alone after those for its whole pod.

@@ -44,6 +44,9 @@ pub struct Status {
     pub queue: Queue,
     /// The document in force; absent on defaults.
     pub config: Option<Applied>,
+    /// Alarms that are raised.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
     /// What is wrong now. Empty when all is well.
     pub faults: Vec<Fault>,
     /// What this agent may not do, and why.
@@ -739,6 +742,85 @@ pub struct Error {
     /// Every reason, when a document was refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<Refusal>,
+}
+
+/// `GET /v1/alarms`: what a person must know of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Alarms {
+    /// Raised now.
+    pub raised: Vec<Alarm>,
+    /// Cleared, the oldest first; only so many are kept.
+    pub history: Vec<Alarm>,
+    /// How many found no room since the agent started.
+    pub passed_over: u64,
+}
+
+/// An alarm.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Alarm {
+    /// The same for the same cause, always.
+    pub id: String,
+    /// `info`, `warning` or `critical`.
+    pub severity: String,
+    /// What is wrong.
+    pub text: String,
+    /// What to do; may be empty.
+    pub remedy: String,
+    /// The page of hw-docs about it; may be empty.
+    pub page: String,
+    /// The metric that it is about, if it is about one.
+    pub metric: Option<String>,
+    /// Its latest value, in its unit.
+    pub value: Option<f64>,
+    /// UCUM.
+    pub unit: Option<String>,
+    /// When it was raised.
+    pub raised_unix_ms: u64,
+    /// How often its cause came back before it was cleared.
+    pub returns: u32,
+    /// Its cause is gone, and it waits to be acknowledged.
+    pub over: bool,
+    /// When it was cleared.
+    pub cleared_unix_ms: Option<u64>,
+    /// Who knows of it.
+    pub acknowledged: Option<Note>,
+    /// Who wants to hear no more of it, and until when.
+    pub silenced: Option<Note>,
+}
+
+/// The body of `POST /v1/alarms/{id}`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AlarmAct {
+    /// What to do.
+    pub act: Act,
+    /// Why, 1 to 200 bytes.
+    pub reason: String,
+    /// Seconds of silence, 1 to 2592000.
+    pub for_s: Option<u64>,
+}
+
+/// What somebody does about an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    /// Knows of it.
+    Acknowledge,
+    /// Wants to hear no more of it for a while.
+    Silence,
+    /// Says that it is over.
+    Clear,
+}
+
+/// What somebody did about an alarm.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Note {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When; of a silence, when it ends.
+    pub unix_ms: u64,
 }
 
 /// `GET /v1/rack`: what the rack's buses say.

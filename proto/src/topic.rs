@@ -42,6 +42,11 @@ impl Topics {
         format!("{}/reported", self.prefix)
     }
 
+    /// Retained while it is raised: an alarm, by its id.
+    pub fn alarm(&self, id: &str) -> String {
+        format!("{}/alarms/{id}", self.prefix)
+    }
+
     /// Where `purlin link test` publishes an empty message.
     pub fn link_test(&self) -> String {
         format!("{}/link-test", self.prefix)

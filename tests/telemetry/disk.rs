@@ -83,13 +83,15 @@ fn full(lab: &Lab) -> Result {
     let before = failing(&node)?;
     // Alarms have room of their own, reserved before the disk was full.
     wait::until("the core is told", NOTICE, || {
-        let raised = proxy.observed().alarms.iter().any(|it| it.id == "spool-disk" && it.raised);
+        let raised =
+            proxy.observed().alarms.iter().any(|it| it.id == "fault.spool-disk" && it.raised);
         if raised { Ok(()) } else { Err("no alarm".into()) }
     })?;
     fs::remove_file(&filler)?;
     recovers(&node, before)?;
     wait::until("the core is told that it is over", NOTICE, || {
-        let cleared = proxy.observed().alarms.iter().any(|it| it.id == "spool-disk" && !it.raised);
+        let cleared =
+            proxy.observed().alarms.iter().any(|it| it.id == "fault.spool-disk" && !it.raised);
         if cleared { Ok(()) } else { Err("no end of the alarm".into()) }
     })?;
     let outcome = everything_is_accounted_for(&mut node, &proxy);

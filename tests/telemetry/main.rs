@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+mod alarm;
 mod carry;
 mod decoder;
 mod disk;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         test("a_broker_that_turns_bad_later_loses_no_record", 180, turns_bad),
         test("a_denied_publish_is_not_taken_for_success", 180, denied),
         test("without_an_endpoint_it_spools", 60, spools),
+        test("an_alarm_reaches_everybody_once_and_outlives_a_restart", 180, alarm::whole),
         test("the_observer_counts_what_another_client_sends", 60, observer)
             .needs(&[Need::Program("mosquitto_pub")]),
     ];

@@ -146,6 +146,15 @@ Examples:
   purlin mesh why http://shop.rack/cart  what would become of this request?")]
     Mesh(MeshArgs),
 
+    /// Show what a person must know of, and say that you do
+    ///
+    /// A reading beyond its limit is an alarm, as `alarms.rules` of the configuration and
+    /// the rack's register maps have it, and so is every fault of the agent. What swings
+    /// around a limit is one alarm. It is cleared by itself when its cause is gone, unless
+    /// it is latched.
+    #[command(subcommand)]
+    Alarm(AlarmCommand),
+
     /// Show what the rack's buses say: power supplies, UPS, sensors
     ///
     /// The agent reads the devices that `rack.buses` of the configuration names. A reading
@@ -546,6 +555,68 @@ Examples:
 Examples:
   purlin numa resume")]
     Resume,
+}
+
+/// `purlin alarm …`
+#[derive(Debug, Subcommand)]
+pub enum AlarmCommand {
+    /// List the alarms that are raised, each with what to do
+    ///
+    /// Exits 2 if there is one that nobody silenced. Without a running agent it reads the
+    /// state directory.
+    #[command(after_help = "\
+Examples:
+  purlin alarm list                      what is wrong?
+  purlin alarm list -w                   keep looking")]
+    List(Watch),
+    /// List those that were cleared, the newest first
+    #[command(after_help = "\
+Examples:
+  purlin alarm history                   what was wrong last night?")]
+    History,
+    /// Say that you know of one
+    ///
+    /// A latched alarm whose cause is gone is cleared by it.
+    #[command(after_help = "\
+Examples:
+  purlin alarm ack high.shelf.psu1.inlet_temperature --reason 'fan ordered'")]
+    Ack {
+        /// Its id, as `purlin alarm list` has it
+        id: String,
+        /// Why, for whoever reads it later
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Hear no more of one for a while
+    ///
+    /// It is still raised and listed, but posted to no webhook, and `alarm list` does not
+    /// exit 2 for it. Without a running agent nothing can be silenced.
+    #[command(after_help = "\
+Examples:
+  purlin alarm silence fault.hardware-drift --for 2h --reason 'swapping disks'")]
+    Silence {
+        /// Its id, as `purlin alarm list` has it
+        id: String,
+        /// For how long, up to 30 days
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        time: Duration,
+        /// Why, for whoever reads it later
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Clear one whose reading will not come again
+    ///
+    /// What was taken out tells nothing any more, and its alarm would stay.
+    #[command(after_help = "\
+Examples:
+  purlin alarm clear high.shelf.psu6.inlet_temperature --reason 'PSU 6 removed'")]
+    Clear {
+        /// Its id, as `purlin alarm list` has it
+        id: String,
+        /// Why, for whoever reads it later
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
 }
 
 /// `purlin rack …`

@@ -18,6 +18,7 @@ use crate::{
     output::Output,
 };
 
+mod alarm;
 mod args;
 mod client;
 mod config;
@@ -80,6 +81,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
             Some(command) => wait(mesh::run(&command, &global, &output)),
         },
         Command::Status(args) => wait(status::run(&args, &global, &output)),
+        Command::Alarm(command) => wait(alarm::run(&command, &global, &output)),
         Command::Rack(command) => wait(rack::run(&command, &global, &output)),
         Command::Driver(command) => wait(driver::run(&command, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),

@@ -51,6 +51,7 @@ pub fn status() -> Status {
         mesh: mesh(),
         queue: queue(),
         config: None,
+        alarms: Vec::new(),
         faults: Vec::new(),
         limits: limits.map(limit).into(),
         bounds: vec![

@@ -2,11 +2,12 @@
 
 use anstyle::AnsiColor;
 use purlin_proto::api::{
-    Applied, Bound, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState, Status, Task,
+    Alarm, Applied, Bound, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState, Status, Task,
 };
 use serde::Serialize;
 
 use crate::{
+    alarm,
     args::{Global, StatusArgs},
     client::{Answer, Client},
     config,
@@ -53,7 +54,7 @@ impl Page for Shown {
 
     fn exit(&self) -> Exit {
         match self.status.faults.is_empty() {
-            true => Exit::Ok,
+            true => alarm::exit(&self.status.alarms),
             false => Exit::Faults,
         }
     }
@@ -71,6 +72,7 @@ fn agent(status: &Status, width: Width) -> String {
         pair("config", &config(status.config.as_ref()), width),
         pair("helper", &helper(&status.helper), width),
         pair("tasks", &names(&status.tasks), width),
+        alarms(&status.alarms, width),
     ];
     lines.concat()
 }
@@ -130,6 +132,19 @@ fn mesh(mesh: &Mesh, width: Width) -> String {
     let line = paint(color.on_default(), &pair("mesh", &text, width));
     let error = mesh.last_error.iter().map(|error| pair("last error", error, width));
     line + &error.collect::<String>()
+}
+
+/// Faults are told below, and are alarms too.
+fn alarms(alarms: &[Alarm], width: Width) -> String {
+    let of_readings: Vec<&Alarm> =
+        alarms.iter().filter(|it| !it.id.starts_with("fault.")).collect();
+    let Some(first) = of_readings.first() else { return String::new() };
+    let more = match of_readings.len() {
+        1 => String::new(),
+        n => format!(", and {} more", n - 1),
+    };
+    let text = format!("{}{more}: `purlin alarm list`", first.id);
+    paint(AnsiColor::Red.on_default(), &pair("alarm", &text, width))
 }
 
 fn config(applied: Option<&Applied>) -> String {

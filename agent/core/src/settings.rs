@@ -14,7 +14,7 @@ use core::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use semver::Version;
 
-use crate::{identity::Class, metric::Sampler, rack::config as rack};
+use crate::{alarm::rule, identity::Class, metric::Sampler, rack::config as rack};
 
 pub mod spool;
 
@@ -22,6 +22,9 @@ use spool::{ClassDraft, ClassSettings, ClassWanted};
 
 mod mesh;
 mod placement;
+mod webhook;
+
+pub use webhook::Webhook;
 
 pub use mesh::Mesh;
 pub use placement::{MAX_PROFILES, Placement, PlacementDraft, ProfileDraft, WorkloadDraft};
@@ -64,6 +67,8 @@ pub struct Draft {
     pub fallbacks: Vec<String>,
     pub rate_kib_s: Option<u32>,
     pub placement: PlacementDraft,
+    pub alarm_rules: BTreeMap<String, rule::Draft>,
+    pub alarm_webhook: Option<String>,
     pub rack: BTreeMap<String, rack::Draft>,
     /// Checked where it is read from the wire.
     pub mesh: Option<Mesh>,
@@ -83,6 +88,8 @@ pub struct Desired {
     fallbacks: Vec<Endpoint>,
     rate_kib_s: Option<u32>,
     placement: placement::Wanted,
+    alarm_rules: Vec<rule::Rule>,
+    alarm_webhook: Option<Webhook>,
     rack: Vec<rack::Bus>,
     mesh: Option<Mesh>,
 }
@@ -135,6 +142,8 @@ pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>
         fallbacks: check_fallbacks(&draft.fallbacks, &mut refusals),
         rate_kib_s: in_range("uplink.rate_kib_s", draft.rate_kib_s, RATE_KIB_S, &mut refusals),
         placement: placement::check(&draft.placement, &mut refusals),
+        alarm_rules: rule::check(&draft.alarm_rules, &mut refusals),
+        alarm_webhook: parsed("alarms.webhook", &draft.alarm_webhook, &mut refusals),
         rack: rack::check(&draft.rack, reader.maps, &mut refusals),
         mesh: draft.mesh.clone(),
     };
@@ -316,14 +325,19 @@ impl FromStr for Endpoint {
         if rest.contains('@') {
             return Err(impossible("leave the credentials out: they stand in the agent's file"));
         }
-        let (host, port) = split_port(rest.trim_end_matches('/'))
-            .ok_or_else(|| impossible("the port is a number from 1 to 65535"))?;
-        let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:%".contains(c);
-        if host.is_empty() || host.len() > 253 || !host.chars().all(is_host) {
-            return Err(impossible("the host is a name or an address"));
-        }
+        let (host, port) = split_host(rest.trim_end_matches('/')).map_err(impossible)?;
         let port = port.unwrap_or(if tls { 8883 } else { 1883 });
         Ok(Self { tls, host: host.into(), port })
+    }
+}
+
+/// The host and the port of `host[:port]`; the error says what they may be.
+fn split_host(text: &str) -> Result<(&str, Option<u16>), &'static str> {
+    let (host, port) = split_port(text).ok_or("the port is a number from 1 to 65535")?;
+    let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:%".contains(c);
+    match (1..=253).contains(&host.len()) && host.chars().all(is_host) {
+        true => Ok((host, port)),
+        false => Err("the host is a name or an address"),
     }
 }
 
@@ -423,6 +437,10 @@ pub struct Settings {
     pub rate_kib_s: Setting<u32>,
     /// How containers are placed.
     pub placement: Placement,
+    /// When a reading is an alarm.
+    pub alarm_rules: Setting<Vec<rule::Rule>>,
+    /// Where alarms are sent on site; `None`: nowhere.
+    pub alarm_webhook: Setting<Option<Webhook>>,
     /// The buses of the rack.
     pub rack: Setting<Vec<rack::Bus>>,
     /// What the mesh is to do; `None`: nothing.
@@ -464,6 +482,12 @@ impl Settings {
             ),
             rate_kib_s: wanted.setting(wanted.rate_kib_s, None, 0),
             placement: Placement::resolve(wanted),
+            alarm_rules: wanted.setting(
+                (!wanted.alarm_rules.is_empty()).then(|| wanted.alarm_rules.clone()),
+                None,
+                Vec::new(),
+            ),
+            alarm_webhook: wanted.setting(wanted.alarm_webhook.clone().map(Some), None, None),
             rack: wanted.setting(
                 (!wanted.rack.is_empty()).then(|| wanted.rack.clone()),
                 None,
@@ -514,7 +538,15 @@ impl Settings {
             let value = format!("{}, devices: {}", bus.port, bus.devices.len());
             (format!("rack.buses.{}", bus.name), value, &self.rack.origin)
         });
-        let own = classes.chain(self.placement.rows()).chain(buses).chain(mesh::rows(&self.mesh));
+        let rules = self.alarm_rules.value.iter().map(|rule| {
+            let value = format!("{} {}", rule.metric, rule.limit);
+            (format!("alarms.rules.{}", rule.name), value, &self.alarm_rules.origin)
+        });
+        let webhook = self.alarm_webhook.value.as_ref().map(|webhook| {
+            ("alarms.webhook".into(), webhook.to_string(), &self.alarm_webhook.origin)
+        });
+        let own = classes.chain(self.placement.rows()).chain(rules).chain(webhook).chain(buses);
+        let own = own.chain(mesh::rows(&self.mesh));
         first.into_iter().chain(sampling).chain(others).chain(own).collect()
     }
 }

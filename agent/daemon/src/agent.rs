@@ -16,7 +16,9 @@
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
-//! | `uplink` | the spool, `Reported` | `Link`, documents to `config` |
+//! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
+//! | `webhook` | `Shown` | posts on site |
+//! | `uplink` | the spool, `Reported`, `Shown` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
 //!
 //! The spool has a thread of its own, and so has the local history. Each value has one owner, which alone
@@ -33,6 +35,7 @@ use std::{
 };
 
 use purlin_core::{
+    alarm::Alarms,
     drift::Watcher,
     inventory::{Inventory, Nic},
     metric::Sampler,
@@ -49,7 +52,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api,
+    alarm, api,
     boot::{self, Boot},
     cdi::Runtimes,
     clock::Clock,
@@ -174,6 +177,7 @@ struct Opened {
     clock: Clock,
     door: Door,
     placements: (Store, Book),
+    alarms: (alarm::Store, Alarms),
     inventory: watch::Sender<Arc<Inventory>>,
     damage: Vec<String>,
 }
@@ -205,6 +209,8 @@ impl Opened {
         let (store, saved, damaged) = Store::open(state.path());
         damage.extend(damaged);
         let placements = (store, Book::restore(saved));
+        let (alarms, damaged) = alarm::open(state.path());
+        damage.extend(damaged);
         for damage in &damage {
             tracing::error!(damage, "the state directory is damaged");
         }
@@ -220,6 +226,7 @@ impl Opened {
             clock,
             door,
             placements,
+            alarms,
             inventory,
             damage,
         })
@@ -230,14 +237,16 @@ impl Opened {
     fn spawn(self, tasks: &mut Tasks, stop: &CancellationToken, started: Instant) -> StateDir {
         let Self { boot, state, listener, level, keeper, identity, mqtt, spool, clock, .. } = self;
         let (mut door, inventory) = (self.door, self.inventory);
-        let (placements, damage) = (self.placements, self.damage);
+        let (placements, alarms, damage) = (self.placements, self.alarms, self.damage);
+        let (alarm_client, alarm_inbox) = alarm::client();
+        let (alarms_shown, alarms_now) = watch::channel(Arc::new(alarm::Shown::of(&alarms.1)));
         let (settings, reported, lines) = (door.settings(), door.reported(), keeper.lines());
         let (asks, inbox) = mpsc::channel(DOOR_INBOX);
         let (link, link_now) = watch::channel(uplink::Link::default());
         let inventory_now = inventory.subscribe();
         let in_force = settings.borrow().clone();
-        let [sampling, placing, racking, session] =
-            [(); 4].map(|()| watch::channel(in_force.clone()).0);
+        let [sampling, placing, racking, alarming, session] =
+            [(); 5].map(|()| watch::channel(in_force.clone()).0);
         let (sampled, connected) = (sampling.subscribe(), session.subscribe());
         let (placed, (planned, planned_now)) = (placing.subscribe(), watch::channel(None));
         let (obeyed, obeyed_now) = watch::channel(None);
@@ -247,7 +256,8 @@ impl Opened {
         let test_cpu = boot.test.cpu_interval_ms.map(|_| Sampler::Cpu);
         let (wanted_mesh, mesh_wanted) = watch::channel(mesh::Wanted::default());
         let (mesh_seen, mesh_now) = watch::channel(mesh::Seen::default());
-        let subsystems: [Box<dyn Subsystem>; 8] = [
+        let judging = alarming.subscribe();
+        let subsystems: [Box<dyn Subsystem>; 9] = [
             Box::new(door::Agent { board: tasks.board() }),
             Box::new(door::Log { level }),
             Box::new(door::Storage { spool: spool.clone(), dir: state.path().join("spool") }),
@@ -260,6 +270,7 @@ impl Opened {
                 seen: mesh_now.clone(),
                 touched: false.into(),
             }),
+            Box::new(door::Alarming { settings: alarming, shown: alarms_now.clone() }),
             // The last: it proves that the node can be reached under all the others.
             Box::new(door::Session::new(session, link_now.clone())),
         ];
@@ -352,13 +363,19 @@ impl Opened {
             });
             spawn_owner(tasks, "enforce", owner, |owner| Box::pin(owner.run()));
         }
-        let rack = Rack { settings: racked, spool: spool.clone(), view: rack_view };
+        let rack = Rack {
+            settings: racked,
+            spool: spool.clone(),
+            alarms: alarm_client.clone(),
+            view: rack_view,
+        };
         spawn_owner(tasks, "rack", rack, |rack| Box::pin(rack.run()));
         let source = sample::Source {
             settings: sampled,
             ticking,
             helper: client.clone(),
             spool: spool.clone(),
+            alarms: alarm_client.clone(),
             test_interval: None,
         };
         let watched = spool.clone();
@@ -378,6 +395,7 @@ impl Opened {
             spool: spool.clone(),
             settings: connected,
             reported,
+            alarms: alarms_now.clone(),
             door: asks.clone(),
             link,
             stop: stop.clone(),
@@ -403,10 +421,27 @@ impl Opened {
             mesh: mesh_now,
             hardware: hardware_now,
             enforced: enforced.clone(),
+            alarms: alarms_now.clone(),
             damage,
         };
+        let sources = Arc::new(sources);
+        let poster = (sources.identity.clone(), judging.clone(), alarms_now);
+        tasks.spawn("webhook", move || {
+            let (identity, settings, shown) = poster.clone();
+            alarm::webhook::run(identity, settings, shown)
+        });
+        let owner = alarm::Owner {
+            settings: judging,
+            inbox: alarm_inbox,
+            sources: sources.clone(),
+            spool: spool.clone(),
+            shown: alarms_shown,
+            store: alarms,
+        };
+        spawn_owner(tasks, "alarm", owner, |owner| Box::pin(owner.run()));
         let access = api::Access {
-            sources: Arc::new(sources),
+            sources,
+            alarms: alarm_client,
             spool,
             door: asks,
             settings: settings.clone(),

@@ -40,6 +40,7 @@ use utoipa::{IntoParams, OpenApi as _, openapi::OpenApi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    alarm,
     door::Ask,
     inventory::Ask as HardwareAsk,
     logging::Lines,
@@ -50,6 +51,7 @@ use crate::{
     uplink::mqtt::{self, Mqtt},
 };
 
+mod alarms;
 mod config;
 mod metrics;
 pub mod placement;
@@ -85,6 +87,8 @@ pub struct Access {
     pub placement: PlacementClient,
     /// What was made of the placements.
     pub enforced: watch::Receiver<Arc<api::Enforcement>>,
+    /// The alarms' owner.
+    pub alarms: alarm::Client,
     /// The rack.
     pub rack: watch::Receiver<rack::run::View>,
     /// The log.
@@ -199,6 +203,8 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(queue::import))
         .routes(routes!(queue::purge))
         .routes(routes!(rack_view))
+        .routes(routes!(alarms::alarms))
+        .routes(routes!(alarms::act))
         .routes(routes!(link))
         .routes(routes!(link_test))
         .routes(routes!(config::config, config::attempt))

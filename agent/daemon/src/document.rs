@@ -184,6 +184,10 @@ fn build_value(kind: &Kind, tree: &Json, path: &str, refusals: &mut Vec<Refusal>
             Some(number) => Some(Value::U64(number)),
             None => wrong(path, tree, "a whole number from 0 on", refusals),
         },
+        Kind::Double => match tree.as_f64().filter(|number| number.is_finite()) {
+            Some(number) => Some(Value::F64(number)),
+            None => wrong(path, tree, "a number", refusals),
+        },
         Kind::Bool => match tree.as_bool() {
             Some(yes) => Some(Value::Bool(yes)),
             None => wrong(path, tree, "true or false", refusals),
@@ -218,6 +222,7 @@ fn value_tree(value: &Value) -> Json {
         Value::Bool(yes) => (*yes).into(),
         Value::U32(number) => (*number).into(),
         Value::U64(number) => (*number).into(),
+        Value::F64(number) => (*number).into(),
         // No document has a field of another kind: `build_value` could not read it.
         _ => Json::Null,
     }
@@ -369,7 +374,7 @@ mod tests {
                 format,
                 text.as_bytes(),
                 expect![[r#"
-                Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None, placement: None, mesh: None, rack: None }
+                Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None, placement: None, alarms: None, mesh: None, rack: None }
             "#]],
             );
         }
@@ -386,8 +391,8 @@ mod tests {
                 sampling.interval_s: "10" (may be a whole number from 0 to 4294967295; correct this value)
                 sampling.interval_s_by_sampler.cpu: -1 (may be a whole number from 0 to 4294967295; correct this value)
                 spool.cap_mib: 1.5 (may be a whole number from 0 to 4294967295; correct this value)
-                verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, mesh, rack; did you mean "version"?)
-                zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, mesh, rack; leave it out, or update the agent if it is newer than this one)
+                verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, alarms, mesh, rack; did you mean "version"?)
+                zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, alarms, mesh, rack; leave it out, or update the agent if it is newer than this one)
             "#]],
         );
     }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod alarm;
 mod api;
 pub mod baseline;
 pub mod boot;

@@ -13,6 +13,7 @@ use purlin_core::{
 use purlin_proto::{api, v1};
 
 use crate::{
+    alarm,
     baseline::Baseline,
     boot::Boot,
     document::{self, Format},
@@ -35,6 +36,16 @@ pub fn queue(boot: &Boot) -> Result<api::Queue, String> {
     });
     let classes = classes.into_iter().collect::<Result<_, _>>()?;
     Ok(api::Queue { incarnation, classes })
+}
+
+/// `purlin alarm list`
+pub fn alarms(boot: &Boot) -> Result<api::Alarms, String> {
+    read_incarnation(boot)?;
+    let ((_, alarms), problems) = alarm::open(&boot.state_dir);
+    match problems.first() {
+        Some(problem) => Err(problem.clone()),
+        None => Ok(alarm::views(&alarm::Shown::of(&alarms))),
+    }
 }
 
 /// The spool of a dead agent, for `purlin queue peek|export`: nothing of it is changed,

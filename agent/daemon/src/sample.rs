@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    alarm,
     door::Ticking,
     helper::{Client, What},
     spool::{Spool, shelf::hash_of},
@@ -32,6 +33,8 @@ pub struct Source {
     pub helper: Client,
     /// Takes the records.
     pub spool: Spool,
+    /// Judges what is read.
+    pub alarms: alarm::Client,
     /// Where each sampler says at what interval it runs.
     pub ticking: watch::Sender<Ticking>,
     /// An interval in place of the configured one, for this project's own tests.
@@ -88,6 +91,7 @@ impl Source {
         };
         tracing::trace!(sampler = sampler.name(), points = points.len(), "sampled");
         if !points.is_empty() {
+            self.alarms.observe(&points);
             let (sample, dictionary) = split(sampler.name(), points);
             let hash = sample.dictionary;
             if *last_dictionary != Some(hash) && self.spool.keep_dictionary(hash, dictionary) {

@@ -12,7 +12,7 @@ use purlin_proto::api;
 use tokio::sync::watch;
 
 use crate::{
-    document,
+    alarm, document,
     door::{Identity, VERSION},
     helper::{Client, WRITER_SOCKET},
     inventory::{Hardware, KEPT_CHANGES},
@@ -53,6 +53,8 @@ pub struct Sources {
     pub hardware: watch::Receiver<Arc<Hardware>>,
     /// What was made of the placements.
     pub enforced: watch::Receiver<Arc<api::Enforcement>>,
+    /// The alarms.
+    pub alarms: watch::Receiver<Arc<alarm::Shown>>,
     /// What was found damaged at the start.
     pub damage: Vec<String>,
 }
@@ -78,6 +80,7 @@ impl Sources {
             mesh: self.mesh.borrow().view.clone(),
             queue,
             config,
+            alarms: self.alarms.borrow().raised.iter().map(alarm::view).collect(),
             faults: Vec::new(),
             limits: limitations(),
             bounds: Vec::new(),
@@ -88,38 +91,50 @@ impl Sources {
         status.limits.extend(
             limits.map(|(what, why)| api::Limitation { what: (*what).into(), why: why.clone() }),
         );
-        status.faults = faults(&status, &self.damage);
-        status.faults.extend(hardware_faults(&hardware));
-        status.faults.extend(nri::faults(&self.nri));
-        status.faults.extend(kubelet::faults(&self.kubelet));
-        status.faults.extend(mesh::faults(&status.mesh));
-        status.faults.extend(placement_faults(&self.enforced.borrow()));
+        drop(hardware);
+        status.faults = self.faults(&status.queue.classes);
         status
+    }
+
+    /// What is wrong now.
+    pub fn faults(&self, queue: &[api::QueueClass]) -> Vec<api::Fault> {
+        let mut faults = faults(&self.helper.state(), &self.board.tasks(), queue, &self.damage);
+        faults.extend(hardware_faults(&self.hardware.borrow()));
+        faults.extend(nri::faults(&self.nri));
+        faults.extend(kubelet::faults(&self.kubelet));
+        faults.extend(mesh::faults(&self.mesh.borrow().view));
+        faults.extend(placement_faults(&self.enforced.borrow()));
+        faults
     }
 }
 
 /// What is wrong, and what to do next. A link that is down is none: the cloud is
 /// an optional input.
-fn faults(status: &api::Status, damage: &[String]) -> Vec<api::Fault> {
+fn faults(
+    helper: &api::Helper,
+    tasks: &[api::Task],
+    queue: &[api::QueueClass],
+    damage: &[String],
+) -> Vec<api::Fault> {
     let fault =
         |id: &str, what: String, next: &str| api::Fault { id: id.into(), what, next: next.into() };
     let mut faults = Vec::new();
-    if !status.helper.stuck_pids.is_empty() {
-        let pids = status.helper.stuck_pids.iter().map(u32::to_string).collect::<Vec<_>>();
+    if !helper.stuck_pids.is_empty() {
+        let pids = helper.stuck_pids.iter().map(u32::to_string).collect::<Vec<_>>();
         faults.push(fault(
             "helper-stuck",
             format!("a device does not answer: helper {} is stuck on it", pids.join(", ")),
             "`purlin hw list` and `purlin log` name the device; pull or reset it. Nothing else waits for it",
         ));
     }
-    if let Some(error) = &status.helper.error {
+    if let Some(error) = &helper.error {
         faults.push(fault(
             "helper-missing",
             format!("no helper can be started: {error}"),
             "check the memory left and that the executable is still there",
         ));
     }
-    for task in status.tasks.iter().filter(|task| !task.running && task.restarts > 0) {
+    for task in tasks.iter().filter(|task| !task.running && task.restarts > 0) {
         let error = task.last_error.as_deref().unwrap_or("no reason told");
         faults.push(fault(
             "task-failing",
@@ -127,7 +142,7 @@ fn faults(status: &api::Status, damage: &[String]) -> Vec<api::Fault> {
             "it is restarted by itself; `purlin log` tells more",
         ));
     }
-    for class in &status.queue.classes {
+    for class in queue {
         if let Some(error) = &class.error {
             faults.push(fault(
                 "spool-disk",

@@ -6,7 +6,7 @@ use alloc::{
     string::{String, ToString as _},
     vec::Vec,
 };
-use core::{str::FromStr, time::Duration};
+use core::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,9 @@ const CLEAR_HOLD_S: u32 = 60;
 /// A name becomes a part of a topic.
 const MAX_NAME: usize = 48;
 
-/// A rule as it stands in a document, unchecked.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// A rule as it stands in a document or a register map, unchecked.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "each field is documented in proto/purlin/v1/alarm.proto")]
 pub struct Draft {
     pub metric: String,
@@ -43,7 +44,7 @@ pub struct Draft {
     pub page: String,
 }
 
-/// A rule.
+/// A rule. Its limits are numbers: it equals itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// Its name; alarms' ids begin with it.
@@ -62,6 +63,8 @@ pub struct Rule {
     pub notice: Notice,
 }
 
+impl Eq for Rule {}
+
 /// Where bad begins and where it ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Limit {
@@ -79,6 +82,15 @@ pub enum Limit {
         /// At least `raise`.
         clear: f64,
     },
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Above { raise, clear } => write!(f, "above {raise}, until {clear}"),
+            Limit::Below { raise, clear } => write!(f, "below {raise}, until {clear}"),
+        }
+    }
 }
 
 /// What a value is by a limit.
@@ -196,6 +208,13 @@ fn rule(name: &str, draft: &Draft, refusals: &mut Vec<Refusal>) -> Option<Rule> 
         let hint = "name one, e.g. hw.temperature; `purlin metrics list` has those of this node";
         refuse(".metric", String::new(), "a metric", hint);
     }
+    for (field, value) in
+        [(".above", draft.above), (".below", draft.below), (".clear", draft.clear)]
+    {
+        if let Some(value) = value.filter(|value| !value.is_finite()) {
+            refuse(field, value.to_string(), "a number", "it is in the metric's unit");
+        }
+    }
     let clear = draft.clear;
     let limit = match (draft.above, draft.below) {
         (Some(raise), None) => Some(Limit::Above { raise, clear: clear.unwrap_or(raise) }),
@@ -206,10 +225,10 @@ fn rule(name: &str, draft: &Draft, refusals: &mut Vec<Refusal>) -> Option<Rule> 
         }
     };
     match limit {
-        Some(Limit::Above { raise, clear }) if !(clear <= raise) => {
+        Some(Limit::Above { raise, clear }) if clear > raise => {
             refuse(".clear", clear.to_string(), &format!("at most {raise}"), "good is below bad");
         }
-        Some(Limit::Below { raise, clear }) if !(clear >= raise) => {
+        Some(Limit::Below { raise, clear }) if clear < raise => {
             refuse(".clear", clear.to_string(), &format!("at least {raise}"), "good is above bad");
         }
         _ => {}

@@ -3,6 +3,7 @@
 
 use prost::{Message, bytes::Bytes};
 use purlin_core::{
+    alarm::rule,
     inventory::Inventory,
     rack::config as rack,
     settings::{self, Desired, Draft, Reader, Refusal, Settings, Start, spool::ClassDraft},
@@ -89,6 +90,7 @@ fn draft(desired: &v1::Desired, mesh: Option<settings::Mesh>) -> Draft {
     let sampling = desired.sampling.unwrap_or_default();
     let spool = desired.spool.unwrap_or_default();
     let uplink = desired.uplink.unwrap_or_default();
+    let alarms = desired.alarms.unwrap_or_default();
     Draft {
         node: desired.node,
         version: desired.version,
@@ -103,8 +105,28 @@ fn draft(desired: &v1::Desired, mesh: Option<settings::Mesh>) -> Draft {
         fallbacks: uplink.fallbacks,
         rate_kib_s: uplink.rate_kib_s,
         placement: desired.placement.map(workload::placement).unwrap_or_default(),
+        alarm_rules: alarms.rules.into_iter().map(|(name, it)| (name, rule_draft(it))).collect(),
+        alarm_webhook: alarms.webhook,
         rack: desired.rack.unwrap_or_default().buses.into_iter().map(bus).collect(),
         mesh,
+    }
+}
+
+fn rule_draft(rule: v1::AlarmRule) -> rule::Draft {
+    let v1::AlarmRule { metric, above, below, clear, hold_s, clear_hold_s, .. } = rule;
+    let v1::AlarmRule { attributes, severity, latched, remedy, page, .. } = rule;
+    rule::Draft {
+        metric,
+        attributes: attributes.into_iter().collect(),
+        above,
+        below,
+        clear,
+        hold_s,
+        clear_hold_s,
+        severity,
+        latched,
+        remedy,
+        page,
     }
 }
 

@@ -1,9 +1,10 @@
 //! Register maps: what a kind of device has at which address, written in TOML, with
 //! *every* reason why not. The ones that come with us are in `agent/daemon/maps`.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, mem, ops::RangeInclusive, time::Duration};
 
 use purlin_core::{
+    alarm::rule::{self, Rule, Severity},
     modbus::{
         guard::{Order, Sentinels},
         pdu::Table,
@@ -15,7 +16,7 @@ use purlin_core::{
 };
 use serde::Deserialize;
 
-use super::rtu::Unit;
+use super::{alarms, rtu::Unit};
 
 /// Every shipped map, by its name.
 pub const SHIPPED: [(&str, &str); 3] = [
@@ -52,6 +53,10 @@ pub struct Map {
     pub max_read: u16,
     /// Its registers.
     pub registers: Vec<Register>,
+    /// When a register's number is an alarm, by the register's name.
+    pub rules: BTreeMap<String, Vec<Rule>>,
+    /// Which of a register's flags are alarms, by the register's name.
+    pub flag_alarms: BTreeMap<String, BTreeMap<String, Severity>>,
     timeout: Duration,
     min_delay: Duration,
     order: Order,
@@ -126,6 +131,12 @@ struct DraftRegister {
     interval_s: Option<u64>,
     #[serde(default)]
     flags: BTreeMap<String, String>,
+    /// Limits of a number.
+    #[serde(default)]
+    alarm: Vec<rule::Draft>,
+    /// Severity of a flag that is set, by the flag's name.
+    #[serde(default)]
+    flag_alarms: BTreeMap<String, Severity>,
 }
 
 fn three() -> u8 {
@@ -171,11 +182,23 @@ impl Draft {
             wrong.push(format!("max_read: {max_read} (may be 1 to 125, a multiple of {step})"));
         }
         let mut registers: Vec<Register> = Vec::new();
-        for draft in self.register {
+        let (mut rules, mut flag_alarms) = (BTreeMap::new(), BTreeMap::new());
+        for mut draft in self.register {
             let name = draft.name.clone();
             if registers.iter().any(|other| other.name == name) {
                 wrong.push(format!("register {name}: twice"));
             }
+            match alarms::rules(&draft.metric, mem::take(&mut draft.alarm), &self.page) {
+                Ok(list) => _ = rules.insert(name.clone(), list),
+                Err(why) => {
+                    wrong.extend(why.into_iter().map(|why| format!("register {name}: {why}")))
+                }
+            }
+            let flags = mem::take(&mut draft.flag_alarms);
+            for flag in flags.keys().filter(|flag| !draft.flags.values().any(|it| it == *flag)) {
+                wrong.push(format!("register {name}: flag_alarms: it has no flag {flag}"));
+            }
+            flag_alarms.insert(name.clone(), flags);
             match draft.check(max_read, step) {
                 Ok(register) => registers.push(register),
                 Err(why) => {
@@ -200,6 +223,8 @@ impl Draft {
             order,
             sentinels: sentinels(&registers, step),
             registers,
+            rules,
+            flag_alarms,
         })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | [`alarms`] | the alarms that register maps bring along |
 //! | [`bus`] | takes turns on one bus, and keeps what its devices said |
 //! | [`map`] | what a kind of device has at which address |
 //! | [`port`] | a serial port, by path |
@@ -9,6 +10,7 @@
 //! | [`run`] | the buses that are configured: opened, read, shown, spooled |
 //! | [`tcp`] | the same through a gateway |
 
+pub mod alarms;
 pub mod bus;
 pub mod map;
 pub mod port;

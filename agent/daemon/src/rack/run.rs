@@ -21,13 +21,14 @@ use tokio::{net::TcpStream, sync::watch, task::JoinSet, time};
 use tokio_serial::SerialStream;
 
 use super::{
+    alarms,
     bus::{Ask, Bus, Device, Turned},
     map::Map,
     port,
     rtu::{Failure, Line, Unit},
     tcp::{self, Gateway},
 };
-use crate::{sample, spool::Spool};
+use crate::{alarm, sample, spool::Spool};
 
 /// How often a port that is not there is looked for: a technician waits for it.
 const REOPEN: Duration = Duration::from_secs(1);
@@ -42,6 +43,8 @@ pub struct Rack {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Takes the readings.
     pub spool: Spool,
+    /// Judges them.
+    pub alarms: alarm::Client,
     /// Shows the buses.
     pub view: watch::Sender<View>,
 }
@@ -61,7 +64,8 @@ impl Rack {
                     ..api::RackBus::default()
                 }));
                 views.push(shown);
-                buses.spawn(run(bus.clone(), view, self.spool.clone()));
+                let sinks = Sinks { spool: self.spool.clone(), alarms: self.alarms.clone() };
+                buses.spawn(run(bus.clone(), view, sinks));
             }
             self.view.send_replace(Arc::new(views));
             let changed = self.settings.wait_for(|settings| settings.rack.value != wanted);
@@ -73,8 +77,15 @@ impl Rack {
     }
 }
 
+/// Where what is read goes.
+#[derive(Clone, Debug)]
+struct Sinks {
+    spool: Spool,
+    alarms: alarm::Client,
+}
+
 /// One bus, for ever.
-async fn run(wanted: config::Bus, view: watch::Sender<Arc<api::RackBus>>, spool: Spool) {
+async fn run(wanted: config::Bus, view: watch::Sender<Arc<api::RackBus>>, sinks: Sinks) {
     let devices = match devices(&wanted) {
         Ok(devices) => devices,
         Err(why) => {
@@ -93,7 +104,7 @@ async fn run(wanted: config::Bus, view: watch::Sender<Arc<api::RackBus>>, spool:
             Ok(mut link) => {
                 told = None;
                 tracing::info!(bus = wanted.name, port = %wanted.port, "the bus is open");
-                serve(&mut bus, &mut link, &wanted, &view, &spool).await
+                serve(&mut bus, &mut link, &wanted, &view, &sinks).await
             }
             Err(error) => error,
         };
@@ -113,21 +124,27 @@ async fn serve(
     link: &mut Link,
     wanted: &config::Bus,
     view: &watch::Sender<Arc<api::RackBus>>,
-    spool: &Spool,
+    sinks: &Sinks,
 ) -> std::io::Error {
     let mut kept = vec![0; bus.devices().len()];
     loop {
         let dead = |bus: &Bus| (0..bus.devices().len()).map(|it| bus.trouble(it).0).collect();
         let before: Vec<bool> = dead(bus);
         match bus.turn(link).await {
-            Ok(Some(turned)) => spool_readings(bus, &turned, &wanted.name, spool, &mut kept),
+            Ok(Some(turned)) => {
+                spool_readings(bus, &turned, &wanted.name, sinks, &mut kept);
+                let flags = alarms::flags(bus, &turned, &wanted.name);
+                if !flags.is_empty() {
+                    sinks.alarms.conditions(flags);
+                }
+            }
             Ok(None) => {}
             Err(error) => return error,
         }
         let after: Vec<bool> = dead(bus);
         for (device, (was, is)) in before.into_iter().zip(after).enumerate() {
             if was != is {
-                tell(bus, device, is, &wanted.name, spool);
+                tell(bus, device, is, &wanted.name, &sinks.spool);
             }
         }
         show(view, wanted, bus, None);
@@ -190,7 +207,7 @@ impl Ask for Link {
 
 /// Spools what was read, is good, and is a metric. `kept` is the dictionary of each
 /// device's last sample.
-fn spool_readings(bus: &Bus, turned: &Turned, name: &str, spool: &Spool, kept: &mut [u64]) {
+fn spool_readings(bus: &Bus, turned: &Turned, name: &str, sinks: &Sinks, kept: &mut [u64]) {
     let device = &bus.devices()[turned.device];
     let parent = format!("{name}/{}", device.name);
     let point = |&index: &usize| {
@@ -215,12 +232,13 @@ fn spool_readings(bus: &Bus, turned: &Turned, name: &str, spool: &Spool, kept: &
     if points.is_empty() {
         return;
     }
+    sinks.alarms.observe(&points);
     let (sample, dictionary) = sample::split("rack", points);
     let hash = sample.dictionary;
-    if kept[turned.device] != hash && spool.keep_dictionary(hash, dictionary) {
+    if kept[turned.device] != hash && sinks.spool.keep_dictionary(hash, dictionary) {
         kept[turned.device] = hash;
     }
-    spool.append(Body::Sample(sample));
+    sinks.spool.append(Body::Sample(sample));
 }
 
 fn show(

@@ -20,10 +20,7 @@ use purlin_core::{
     identity::{Class, Incarnation},
     settings::{INTERVAL_S_DEFAULT, Settings},
 };
-use purlin_proto::{
-    api,
-    v1::{self, record::Body},
-};
+use purlin_proto::api;
 use tokio::sync::{oneshot, watch};
 
 use super::{Frame, Incoming, brought::Brought, limits, log::Log, shelf::Shelf};
@@ -39,8 +36,6 @@ const TASK: &str = "spool";
 const CURSOR_EVERY: Duration = Duration::from_secs(5);
 /// After a panic, so that one that repeats doesn't burn a core.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
-/// The alarm that a disk can't be written, or read.
-pub const DISK_ALARM: &str = "spool-disk";
 
 /// What the thread is asked to do.
 #[derive(Debug)]
@@ -234,8 +229,8 @@ impl Thread {
         self.publish.send_if_modified(|was| std::mem::replace(was, durable) != durable);
     }
 
-    /// Commits the logs that are due. A disk that fails is an alarm, once, and
-    /// another when it is well again.
+    /// Commits the logs that are due. A disk that fails is told of, once, and again when
+    /// it is well; the fault that it is becomes an alarm by itself.
     fn commit(&mut self, is_due: impl Fn(&Log) -> bool, now: Instant) {
         if !self.logs.iter().any(&is_due) {
             return;
@@ -254,22 +249,14 @@ impl Thread {
             (None, Some(error)) => {
                 let text = format!("the spool {error}; records wait in memory, as many as fit");
                 tracing::error!("{text}");
-                self.told = Some(text.clone());
-                self.alarm(true, text);
+                self.told = Some(text);
             }
             (Some(_), None) => {
                 tracing::info!("the spool is written again");
                 self.told = None;
-                self.alarm(false, "the spool is written again".into());
             }
             _ => {}
         }
-    }
-
-    fn alarm(&mut self, raised: bool, text: String) {
-        let alarm = v1::Alarm { id: DISK_ALARM.into(), raised, text, ..v1::Alarm::default() };
-        let record = self.clock.stamp(Body::Alarm(alarm));
-        self.append(Class::Alarm, &record);
     }
 
     fn save_cursors(&mut self) {

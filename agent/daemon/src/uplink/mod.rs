@@ -15,7 +15,12 @@
 //! against a broker that misbehaves on demand.
 
 use std::{
-    collections::HashSet, future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use prost::{Message as _, bytes::Bytes};
@@ -36,7 +41,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock,
+    alarm, clock,
     door::{Ask, Identity, Offer},
     spool::{Durable, Frame, Spool, brought},
     state, wire,
@@ -166,6 +171,9 @@ pub struct Uplink<T> {
     durable: watch::Receiver<Durable>,
     settings: watch::Receiver<Arc<Settings>>,
     reported: watch::Receiver<Arc<v1::Reported>>,
+    alarms: watch::Receiver<Arc<alarm::Shown>>,
+    /// Alarms whose end a broker took since the agent started.
+    ended: HashSet<String>,
     door: mpsc::Sender<Ask>,
     link: watch::Sender<Link>,
     stop: CancellationToken,
@@ -191,6 +199,8 @@ pub struct Wiring {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// What the node says of its configuration.
     pub reported: watch::Receiver<Arc<v1::Reported>>,
+    /// The alarms that are raised, and were.
+    pub alarms: watch::Receiver<Arc<alarm::Shown>>,
     /// Where documents go.
     pub door: mpsc::Sender<Ask>,
     /// Where its state is shown.
@@ -206,6 +216,7 @@ enum Sent {
     Batch { class: Class, first_seq: u64, last_seq: u64, records: u64, bytes: u64 },
     Dictionary,
     Reported,
+    Alarm { id: String, raised: bool },
 }
 
 impl Sent {
@@ -215,6 +226,7 @@ impl Sent {
             Sent::Batch { class, .. } => class.name(),
             Sent::Dictionary => "dict",
             Sent::Reported => "reported",
+            Sent::Alarm { .. } => "alarms",
         }
     }
 }
@@ -241,6 +253,8 @@ struct Current {
     largest: usize,
     /// When there will be room in the pacer's bucket.
     paced: Option<Instant>,
+    /// What is retained of each alarm.
+    alarms: BTreeMap<String, Bytes>,
 }
 
 /// Why a session ended, other than by an error.
@@ -254,7 +268,8 @@ enum Ended<S> {
 impl<T: Transport> Uplink<T> {
     /// An uplink that is not connected.
     pub async fn new(transport: T, wiring: Wiring) -> Self {
-        let Wiring { identity, spool, settings, reported, door, link, stop, sent_today } = wiring;
+        let Wiring { identity, spool, settings, reported, alarms, door, link, stop, sent_today } =
+            wiring;
         let figures = spool.figures().await.unwrap_or_default();
         let acked = |class: Class| {
             let log = figures.iter().find(|log| log.class == class.name());
@@ -276,6 +291,8 @@ impl<T: Transport> Uplink<T> {
             spool,
             settings,
             reported,
+            alarms,
+            ended: HashSet::new(),
             door,
             link,
             stop,
@@ -414,6 +431,7 @@ impl<T: Transport> Uplink<T> {
         let mut better =
             std::pin::pin!(better(&transport, endpoints, failover, self.failback_every));
         self.reported.mark_changed();
+        self.alarms.mark_changed();
         loop {
             if current.answers.is_empty() {
                 (progress, current.largest) = (Instant::now(), 0);
@@ -449,6 +467,7 @@ impl<T: Transport> Uplink<T> {
                     let answer = session.publish(message).await?;
                     current.answers.spawn(async { (Sent::Reported, answer.await) });
                 }
+                _ = self.alarms.changed() => self.retain_alarms(session, &mut current).await?,
                 _ = self.durable.changed() => {}
                 () = time::sleep_until(paced.unwrap_or_else(Instant::now)), if paced.is_some() => {}
                 (at, session) = &mut better => return Ok(Ended::Better(at, session)),
@@ -647,6 +666,37 @@ impl<T: Transport> Uplink<T> {
         Ok(())
     }
 
+    /// Has the broker keep what is raised, and forget what is not: an empty message is how
+    /// a retained one is removed.
+    async fn retain_alarms(
+        &mut self,
+        session: &mut T::Session,
+        current: &mut Current,
+    ) -> Result<(), String> {
+        let shown = self.alarms.borrow_and_update().clone();
+        let raised: BTreeMap<String, Bytes> = (shown.raised.iter())
+            .map(|it| (it.id.clone(), alarm::wire(it, true).encode_to_vec().into()))
+            .collect();
+        let mut due: Vec<(String, Bytes)> = Vec::new();
+        due.extend(
+            raised.clone().into_iter().filter(|(id, now)| current.alarms.get(id) != Some(now)),
+        );
+        self.ended.retain(|id| !raised.contains_key(id));
+        // What was cleared before this session is removed once.
+        let cleared = shown.history.iter().map(|it| &it.id).chain(current.alarms.keys());
+        let cleared: BTreeSet<&String> = cleared.collect();
+        let over = |id: &&String| !raised.contains_key(*id) && !self.ended.contains(*id);
+        due.extend(cleared.into_iter().filter(over).map(|id| (id.clone(), Bytes::new())));
+        for (id, payload) in due {
+            let sent = Sent::Alarm { id: id.clone(), raised: !payload.is_empty() };
+            let message = Message { topic: self.topics.alarm(&id), payload, retain: true };
+            let answer = session.publish(message).await?;
+            current.answers.spawn(async move { (sent, answer.await) });
+        }
+        current.alarms = raised;
+        Ok(())
+    }
+
     fn answered(&mut self, sent: &Sent, answer: Answer) -> Result<(), String> {
         let topic = sent.topic();
         match (&answer, sent) {
@@ -673,7 +723,10 @@ impl<T: Transport> Uplink<T> {
                     return Ok(());
                 }
             }
-            (Answer::Taken { .. }, Sent::Reported | Sent::Dictionary) => {}
+            (Answer::Taken { .. }, Sent::Alarm { id, raised: false }) => {
+                self.ended.insert(id.clone());
+            }
+            (Answer::Taken { .. }, Sent::Reported | Sent::Dictionary | Sent::Alarm { .. }) => {}
             (Answer::Taken { heard }, Sent::Batch { records, bytes, .. }) => {
                 self.backoff.succeed();
                 self.link.send_modify(|link| {

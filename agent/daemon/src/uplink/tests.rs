@@ -6,6 +6,7 @@ use std::{
 };
 
 use purlin_core::{
+    alarm::Alarm,
     identity::Incarnation,
     settings::{Draft, Reader, Start},
 };
@@ -49,6 +50,9 @@ pub(super) struct State {
     down: BTreeSet<String>,
     /// A publish that is larger closes the connection with reason 0x95.
     most: Option<usize>,
+    /// What is retained of alarms, and the messages about them that came.
+    alarms: BTreeMap<String, v1::Alarm>,
+    alarm_messages: usize,
     /// Delivered as the retained desired document at each subscription.
     desired: Option<Vec<u8>>,
 }
@@ -95,6 +99,17 @@ impl Session for FakeSession {
 
     async fn publish(&mut self, message: Message) -> Result<PendingAnswer, String> {
         if message.topic.contains("/dict/") {
+            return Ok(Box::pin(async { Answer::Taken { heard: true } }));
+        }
+        if let Some((_, id)) = message.topic.split_once("/alarms/") {
+            let alarm = v1::Alarm::decode(message.payload.clone()).map_err(|e| e.to_string())?;
+            self.broker.with(|state| {
+                state.alarm_messages += 1;
+                match message.payload.is_empty() {
+                    true => _ = state.alarms.remove(id),
+                    false => _ = state.alarms.insert(id.into(), alarm),
+                }
+            });
             return Ok(Box::pin(async { Answer::Taken { heard: true } }));
         }
         if message.retain {
@@ -160,6 +175,7 @@ pub(super) struct Case {
     asks: mpsc::Receiver<Ask>,
     stop: CancellationToken,
     _reported: watch::Sender<Arc<v1::Reported>>,
+    alarms: watch::Sender<Arc<alarm::Shown>>,
     running: tokio::task::JoinHandle<Result<(), String>>,
 }
 
@@ -235,6 +251,7 @@ async fn connected(
     let incarnation = Incarnation(9);
     let (settings, settings_in_force) = watch::channel(in_force);
     let (reported, reported_now) = watch::channel(Arc::new(v1::Reported::default()));
+    let (alarms, alarms_now) = watch::channel(Arc::new(alarm::Shown::default()));
     let (door, asks) = mpsc::channel(8);
     let (publish, link) = watch::channel(Link::default());
     let stop = CancellationToken::new();
@@ -243,6 +260,7 @@ async fn connected(
         spool: spool.clone(),
         settings: settings_in_force,
         reported: reported_now,
+        alarms: alarms_now,
         door,
         link: publish,
         stop: stop.clone(),
@@ -253,7 +271,18 @@ async fn connected(
     uplink.failback_every = Duration::from_millis(20);
     uplink.backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(20));
     let running = tokio::spawn(async move { uplink.run().await });
-    Case { _dir: dir, broker, spool, settings, link, asks, stop, _reported: reported, running }
+    Case {
+        _dir: dir,
+        broker,
+        spool,
+        settings,
+        link,
+        asks,
+        stop,
+        _reported: reported,
+        alarms,
+        running,
+    }
 }
 
 impl Case {
@@ -381,5 +410,42 @@ async fn a_worse_broker_serves_until_the_best_is_back() {
     case.broker.with(|state| {
         assert!(!state.connections.contains(&"mqtt://third:1883".to_owned()), "never needed");
     });
+    case.end().await;
+}
+
+#[tokio::test]
+async fn alarms_are_retained_while_they_are_raised_and_their_ends_told_once() {
+    let alarm = |id: &str| Alarm { id: id.into(), ..Alarm::default() };
+    let shown = |raised: &[&str], history: &[&str]| {
+        Arc::new(alarm::Shown {
+            raised: raised.iter().map(|id| alarm(id)).collect(),
+            history: history.iter().map(|id| alarm(id)).collect(),
+            ..alarm::Shown::default()
+        })
+    };
+    let case = case(1, &[], None).await;
+    let retains = async |ids: &[&str], messages: usize| {
+        let waited = time::timeout(Duration::from_secs(5), async {
+            while case.broker.with(|state| {
+                state.alarms.keys().map(String::as_str).collect::<Vec<_>>() != ids
+                    || state.alarm_messages != messages
+            }) {
+                time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("{ids:?}, {messages}: {:?}", case.broker));
+    };
+    // One was cleared before this session, in an outage.
+    case.broker.with(|state| _ = state.alarms.insert("old".into(), v1::Alarm::default()));
+    case.alarms.send_replace(shown(&["hot", "low"], &["old"]));
+    retains(&["hot", "low"], 3).await;
+    case.alarms.send_replace(shown(&["low"], &["old", "hot"]));
+    retains(&["low"], 4).await;
+    // A new session says again what is raised: its broker may have forgotten.
+    case.broker.with(|state| state.alarms.clear());
+    case.settings.send_replace(settings("mqtt://second:99"));
+    retains(&["low"], 5).await;
+    case.alarms.send_replace(shown(&["hot", "low"], &["old", "hot"]));
+    retains(&["hot", "low"], 6).await;
     case.end().await;
 }

@@ -15,6 +15,7 @@ use purlin_proto::{api, v1};
 use tokio::time;
 
 mod agent;
+mod alarming;
 mod log;
 mod meshing;
 mod placing;
@@ -25,6 +26,7 @@ mod uplink;
 
 pub use self::{
     agent::Agent,
+    alarming::Alarming,
     log::Log,
     meshing::Meshing,
     placing::Placing,

@@ -26,7 +26,7 @@ pub fn whole(lab: &Lab) -> Result {
     let proxy = Proxy::start(broker.port())?;
     let hook = Webhook::start()?;
     let mut node = Node::new(lab, "node")?;
-    node.set("PURLIN_ENDPOINT", proxy.endpoint());
+    node.set("PURLIN_UPLINK__ENDPOINT", proxy.endpoint());
     node.start()?;
 
     configure(lab, &node, &hook, 1.0)?;

@@ -345,6 +345,8 @@ mod tests {
         assert_eq!(
             paths,
             [
+                "/v1/alarms",
+                "/v1/alarms/{id}",
                 "/v1/config",
                 "/v1/config/confirm",
                 "/v1/config/diff",

@@ -512,9 +512,7 @@ impl Book {
         let id = entry.container.id.clone();
         let placed = match &mut entry.outcome {
             Outcome::Placed(placement, _) => Some((entry.asked.request.clone(), placement.clone())),
-            Outcome::Given(given) if given.exclusive => {
-                Some(self.beside(given, entry.container.resources.memory_limit))
-            }
+            Outcome::Given(given) if given.exclusive => Some(self.beside(given, &entry.container)),
             _ => None,
         };
         self.placed.extend(placed.map(|placed| (id.clone(), placed)));

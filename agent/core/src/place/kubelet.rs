@@ -50,11 +50,22 @@ impl Kubelet {
         if let Some(cpus) = self.by_id.get(&container.id) {
             return Some(Gave { cpus: cpus.clone(), ..Gave::default() });
         }
-        let of_pod = self.given.get(&uid(container)?)?;
-        of_pod.get(&container.name).cloned().or_else(|| {
-            let has = container.resources.cpus.as_ref().filter(|_| container.name.is_empty())?;
-            of_pod.values().find(|it| it.cpus == *has).cloned()
-        })
+        let uid = uid(container)?;
+        let own = self.given.get(&uid).and_then(|of_pod| {
+            of_pod.get(&container.name).cloned().or_else(|| {
+                let has = container.resources.cpus.as_ref();
+                let has = has.filter(|_| container.name.is_empty())?;
+                of_pod.values().find(|it| it.cpus == *has).cloned()
+            })
+        });
+        let Some(cpus) = self.pods.get(&uid) else { return own };
+        let own = own.unwrap_or_default();
+        Some(Gave { cpus: if own.cpus.is_empty() { cpus.clone() } else { own.cpus }, ..own })
+    }
+
+    /// True if what it gave to a container may be another's of the same pod too.
+    pub fn gave_to_pod(&self, container: &Container) -> bool {
+        uid(container).is_some_and(|uid| self.pods.contains_key(&uid))
     }
 }
 

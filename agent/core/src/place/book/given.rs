@@ -66,15 +66,17 @@ impl Book {
 
     /// What one that has CPUs from kubelet takes of the machine. Its memory goes near
     /// them, if kubelet has not bound it and there is room.
-    pub(super) fn beside(&self, given: &mut Given, memory: Option<u64>) -> (Request, Placement) {
-        let mut request = Request { memory: memory.unwrap_or(0), ..Request::default() };
+    pub(super) fn beside(&self, given: &mut Given, of: &Container) -> (Request, Placement) {
+        let memory = of.resources.memory_limit.unwrap_or(0);
+        let mut request = Request { memory, ..Request::default() };
         let mut placement = Placement::default();
         given.near = IdSet::default();
         if let Some(machine) = &self.machine {
             let nodes = given.cpus.iter().filter_map(|cpu| Some(machine.pus.get(&cpu)?.node));
             let own = machine.with_memory(&machine.ids(nodes.collect()));
             placement.nodes = or(given.mems.clone(), &own);
-            let is_open = self.rules.kubelet.is_some() && given.mems.is_empty();
+            let alone = self.rules.kubelet.as_ref().is_some_and(|it| !it.gave_to_pod(of));
+            let is_open = alone && given.mems.is_empty();
             if is_open && request.memory > 0 && self.situation(machine).holds(&request, &placement)
             {
                 given.near = own;

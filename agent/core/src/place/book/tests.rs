@@ -722,3 +722,19 @@ fn kubelets_own_word_is_followed_when_it_changes() {
     book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
     assert_eq!(outcome(&book, "web"), "given 0-3,6-15, 0-3,8-15");
 }
+
+#[test]
+fn what_kubelet_gave_to_a_pod_is_its_containers_together() {
+    let mut book = book();
+    let pods = [("uid".into(), ids("4-7"))].into();
+    let kubelet = Kubelet { shared: ids("0-3,8-15"), pods, ..Kubelet::default() };
+    let rules = Rules { kubelet: Some(kubelet), ..Rules::default() };
+    book.replan(Some(machine(2, 1, 4, Vec::new())), rules);
+    for name in ["one", "other"] {
+        let mut it = of_kubelet(name, Some(1 << 30));
+        it.resources.cpus = Some(ids("4-7"));
+        assert_eq!(book.admit(0, it).expect("kubelet's").target, None, "not ours to write");
+    }
+    book.admit(0, plain("web")).expect("it asks for nothing");
+    assert_eq!(cpus(&book, "web"), "0-3,8-15");
+}

@@ -16,7 +16,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     mem::MaybeUninit,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -284,11 +284,8 @@ impl Root {
         let Place::Live(dir) = &self.place else {
             return Err(Errno::EROFS.into());
         };
-        let how = OpenHow::new()
-            .flags(OFlag::O_WRONLY | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH);
         self.opens.fetch_add(1, Ordering::Relaxed);
-        let mut file = File::from(openat2(dir, relative(path), how)?);
+        let mut file = File::from(open_to_write(dir.as_fd(), path)?);
         let written = file.write(text.as_bytes())?;
         if written == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
@@ -624,8 +621,48 @@ fn relative(path: &str) -> &str {
     }
 }
 
+/// Opens a file for writing, one folder after the other, so that no link is followed.
+/// `openat2` does it at once; systemd's `RestrictSUIDSGID=` answers it with `ENOSYS`.
+fn open_to_write(dir: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let (folders, name) = relative(path).rsplit_once('/').unwrap_or(("", relative(path)));
+    let open = |at: BorrowedFd<'_>, name: &str, flags| match name {
+        "" | ".." => Err(Errno::EINVAL),
+        name => openat(at, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()),
+    };
+    let mut at: Option<OwnedFd> = None;
+    for folder in folders.split_terminator('/') {
+        let above = at.as_ref().map_or(dir, |at| at.as_fd());
+        at = Some(open(above, folder, OFlag::O_PATH | OFlag::O_DIRECTORY)?);
+    }
+    let above = at.as_ref().map_or(dir, |at| at.as_fd());
+    open(above, name, OFlag::O_WRONLY | OFlag::O_NOCTTY)
+}
+
 fn directory(path: &Path) -> Result<OwnedFd, OpenError> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     nix::fcntl::open(path, flags, Mode::empty())
         .map_err(|errno| OpenError::Directory { path: path.into(), errno })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_where_it_was_named_and_behind_no_link() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| format!("{}/{name}", dir.path().display());
+        fs::create_dir(path("in")).expect("a folder");
+        fs::write(path("in/file"), "").expect("a file");
+        symlink(path("in"), path("link")).expect("a link");
+        symlink(path("in/file"), path("in/link")).expect("a link");
+        let root = Root::live().expect("the live machine");
+        root.write(&path("in/file"), "yes").expect("a write");
+        for name in ["link/file", "in/link", "in/../in/file", "in//file", "in/none", "in"] {
+            root.write(&path(name), "no").expect_err(name);
+        }
+        assert_eq!(fs::read_to_string(path("in/file")).expect("a file"), "yes");
+    }
 }

@@ -5,6 +5,7 @@
 
 mod containers;
 mod hotplug;
+mod installed;
 mod interrupts;
 mod inventory;
 mod isolated;
@@ -21,7 +22,7 @@ use purlin_tests::{
 const RUNC: Need = Need::Program("runc");
 
 fn main() -> ExitCode {
-    let tests = [inventory::tests(), hotplug::tests()];
+    let tests = [inventory::tests(), hotplug::tests(), installed::tests()];
     let tests = tests.into_iter().flatten().map(|test| test.needs(&OWN.needs()));
     let crun = placement::of_crun().needs(&[Need::Program("crun")]);
     let containers = [placement::tests(), interrupts::tests(), isolated::tests()];

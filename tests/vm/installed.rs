@@ -1,0 +1,320 @@
+//! A node as it is shipped: Debian with the package, systemd as its first process. What a
+//! chroot can't show: that the units start, that their sandboxes leave them able to work,
+//! that systemd starts again what stands still. All tests share one guest.
+
+use std::{
+    env,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use purlin_tests::{
+    Guest, Lab, Need, Result, ensure,
+    guest::{KERNEL_ARGUMENTS, OWN, ROOT_BUS},
+    lab::Test,
+    test, wait,
+};
+use serde_json::{Value, json};
+
+/// The disk that `tests/vm/disk` makes.
+const DISK: &str = "PURLIN_GUEST_DISK";
+/// A guest's CPUs are emulated on what the host has left.
+const SOON: Duration = Duration::from_secs(60);
+/// `WatchdogSec=` of purlind.service, and `RestartSec=`.
+const WATCHDOG: Duration = Duration::from_secs(30 + 2);
+/// What the package brings that is to be up.
+const UNITS: [&str; 4] =
+    ["purlind.service", "purlin-mesh.service", "purlin-helper.socket", "purlin-cdi.path"];
+/// `systemd-analyze security`, at most: 10 is a bare unit.
+const MOST_EXPOSED: [(&str, f64); 3] =
+    [("purlind.service", 2.0), ("purlin-mesh.service", 1.5), ("purlin-helper@any.service", 4.0)];
+
+static GUEST: Mutex<Option<Guest>> = Mutex::new(None);
+
+pub fn tests() -> Vec<Test> {
+    let tests = [
+        test("installed::every_unit_starts_and_none_fails", 600, |lab| with(lab, starts)),
+        test("installed::a_technician_is_answered_and_may_change_nothing", 600, |lab| {
+            with(lab, technician)
+        }),
+        test("installed::nobody_has_a_capability_that_it_does_not_need", 600, |lab| {
+            with(lab, privileges)
+        }),
+        test("installed::units_are_exposed_as_little_as_they_should_be", 600, |lab| {
+            with(lab, exposure)
+        }),
+        test("installed::a_container_is_pinned_and_stays_so", 600, |lab| with(lab, pinned)),
+        test("installed::a_restart_loses_no_helper_and_no_placement", 600, |lab| {
+            with(lab, restarted)
+        }),
+        test("installed::an_agent_that_stands_still_is_started_again", 600, |lab| {
+            with(lab, stands_still)
+        }),
+    ];
+    let needs = [Need::Path(DISK), Need::Program("runc")];
+    tests.into_iter().map(|test| test.needs(&needs)).collect()
+}
+
+/// Does it in the guest; what the units logged, if it fails.
+fn with(lab: &Lab, body: fn(&mut Guest) -> Result) -> Result {
+    let mut shared = GUEST.lock().unwrap_or_else(PoisonError::into_inner);
+    let guest = match &mut *shared {
+        Some(guest) => guest,
+        none => none.insert(boot(lab)?),
+    };
+    body(guest).map_err(|failed| {
+        let log = "purlin log; purlin numa explain own; journalctl --no-pager -b -q -n 40; true";
+        let log = guest.output(log).unwrap_or_else(|e| format!("no journal: {e:?}"));
+        format!("{}\n--- what is told\n{log}", failed.message().unwrap_or("failed")).into()
+    })
+}
+
+fn boot(lab: &Lab) -> Result<Guest> {
+    let disk = env::var(DISK)?;
+    let drive = format!("file={disk},if=none,id=root,format=raw,snapshot=on");
+    let arguments = [
+        ("-machine", "q35"),
+        ("-smp", "4"),
+        ("-m", "1536M"),
+        ("-drive", &drive),
+        ("-device", &format!("virtio-blk-pci,bus={ROOT_BUS},drive=root")),
+        // The last one counts.
+        ("-append", &format!("{KERNEL_ARGUMENTS} root=/dev/vda systemd.firstboot=off")),
+    ];
+    let words: Vec<String> =
+        arguments.iter().flat_map(|(option, value)| [*option, *value]).map(str::to_owned).collect();
+    let began = Instant::now();
+    let mut guest = Guest::boot(lab, &OWN, &words)?;
+    active(&mut guest)?;
+    println!("the node is up after {:.1} s", began.elapsed().as_secs_f64());
+    Ok(guest)
+}
+
+/// Waits until all that is to be up is.
+fn active(guest: &mut Guest) -> Result {
+    wait::until("all units are active", SOON, || {
+        let command = format!("systemctl is-active {}", UNITS.join(" "));
+        let told = guest.run(&command).map_err(|e| format!("{e:?}"))?;
+        if told.code == 0 { Ok(()) } else { Err(told.stdout.replace('\n', " ")) }
+    })
+}
+
+/// A property of a unit.
+fn show(guest: &mut Guest, unit: &str, property: &str) -> Result<String> {
+    let value = guest.output(&format!("systemctl show --value -p {property} {unit}"))?;
+    Ok(value.trim().to_owned())
+}
+
+fn starts(guest: &mut Guest) -> Result {
+    let state = wait::until("the system has started", SOON, || {
+        let told = guest.run("systemctl is-system-running").map_err(|e| format!("{e:?}"))?;
+        let state = told.stdout.trim().to_owned();
+        if state == "starting" { Err(state) } else { Ok(state) }
+    })?;
+    let failed = guest.output("systemctl --failed --plain --no-legend")?;
+    println!("the system is {state}; failed: {failed:?}");
+    ensure!(!failed.contains("purlin"), "{failed}");
+    ensure!(state == "running", "the system is {state}: {failed}");
+    for unit in UNITS {
+        let restarts = show(guest, unit, "NRestarts")?;
+        ensure!(matches!(&*restarts, "" | "0"), "{unit} was restarted {restarts} times");
+    }
+    let cdi = show(guest, "purlin-cdi.service", "Result")?;
+    ensure!(cdi == "success", "purlin-cdi.service: {cdi}");
+    let said = guest.output("journalctl --no-pager -b -q -p err -u 'purlin*'")?;
+    ensure!(said.is_empty(), "{said}");
+    Ok(())
+}
+
+/// Process ids of `purlin helper write`, root's.
+fn helpers(guest: &mut Guest) -> Result<Vec<u32>> {
+    let units = "systemctl show --value -p MainPID 'purlin-helper@*.service'";
+    Ok(guest.output(units)?.split_whitespace().flat_map(str::parse).filter(|it| *it != 0).collect())
+}
+
+fn technician(guest: &mut Guest) -> Result {
+    let told = guest.run("runuser -u technician -- purlin status -o json")?;
+    ensure!(matches!(told.code, 0 | 2), "{told:?}");
+    let status: Value = serde_json::from_str(&told.stdout).map_err(|e| format!("{e}: {told:?}"))?;
+    println!("faults: {}", status["faults"]);
+    ensure!(status["mode"] == "system", "{status}");
+    ensure!(status["state_dir"] == "/var/lib/purlin", "{status}");
+    let page = guest.output("runuser -u technician -- purlin status; true")?;
+    println!("{page}");
+    let refused = guest.run("runuser -u technician -- purlin numa pause")?;
+    ensure!(refused.code != 0, "a technician gave every cpuset back: {refused:?}");
+    Ok(())
+}
+
+fn privileges(guest: &mut Guest) -> Result {
+    let agent = show(guest, "purlind.service", "MainPID")?.parse()?;
+    let mesh = show(guest, "purlin-mesh.service", "MainPID")?.parse()?;
+    // CAP_NET_BIND_SERVICE is the tenth bit.
+    for (pid, user, capabilities) in [(agent, "purlin", 0), (mesh, "purlin-mesh", 1 << 10)] {
+        is_confined(guest, pid, user, capabilities)?;
+    }
+    // Started by what the agent asks of it first.
+    let own = own(guest)?;
+    is_repaired(guest, "own", &own)?;
+    let helpers = helpers(guest)?;
+    ensure!(!helpers.is_empty(), "nothing that is root's wrote it");
+    helpers.into_iter().try_for_each(|pid| is_confined(guest, pid, "root", 0))
+}
+
+/// As the kernel has it: credentials(7), capabilities(7), proc(5).
+fn is_confined(guest: &mut Guest, pid: u32, user: &str, capabilities: u64) -> Result {
+    let status = guest.output(&format!("cat /proc/{pid}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        line.ok_or_else(|| format!("no {name} in {status}"))
+    };
+    let uid = guest.output(&format!("id -u {user}"))?;
+    let uids: Vec<&str> = field("Uid")?.split_whitespace().collect();
+    ensure!(uids == [uid.trim(); 4], "process {pid} of {user}: {uids:?}");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        let has = u64::from_str_radix(field(set)?, 16)?;
+        ensure!(has & !capabilities == 0, "{set} of process {pid} of {user} is {has:x}");
+    }
+    ensure!(field("NoNewPrivs")? == "1", "process {pid} of {user} may gain privileges");
+    ensure!(field("Seccomp")? == "2", "process {pid} of {user} has no filter of system calls");
+    println!("{user}: {}", field("CapEff")?);
+    Ok(())
+}
+
+fn exposure(guest: &mut Guest) -> Result {
+    for (unit, most) in MOST_EXPOSED {
+        let told = guest.output(&format!("systemd-analyze security --no-pager {unit}"))?;
+        let score = told.split_once("Overall exposure level for ");
+        let score = score.and_then(|(_, rest)| rest.split_once(": "));
+        let score = score.and_then(|(_, rest)| rest.split_whitespace().next());
+        let score: f64 = score.ok_or_else(|| format!("no score: {told}"))?.parse()?;
+        println!("{unit}: exposure {score} of 10, at most {most}");
+        ensure!(score <= most, "{unit}: exposure {score}, at most {most}:\n{told}");
+    }
+    Ok(())
+}
+
+/// Makes a container that sleeps, by `purlin oci-runtime` as this runtime.
+fn make(guest: &mut Guest, runtime: &str, id: &str, annotations: Value) -> Result {
+    let specification = json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["/bin/busybox", "sleep", "9000"],
+            "cwd": "/",
+        },
+        "root": {"path": "/srv/rootfs"},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "annotations": annotations,
+        "linux": {
+            "cgroupsPath": format!("/box/{id}"),
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}],
+            "resources": {"cpu": {"shares": 1024}},
+        },
+    });
+    guest.output(&format!(
+        "mkdir -p /srv/{id} && printf %s '{specification}' >/srv/{id}/config.json"
+    ))?;
+    // As a container manager calls the link that the package brings.
+    let run = format!("/usr/libexec/purlin/{runtime} run -d -b /srv/{id} {id}");
+    let made = guest.run(&format!("{run} </dev/null >/srv/{id}.out 2>/srv/{id}.err"))?;
+    let said = guest.output(&format!("cat /srv/{id}.err"))?;
+    ensure!(made.code == 0, "{id} was not made: {made:?}: {said}");
+    Ok(())
+}
+
+fn cpus(guest: &mut Guest, id: &str) -> Result<String> {
+    let path = format!("/sys/fs/cgroup/box/{id}/cpuset.cpus.effective");
+    Ok(guest.output(&format!("cat {path}"))?.trim().to_owned())
+}
+
+/// Writes over it, and waits until it is what it was.
+fn is_repaired(guest: &mut Guest, id: &str, own: &str) -> Result {
+    guest.output(&format!("echo 0-3 >/sys/fs/cgroup/box/{id}/cpuset.cpus"))?;
+    wait::until(&format!("{id} has CPU {own} again"), SOON, || {
+        let is = cpus(guest, id).map_err(|e| format!("{e:?}"))?;
+        if is == own { Ok(()) } else { Err(is) }
+    })
+}
+
+/// Makes one on a CPU of its own, unless it is there; that CPU.
+fn own(guest: &mut Guest) -> Result<String> {
+    if guest.run("test -e /sys/fs/cgroup/box/own")?.code != 0 {
+        make(guest, "runc", "own", json!({"purlin.dev/exclusive-cpus": "1"}))?;
+    }
+    // An agent that knows the machine only since a moment ago may have come too late.
+    wait::until("it has a CPU of its own", SOON, || {
+        let own = cpus(guest, "own").map_err(|e| format!("{e:?}"))?;
+        if own.parse::<u32>().is_ok() { Ok(own) } else { Err(own) }
+    })
+}
+
+fn pinned(guest: &mut Guest) -> Result {
+    let own = own(guest)?;
+    for runtime in ["runc", "crun"] {
+        if guest.run(&format!("test -e /usr/bin/{runtime}"))?.code != 0 {
+            println!("no {runtime}");
+            continue;
+        }
+        make(guest, runtime, runtime, json!({}))?;
+        let is = cpus(guest, runtime)?;
+        ensure!(!is.contains(&own), "{runtime}'s is on {is}, and {own} is taken");
+    }
+    is_repaired(guest, "own", &own)?;
+    // systemd writes cgroups, too, at every unit that it starts or forgets.
+    guest.output("systemctl daemon-reload && systemctl restart getty@tty2.service")?;
+    let now = cpus(guest, "own")?;
+    ensure!(now == own, "it has {now} since systemd started something, not {own}");
+    Ok(())
+}
+
+fn restarted(guest: &mut Guest) -> Result {
+    let own = own(guest)?;
+    is_repaired(guest, "own", &own)?;
+    let before = helpers(guest)?;
+    guest.output("systemctl restart purlind.service")?;
+    active(guest)?;
+    let now = cpus(guest, "own")?;
+    ensure!(now == own, "it has {now} since the restart, not {own}");
+    is_repaired(guest, "own", &own)?;
+    // Those of the old agent have ended, and it has others.
+    wait::until("old helpers have ended, and new ones serve", SOON, || {
+        let now = helpers(guest).map_err(|e| format!("{e:?}"))?;
+        let old: Vec<_> = now.iter().filter(|pid| before.contains(pid)).collect();
+        if old.is_empty() && !now.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{now:?}, old {old:?}"))
+        }
+    })?;
+    // Its own, which only read: those that are left of a unit are in its control group.
+    let agent = show(guest, "purlind.service", "MainPID")?;
+    wait::until("no child of the old agent is left", SOON, || {
+        let list = "cd /sys/fs/cgroup/system.slice/purlind.service && for p in $(cat cgroup.procs); \
+                    do echo $p $(cut -d ' ' -f 4 /proc/$p/stat); done";
+        let list = guest.output(list).map_err(|e| format!("{e:?}"))?;
+        let is_left = |line: &&str| {
+            let (pid, parent) = line.split_once(' ').unwrap_or_default();
+            pid != agent && parent != agent
+        };
+        let left: Vec<_> = list.lines().filter(is_left).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+}
+
+fn stands_still(guest: &mut Guest) -> Result {
+    let own = own(guest)?;
+    let before = show(guest, "purlind.service", "MainPID")?;
+    guest.output(&format!("kill -STOP {before}"))?;
+    let began = Instant::now();
+    wait::until("another agent is up", 2 * WATCHDOG + SOON, || {
+        let pid = show(guest, "purlind.service", "MainPID").map_err(|e| format!("{e:?}"))?;
+        let state = show(guest, "purlind.service", "ActiveState").map_err(|e| format!("{e:?}"))?;
+        if pid != before && state == "active" { Ok(()) } else { Err(format!("{pid} {state}")) }
+    })?;
+    println!("another agent was up {:.1} s after it stood still", began.elapsed().as_secs_f64());
+    let said = guest.output("journalctl --no-pager -b -q -u purlind.service | grep -i watchdog")?;
+    ensure!(said.contains("timeout"), "it was not the watchdog: {said}");
+    is_repaired(guest, "own", &own)
+}

@@ -33,7 +33,7 @@ use purlin_tests::{
     disk::{self, Disk},
     ensure,
     lab::Test,
-    test,
+    test, wait,
 };
 
 /// Longest time from mounting to the cut.
@@ -176,6 +176,13 @@ fn check(log: &mut Log, durable: u64, promised: &Promised) -> Result {
     Ok(())
 }
 
+/// sled lets go of its lock a moment after it was dropped.
+fn open_history(dir: &Path) -> Result<(Store, Option<String>)> {
+    wait::until("the local history opens", Duration::from_secs(20), || {
+        Store::open(dir).map_err(|e| format!("{e:?}"))
+    })
+}
+
 /// What the local history has flushed is there, and it opens.
 fn history_cuts(lab: &Lab) -> Result {
     const CUTS: u32 = 25;
@@ -184,7 +191,7 @@ fn history_cuts(lab: &Lab) -> Result {
     let dir = disk.path().join("history");
     let flushed = AtomicU64::new(0);
     for cut in 0..CUTS {
-        let (store, damage) = Store::open(&dir).map_err(|e| format!("cut {cut}: {e:?}"))?;
+        let (store, damage) = open_history(&dir).map_err(|e| format!("cut {cut}: {e:?}"))?;
         ensure!(damage.is_none(), "cut {cut}: it was set aside: {damage:?}");
         let run = Duration::from_micros(5000 + random.below(LONGEST_RUN_MS * 1000));
         let cutter = disk.arm()?;
@@ -208,7 +215,7 @@ fn history_cuts(lab: &Lab) -> Result {
         // On a disk that is gone it can't close, and may say so by a panic.
         _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(store)));
         disk.cycle()?;
-        let (store, damage) = Store::open(&dir).map_err(|e| format!("cut {cut}: {e:?}"))?;
+        let (store, damage) = open_history(&dir).map_err(|e| format!("cut {cut}: {e:?}"))?;
         ensure!(damage.is_none(), "cut {cut}: it was set aside: {damage:?}");
         for n in 1..=promised {
             let found = store.chunks(n % 500, n as u32).into_iter().next();

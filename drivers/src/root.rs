@@ -624,13 +624,16 @@ fn relative(path: &str) -> &str {
 /// Opens a file for writing, one folder after the other, so that no link is followed.
 /// `openat2` does it at once; systemd's `RestrictSUIDSGID=` answers it with `ENOSYS`.
 fn open_to_write(dir: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    let (folders, name) = relative(path).rsplit_once('/').unwrap_or(("", relative(path)));
+    let (folders, name) = match relative(path).rsplit_once('/') {
+        Some((folders, name)) => (Some(folders), name),
+        None => (None, relative(path)),
+    };
     let open = |at: BorrowedFd<'_>, name: &str, flags| match name {
         "" | ".." => Err(Errno::EINVAL),
         name => openat(at, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()),
     };
     let mut at: Option<OwnedFd> = None;
-    for folder in folders.split_terminator('/') {
+    for folder in folders.into_iter().flat_map(|folders| folders.split('/')) {
         let above = at.as_ref().map_or(dir, |at| at.as_fd());
         at = Some(open(above, folder, OFlag::O_PATH | OFlag::O_DIRECTORY)?);
     }

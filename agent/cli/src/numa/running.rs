@@ -232,7 +232,7 @@ mod tests {
         idset::IdSet,
         place::{
             book::{Book, Rules},
-            container::{Pod, Resources},
+            container::{Pod, Resources, Via},
         },
     };
 
@@ -247,6 +247,7 @@ mod tests {
         book.replan(Some(machine()), rules);
         let pod = |name: &str, shares| Container {
             id: format!("{name}0123456789abcdef"),
+            via: Via::Nri,
             name: "app".into(),
             pod: Some(Pod { name: name.into(), namespace: "shop".into(), ..Pod::default() }),
             cgroup: Some(format!("/kubepods/pod{name}/{name}")),
@@ -255,7 +256,7 @@ mod tests {
         };
         let plain = Container { id: "c0ffee".into(), name: "web".into(), ..Container::default() };
         let all = vec![pod("db", 2048), pod("big", 8192), plain];
-        book.adopt(0, purlin_core::place::container::Via::Nri, all);
+        book.adopt(0, Via::Nri, all);
         book.overview()
     }
 

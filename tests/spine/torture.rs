@@ -151,6 +151,7 @@ fn log(queue: &Queue, class: &QueueClass) -> Result<Log> {
         "event" => Ok((incarnation, Class::Event)),
         "alarm" => Ok((incarnation, Class::Alarm)),
         "log" => Ok((incarnation, Class::Log)),
+        "relay" => Ok((incarnation, Class::Relay)),
         other => Err(format!("no such class: {other}").into()),
     }
 }

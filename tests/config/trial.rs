@@ -133,14 +133,21 @@ fn every_subsystem(lab: &Lab) -> Result {
     let document = format!(
         "version = 9\n[sampling]\ninterval_s = 7\n[log]\nlevel = \"debug\"\n[spool]\n\
          cap_mib = 4\ncommit_window_s = 2\n[uplink]\nendpoint = \"mqtt://{nobody}\"\n\
+         fallbacks = [\"mqtt://{nobody}\"]\nrate_kib_s = 9\n\
          [placement]\nenabled = false\nreserved_cpus = \"0\"\npolicy = \"none\"\n\
          fail_open = true\nrepack_mib = 64\ninterrupts = false\nmove_mib = 1\n\
          [placement.profiles.db]\ncontainer = \"db\"\n{}",
-        ["alarm", "event", "metric", "log"]
-            .map(|class| format!(
-                "[spool.class.{class}]\ncap_mib = 3\nwhen_full = \"drop-newest\"\nttl_h = 1\n"
-            ))
-            .concat()
+        [
+            ("alarm", "newest"),
+            ("event", "newest"),
+            ("metric", "newest"),
+            ("log", "newest"),
+            ("relay", "oldest")
+        ]
+        .map(|(class, goes)| format!(
+            "[spool.class.{class}]\ncap_mib = 3\nwhen_full = \"drop-{goes}\"\nttl_h = 1\n"
+        ))
+        .concat()
     );
     // The core's own time: nobody confirms it, and the broker isn't there.
     let path = lab.file("all.toml", document)?.display().to_string();

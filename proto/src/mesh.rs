@@ -117,6 +117,15 @@ pub struct Endpoint {
     pub failures: u64,
     /// Whether it failed so often in a row that it is left out for a while.
     pub ejected: bool,
+    /// How far it is: node, rack or remote.
+    #[serde(default)]
+    pub locality: String,
+    /// Whether it is well by its checks; absent where it is not checked.
+    #[serde(default)]
+    pub healthy: Option<bool>,
+    /// Why its last check failed.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// `POST /v1/why`

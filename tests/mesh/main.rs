@@ -31,7 +31,7 @@ mod upstream;
 const SOON: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
-    let tests: [Test; 13] = [
+    let tests: [Test; 17] = [
         test("a_document_is_what_a_client_gets", 60, document),
         test("a_document_that_does_not_fit_together_is_refused_with_every_reason", 60, refused),
         test("a_killed_agent_and_a_changed_table_cost_no_request", 90, no_request_lost),
@@ -44,6 +44,14 @@ fn main() -> ExitCode {
         test("an_upgraded_connection_carries_bytes", 60, upgraded),
         test("an_endpoint_that_is_gone_costs_no_request", 60, endpoint_gone),
         test("an_endpoint_that_fails_is_left_out_and_comes_back", 90, left_out),
+        test(
+            "an_endpoint_that_fails_its_checks_gets_no_request_and_none_well_means_all",
+            90,
+            checked,
+        ),
+        test("the_nearest_endpoints_have_it_all_until_they_fail", 60, nearest),
+        test("a_client_with_a_cookie_stays_with_its_endpoint", 60, sticky),
+        test("an_answer_that_says_so_is_asked_for_elsewhere", 60, retried),
         test("http2_by_an_independent_client", 90, http2)
             .needs(&[Need::Program("h2load"), Need::Program("curl")]),
     ];
@@ -610,6 +618,192 @@ fn left_out(lab: &Lab) -> Result {
     mesh.put(&(listener + &service("long", 300_000, &[&ill])))?;
     let answer = get(at, "long.rack", "/")?;
     ensure!((answer.status, answer.by()) == (200, "ill"), "{answer:?}");
+    Ok(())
+}
+
+/// A service of these endpoints, as the document has it, at listener `web`.
+fn service_of(name: &str, what: &str, endpoints: &[String]) -> String {
+    format!(
+        "[[mesh.services]]\nname = \"{name}\"\n{what}\nendpoints = [{}]\n\
+         [[mesh.routes]]\nname = \"{name}\"\nlisteners = [\"web\"]\nhostnames = [\"{name}.rack\"]\n\
+         rules = [{{ backend_refs = [{{ name = \"{name}\" }}] }}]\n",
+        endpoints.join(", ")
+    )
+}
+
+fn listener(at: SocketAddr) -> String {
+    format!("[[mesh.listeners]]\nname = \"web\"\naddress = \"{at}\"\n")
+}
+
+fn plain(upstream: &Upstream) -> String {
+    format!("{{ address = \"{}\" }}", upstream.address)
+}
+
+/// Who answered so many requests.
+fn answered_by(at: SocketAddr, host: &str, count: usize) -> Result<Vec<String>> {
+    let mut by: Vec<String> =
+        (0..count).map(|_| Ok(get(at, host, "/")?.by().to_owned())).collect::<Result<_>>()?;
+    by.sort();
+    by.dedup();
+    Ok(by)
+}
+
+fn checked(lab: &Lab) -> Result {
+    let (well, ill, gone) = (Upstream::start("well")?, Upstream::start("ill")?, free_port()?);
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    let check = |kind: &str| {
+        format!(
+            "balance = {{ policy = \"round_robin\" }}\noutlier_detection = {{ consecutive_failures = 0 }}\n\
+             health_check = {{ kind = \"{kind}\", interval_ms = 100, unhealthy_after = 2, healthy_after = 2 }}"
+        )
+    };
+    let both = [plain(&well), plain(&ill)];
+    let closed = [plain(&well), format!("{{ address = \"{gone}\" }}")];
+    let services =
+        service_of("http", &check("http"), &both) + &service_of("tcp", &check("tcp"), &closed);
+    mesh.put(&(listener(at) + &services))?;
+    let health = |service: &str| -> Result<Vec<Option<bool>>> {
+        let all: Endpoints = mesh.node.cli(&["mesh", "endpoints", "-o", "json"])?.json()?;
+        let of = all.endpoints.into_iter().filter(|it| it.service == service);
+        Ok(of.map(|it| it.healthy).collect())
+    };
+    let until = |service: &str, wanted: [bool; 2]| {
+        wait::until("the checks tell", SOON, || {
+            let now = health(service).map_err(|e| format!("{e:?}"))?;
+            if now == wanted.map(Some) { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+    };
+    until("http", [true, true])?;
+    until("tcp", [true, false])?;
+    ensure!(answered_by(at, "tcp.rack", 20)? == ["well"], "the closed port gets none");
+    ensure!(answered_by(at, "http.rack", 20)? == ["ill", "well"], "both are well");
+    ill.is_ill.store(true, Relaxed);
+    until("http", [true, false])?;
+    ensure!(answered_by(at, "http.rack", 20)? == ["well"], "the ill one gets none");
+    let shown = mesh.node.cli(&["mesh", "endpoints"])?;
+    ensure!(shown.stdout.contains("it answered 503"), "{shown:?}");
+    ensure!(mesh.status()?.problems.is_empty(), "one that is ill is no problem");
+    // None is well: all are tried, and it is told.
+    well.is_ill.store(true, Relaxed);
+    until("http", [false, false])?;
+    ensure!(answered_by(at, "http.rack", 20)? == ["ill", "well"], "all are tried");
+    let problems = mesh.status()?.problems;
+    ensure!(
+        problems.len() == 1 && problems[0].starts_with("service http: none of its 2"),
+        "{problems:?}"
+    );
+    ill.is_ill.store(false, Relaxed);
+    until("http", [false, true])?;
+    ensure!(answered_by(at, "http.rack", 20)? == ["ill"], "it is back");
+    Ok(())
+}
+
+fn nearest(lab: &Lab) -> Result {
+    let (near, rack, far) =
+        (Upstream::start("near")?, Upstream::start("rack")?, Upstream::start("far")?);
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    let endpoint = |it: &Upstream, tier: &str| {
+        format!("{{ address = \"{}\", locality = \"{tier}\" }}", it.address)
+    };
+    let all = [endpoint(&far, "remote"), endpoint(&rack, "rack"), plain(&near)];
+    let what = "spill_over_requests = 2\noutlier_detection = { consecutive_failures = 1, base_ejection_ms = 300000, max_ejection_percent = 100 }";
+    mesh.put(&(listener(at) + &service_of("shop", what, &all)))?;
+    ensure!(answered_by(at, "shop.rack", 30)? == ["near"], "loopback is on this node");
+    let shown: Endpoints = mesh.node.cli(&["mesh", "endpoints", "-o", "json"])?.json()?;
+    let tiers: Vec<_> = shown.endpoints.iter().map(|it| it.locality.as_str()).collect();
+    ensure!(tiers == ["remote", "rack", "node"], "{tiers:?}");
+    // Two that wait are as many as it may have: the next goes further.
+    let mut waiting: Vec<_> =
+        (0..2).map(|_| Connection::open(at)).collect::<std::io::Result<_>>()?;
+    for connection in &mut waiting {
+        connection.0.write_all(b"GET /slow/3000 HTTP/1.1\r\nHost: shop.rack\r\n\r\n")?;
+    }
+    wait::until("both are under way", SOON, || {
+        let seen = near.requests.load(Relaxed);
+        if seen == 32 { Ok(()) } else { Err(format!("{seen}")) }
+    })?;
+    ensure!(answered_by(at, "shop.rack", 5)? == ["rack"], "spilled over");
+    for connection in &mut waiting {
+        ensure!(connection.answer()?.by() == "near", "those that waited");
+    }
+    ensure!(answered_by(at, "shop.rack", 30)? == ["near"], "and back");
+    near.is_ill.store(true, Relaxed);
+    ensure!(get(at, "shop.rack", "/")?.status == 503, "one failure is its own");
+    ensure!(answered_by(at, "shop.rack", 20)? == ["rack"], "then the next nearest");
+    Ok(())
+}
+
+fn sticky(lab: &Lab) -> Result {
+    let all = [Upstream::start("a")?, Upstream::start("b")?, Upstream::start("c")?];
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    let what = "balance = { policy = \"round_robin\" }\nsession_affinity = { cookie = \"place\", max_age_s = 60 }\n\
+        outlier_detection = { consecutive_failures = 1, base_ejection_ms = 300000 }";
+    mesh.put(&(listener(at) + &service_of("shop", what, &all.each_ref().map(plain))))?;
+    let with = |cookie: &str| {
+        Connection::open(at)?
+            .send(&format!("GET / HTTP/1.1\r\nHost: shop.rack\r\nCookie: x=1; {cookie}\r\n\r\n"))
+    };
+    let set = |answer: &client::Answer| {
+        let line =
+            answer.head.lines().find_map(|it| it.strip_prefix("set-cookie: ")).map(str::to_owned);
+        line.and_then(|it| Some((it.split_once(';')?.0.to_owned(), it.clone())))
+    };
+    for n in 0..3 {
+        let first = get(at, "shop.rack", "/")?;
+        let (cookie, line) = set(&first).ok_or("no cookie")?;
+        ensure!(line.contains("HttpOnly") && line.contains("Max-Age=60"), "{line}");
+        ensure!(!line.contains("127.0.0.1"), "it names no address: {line}");
+        for _ in 0..6 {
+            let again = with(&cookie)?;
+            ensure!(again.by() == first.by() && set(&again).is_none(), "client {n}: {again:?}");
+        }
+        if n == 2 {
+            // Its endpoint fails: it goes elsewhere, and is told so.
+            let own = all.iter().zip(["a", "b", "c"]).find(|(_, name)| *name == first.by());
+            own.ok_or("somebody else's answer")?.0.is_ill.store(true, Relaxed);
+            ensure!(with(&cookie)?.status == 503, "the failure itself");
+            let moved = with(&cookie)?;
+            let other = set(&moved).ok_or("no other cookie")?.0;
+            ensure!(moved.by() != first.by() && other != cookie, "{moved:?}");
+        }
+    }
+    Ok(())
+}
+
+fn retried(lab: &Lab) -> Result {
+    let (well, ill) = (Upstream::start("well")?, Upstream::start("ill")?);
+    ill.is_ill.store(true, Relaxed);
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    let what = "balance = { policy = \"round_robin\" }\nretry_on = [503]\noutlier_detection = { consecutive_failures = 0 }";
+    let alone = service_of("alone", what, &[plain(&ill)]);
+    mesh.put(&(listener(at) + &service_of("shop", what, &[plain(&well), plain(&ill)]) + &alone))?;
+    for n in 0..10 {
+        let answer = get(at, "shop.rack", "/")?;
+        ensure!((answer.status, answer.by()) == (200, "well"), "request {n}: {answer:?}");
+    }
+    let retries = mesh.status()?.counts.retries;
+    ensure!(retries == ill.requests.load(Relaxed) && retries > 0, "{retries} retries");
+    // What may not be repeated is not, and where there is no other the answer stands.
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        let post = "POST / HTTP/1.1\r\nHost: shop.rack\r\nContent-Length: 1\r\n\r\nx";
+        statuses.push(Connection::open(at)?.send(post)?.status);
+    }
+    ensure!(statuses.iter().filter(|&&it| it == 503).count() == 2, "{statuses:?}");
+    let answer = get(at, "alone.rack", "/")?;
+    ensure!((answer.status, answer.by()) == (503, "ill"), "{answer:?}");
+    // A service that fails altogether gets a fifth more, and no more.
+    well.is_ill.store(true, Relaxed);
+    let before = mesh.status()?.counts.retries;
+    for _ in 0..100 {
+        ensure!(get(at, "shop.rack", "/")?.status == 503, "all fail");
+    }
+    let spent = mesh.status()?.counts.retries - before;
+    ensure!((1..=10 + 23).contains(&spent), "{spent} retries for 100 requests");
     Ok(())
 }
 

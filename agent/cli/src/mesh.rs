@@ -204,6 +204,7 @@ fn endpoints(all: &[Endpoint], width: Width) -> String {
     let header = [
         Left("SERVICE"),
         Whole("ENDPOINT"),
+        Left("IN"),
         Right("WEIGHT"),
         Right("ACTIVE"),
         Right("LATENCY"),
@@ -215,15 +216,27 @@ fn endpoints(all: &[Endpoint], width: Width) -> String {
         vec![
             it.service.clone(),
             it.address.clone(),
+            it.locality.clone(),
             it.weight.to_string(),
             it.active.to_string(),
             it.latency_ms.map_or("unknown".into(), |ms| format!("{ms:.1} ms")),
             it.requests.to_string(),
             it.failures.to_string(),
-            if it.ejected { "left out" } else { "" }.into(),
+            state(it),
         ]
     };
     table::columns(&header, all.iter().map(row), width)
+}
+
+fn state(it: &Endpoint) -> String {
+    match (it.healthy, it.ejected) {
+        (Some(false), _) => {
+            format!("unhealthy: {}", it.trouble.as_deref().unwrap_or("not well for long enough"))
+        }
+        (_, true) => "left out".into(),
+        (Some(true), _) => "healthy".into(),
+        (None, _) => String::new(),
+    }
 }
 
 impl Page for Why {

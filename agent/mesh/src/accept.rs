@@ -13,9 +13,9 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time};
 
 use crate::{
     counters::{Counters, Open},
-    http,
-    live::{Endpoint, Target, Under},
-    relay,
+    endpoint::{Endpoint, Under},
+    http, relay,
+    target::Target,
     worker::Worker,
 };
 
@@ -111,7 +111,7 @@ async fn pass_on(worker: &Rc<Worker>, target: &Target, mut client: Client, first
     let hash = source_hash(&target.service.hash_on, client.peer);
     let mut tried = Vec::new();
     while tried.len() < MAX_ATTEMPTS && (tried.is_empty() || target.may_retry()) {
-        let endpoint = target.pick(&tried, hash, worker.random(), worker.now_ms()).cloned();
+        let endpoint = target.pick(&worker.by(&tried, hash)).cloned();
         let Some(endpoint) = endpoint else { return };
         let under = Under::way(&endpoint);
         match connect(worker, &endpoint, target, client.peer, client.at).await {

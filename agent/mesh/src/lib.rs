@@ -9,7 +9,8 @@
 //! | [`accept`] | what a connection is: PROXY protocol, HTTP, TLS by name, bytes |
 //! | [`http`] | requests: guarded, routed, forwarded; parking and upgrades |
 //! | [`relay`] | bytes, spliced |
-//! | [`live`] | what is known of services and endpoints, node-wide |
+//! | [`live`], [`target`], [`endpoint`] | what is known of services and endpoints, node-wide |
+//! | [`health`] | checks of endpoints, on the owner's thread |
 //!
 //! It starts from its own directory and nothing else: no agent, no network, no clock
 //! that is right.
@@ -31,19 +32,23 @@ use tokio::{
     time,
 };
 
-use crate::{control::Control, owner::Owner};
+use crate::{control::Control, numa::Seat, owner::Owner};
 
 mod accept;
 mod connection;
 mod control;
 mod counters;
+mod endpoint;
+mod health;
 mod http;
 pub mod keep;
 mod live;
+mod numa;
 mod owner;
 mod pool;
 mod relay;
 mod show;
+mod target;
 pub mod wire;
 mod worker;
 
@@ -94,7 +99,9 @@ async fn run(place: Place) -> io::Result<()> {
     // Only to choose by: two meshes that start in the same nanosecond may choose alike.
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_nanos() as u64);
     let cores = thread::available_parallelism()?.get();
-    let workers = (0..cores).map(|n| worker::start(n, seed.wrapping_add(n as u64), started));
+    let seats = Seat::all(cores).into_iter().enumerate();
+    let workers =
+        seats.map(|(n, seat)| worker::start(n, seed.wrapping_add(n as u64), seat, started));
     let workers = workers.collect::<io::Result<Vec<_>>>()?;
     let control = Arc::new(Control::new(Owner::start(place.dir, workers, started), place.agents));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");

@@ -6,21 +6,18 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use purlin_core::mesh::{
     choose::{Asked, Choice, Miss, Place},
-    ewma::Ewma,
-    hashed::{self, Places},
-    model::{Listener, Policy, Rule, Service},
-    outlier::Record,
-    pick::{Candidates, pick},
-    rate::{self, Bucket},
+    model::{Listener, Rule},
+    rate::Bucket,
     table::Table,
 };
+
+use crate::{endpoint::Endpoint, target::Target};
 
 /// A table in force.
 #[derive(Debug, Default)]
@@ -35,45 +32,6 @@ pub struct Live {
     buckets: Vec<Vec<AtomicU64>>,
 }
 
-/// A service in force.
-#[derive(Debug)]
-pub struct Target {
-    /// As the table has it.
-    pub service: Service,
-    /// Its endpoints, in the table's order.
-    pub endpoints: Vec<Arc<Endpoint>>,
-    turn: AtomicU64,
-    places: Option<Places>,
-    /// What is known of the service on the whole node.
-    shared: Arc<Shared>,
-}
-
-/// What outlives a table, as long as the next one has the service too.
-#[derive(Debug)]
-struct Shared {
-    active: AtomicU32,
-    budget: AtomicU32,
-}
-
-/// What the whole node knows of one endpoint. Threads share it.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// Unique in this process.
-    pub id: u64,
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Requests and connections under way.
-    pub active: AtomicU32,
-    /// How slow it was, as [`Ewma::to_bits`].
-    ewma: AtomicU64,
-    /// Requests and connections in all.
-    pub requests: AtomicU64,
-    /// Those that failed for its sake.
-    pub failures: AtomicU64,
-    /// Its failures in a row, and whether it is left out, as [`Record::to_bits`].
-    record: AtomicU64,
-}
-
 impl Live {
     /// Puts a checked table in force after another one.
     pub fn new(table: Table, before: &Live) -> Self {
@@ -83,18 +41,10 @@ impl Live {
         let services: HashMap<&str, &Arc<Target>> =
             before.targets.iter().map(|it| (it.service.name.as_str(), it)).collect();
         let targets = table.services.iter().map(|service| {
-            let shared = services.get(service.name.as_str()).map(|it| it.shared.clone());
-            let endpoints = service.endpoints.iter().map(|it| {
-                let known = known.get(&(service.name.as_str(), it.address)).copied();
-                known.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(it.address)))
-            });
-            Arc::new(Target {
-                endpoints: endpoints.collect(),
-                places: places(service),
-                shared: shared.unwrap_or_else(|| Arc::new(Shared::new())),
-                service: service.clone(),
-                turn: AtomicU64::default(),
-            })
+            let name = service.name.as_str();
+            let known = |address| known.get(&(name, address)).copied().cloned();
+            let before = services.get(name).map(|it| it.as_ref());
+            Arc::new(Target::new(service, &table.rack, known, before))
         });
         Self {
             choices: (0..table.listeners.len()).map(|index| Choice::of(&table, index)).collect(),
@@ -164,191 +114,6 @@ impl Live {
     }
 }
 
-fn places(service: &Service) -> Option<Places> {
-    // By address, so that every node makes the same table of the same document.
-    let known = |it: &purlin_core::mesh::model::Endpoint| {
-        (hashed::hash(it.address.to_string().as_bytes()), it.weight)
-    };
-    let known: Vec<_> = service.endpoints.iter().map(known).collect();
-    match service.policy {
-        Policy::Maglev => Some(Places::maglev(&known)),
-        Policy::RingHash => Some(Places::ring(&known)),
-        _ => None,
-    }
-}
-
 fn bucket(rule: &Rule) -> AtomicU64 {
     AtomicU64::new(rule.rate_limit.map_or(0, |(_, burst)| Bucket::full(burst, 0).to_bits()))
-}
-
-impl Target {
-    /// Chooses an endpoint that was not tried before, by a key's hash where the service
-    /// wants that. One that is left out is better than none: a table may have taken all
-    /// the others away.
-    pub fn pick(
-        &self,
-        tried: &[u64],
-        hash: Option<u64>,
-        random: u64,
-        now_ms: u32,
-    ) -> Option<&Arc<Endpoint>> {
-        let turn = self.turn.fetch_add(1, Relaxed);
-        let chosen = |with_left_out| {
-            let view = View { target: self, tried, now_ms, with_left_out };
-            match (&self.places, hash) {
-                (Some(places), Some(hash)) => places.pick(hash, &view),
-                _ => pick(self.service.policy, &view, random, turn),
-            }
-        };
-        chosen(false).or_else(|| chosen(true)).map(|index| &self.endpoints[index])
-    }
-
-    /// Begins a request or connection, unless the service's circuit breaker is open.
-    pub fn begin(&self) -> Option<Begun> {
-        let before = self.shared.active.fetch_add(1, Relaxed);
-        let begun = Begun(self.shared.clone());
-        // Dropped, it takes itself off again.
-        (before < self.service.max_requests).then(|| {
-            _ = self.shared.budget.fetch_update(Relaxed, Relaxed, |it| Some(rate::deposit(it)));
-            begun
-        })
-    }
-
-    /// Whether the budget has a retry left; it is taken then.
-    pub fn may_retry(&self) -> bool {
-        self.shared.budget.fetch_update(Relaxed, Relaxed, rate::withdraw).is_ok()
-    }
-
-    /// Takes note of what came of a request or connection.
-    pub fn ended(&self, endpoint: &Endpoint, is_well: bool, now_ms: u32) {
-        let before = Record::from_bits(endpoint.record.load(Relaxed));
-        let after = if is_well {
-            if before == Record::default() {
-                return;
-            }
-            before.succeeded(now_ms)
-        } else {
-            endpoint.failures.fetch_add(1, Relaxed);
-            let others = self.endpoints.iter().filter(|it| it.id != endpoint.id);
-            let out = others.filter(|it| it.is_out(now_ms)).count();
-            before.failed(&self.service.ejection, now_ms, out, self.endpoints.len())
-        };
-        if after.is_out && !before.is_out(now_ms) && after.is_out(now_ms) {
-            tracing::warn!(service = self.service.name, endpoint = %endpoint.address, "an endpoint is left out for a while");
-        }
-        // Of two threads at once one may be lost: the next failure counts as well.
-        endpoint.record.store(after.to_bits(), Relaxed);
-    }
-}
-
-impl Shared {
-    fn new() -> Self {
-        Self { active: AtomicU32::default(), budget: AtomicU32::new(rate::BUDGET_BURST) }
-    }
-}
-
-/// A request or connection of a service; over when it is dropped.
-#[derive(Debug)]
-pub struct Begun(Arc<Shared>);
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
-    }
-}
-
-struct View<'a> {
-    target: &'a Target,
-    tried: &'a [u64],
-    now_ms: u32,
-    with_left_out: bool,
-}
-
-impl Candidates for View<'_> {
-    fn count(&self) -> usize {
-        self.target.endpoints.len()
-    }
-
-    fn weight(&self, index: usize) -> u32 {
-        let endpoint = &self.target.endpoints[index];
-        let is_left_out = !self.with_left_out && endpoint.is_out(self.now_ms);
-        if is_left_out || self.tried.contains(&endpoint.id) {
-            0
-        } else {
-            self.target.service.endpoints[index].weight
-        }
-    }
-
-    fn active(&self, index: usize) -> u32 {
-        self.target.endpoints[index].active.load(Relaxed)
-    }
-
-    fn latency(&self, index: usize) -> f32 {
-        self.target.endpoints[index].latency(self.now_ms)
-    }
-}
-
-impl Endpoint {
-    fn new(address: SocketAddr) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self {
-            id: NEXT.fetch_add(1, Relaxed),
-            address,
-            active: AtomicU32::default(),
-            ewma: AtomicU64::new(Ewma::new(0).to_bits()),
-            requests: AtomicU64::default(),
-            failures: AtomicU64::default(),
-            record: AtomicU64::new(Record::default().to_bits()),
-        }
-    }
-
-    /// Whether it failed so often that it is left out for a while.
-    pub fn is_out(&self, now_ms: u32) -> bool {
-        Record::from_bits(self.record.load(Relaxed)).is_out(now_ms)
-    }
-
-    /// How slow it was lately, in microseconds.
-    pub fn latency(&self, now_ms: u32) -> f32 {
-        Ewma::from_bits(self.ewma.load(Relaxed)).value(now_ms)
-    }
-
-    /// The same as of its last answer, for people.
-    pub fn last_latency(&self) -> f32 {
-        Ewma::from_bits(self.ewma.load(Relaxed)).last()
-    }
-
-    /// Takes note of an answer. Of two threads at once one may be lost: it is an average.
-    pub fn answered(&self, took: Duration, now_ms: u32) {
-        let before = Ewma::from_bits(self.ewma.load(Relaxed));
-        self.ewma.store(before.with(took, now_ms).to_bits(), Relaxed);
-    }
-}
-
-/// A request or connection under way at an endpoint; ends when it is dropped.
-#[derive(Debug)]
-pub struct Under {
-    endpoint: Arc<Endpoint>,
-    _of_service: Option<Begun>,
-}
-
-impl Under {
-    /// Begins.
-    pub fn way(endpoint: &Arc<Endpoint>) -> Self {
-        endpoint.active.fetch_add(1, Relaxed);
-        endpoint.requests.fetch_add(1, Relaxed);
-        Self { endpoint: endpoint.clone(), _of_service: None }
-    }
-
-    /// It stays at this endpoint: the service's share of it ends with it.
-    pub fn stays(self, of_service: Begun) -> Self {
-        let mut stays = self;
-        stays._of_service = Some(of_service);
-        stays
-    }
-}
-
-impl Drop for Under {
-    fn drop(&mut self) {
-        self.endpoint.active.fetch_sub(1, Relaxed);
-    }
 }

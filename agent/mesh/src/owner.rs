@@ -16,6 +16,7 @@ use purlin_proto::{mesh as view, v1};
 use tokio::net::TcpSocket;
 
 use crate::{
+    health::Checks,
     keep,
     live::Live,
     show, wire,
@@ -42,6 +43,7 @@ pub struct Owner {
     started: Instant,
     table: v1::MeshTable,
     live: Arc<Live>,
+    checks: Checks,
     /// Addresses that the workers listen at.
     bound: Vec<SocketAddr>,
     /// What was wrong at the start.
@@ -60,6 +62,7 @@ impl Owner {
             started,
             table: v1::MeshTable::default(),
             live: Arc::default(),
+            checks: Checks::new(),
             bound: Vec::new(),
             problems: Vec::new(),
             is_draining: false,
@@ -71,6 +74,7 @@ impl Owner {
                     owner.table = table;
                     owner.live = Arc::new(Live::new(checked, &Live::default()));
                     owner.tell(|| Command::Live(owner.live.clone()));
+                    owner.checks.follow(&owner.live);
                     owner.bind_missing();
                 }
                 Err(refusals) => {
@@ -119,6 +123,7 @@ impl Owner {
         self.live = Arc::new(Live::new(checked, &self.live));
         // First the table, then the sockets: no connection meets a listener unknown.
         self.tell(|| Command::Live(self.live.clone()));
+        self.checks.follow(&self.live);
         for (address, sockets) in fresh {
             self.listen(address, sockets);
         }
@@ -223,10 +228,23 @@ impl Owner {
             incarnation: self.table.incarnation,
             workers: self.workers.len(),
             draining: self.is_draining,
-            problems: self.problems.iter().cloned().chain(unbound).collect(),
+            problems: self.problems.iter().cloned().chain(unbound).chain(self.panics()).collect(),
             listeners,
             counts: self.counts(),
         }
+    }
+
+    /// Services whose every endpoint looks ill, so that all are tried.
+    fn panics(&self) -> impl Iterator<Item = String> {
+        let now_ms = self.now_ms();
+        let ill = self.live.targets.iter().filter(move |it| it.is_panicking(now_ms));
+        ill.map(|it| {
+            let count = it.endpoints.len();
+            format!(
+                "service {}: none of its {count} endpoints is well, so all are tried",
+                it.service.name
+            )
+        })
     }
 
     fn counts(&self) -> view::Counts {

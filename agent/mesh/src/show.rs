@@ -10,7 +10,7 @@ use purlin_core::mesh::{
 };
 use purlin_proto::mesh as view;
 
-use crate::live::{Endpoint, Live, Target};
+use crate::{endpoint::Endpoint, live::Live, target::Target};
 
 /// Every match, route by route.
 pub fn routes(live: &Live) -> view::Routes {
@@ -75,23 +75,25 @@ pub fn endpoints(live: &Live, now_ms: u32) -> view::Endpoints {
 }
 
 fn endpoints_of(target: &Arc<Target>, now_ms: u32) -> impl Iterator<Item = view::Endpoint> {
-    let model = target.service.endpoints.iter();
-    model
-        .zip(&target.endpoints)
-        .map(move |(model, state)| endpoint(&target.service.name, model.weight, state, now_ms))
+    (0..target.endpoints.len()).map(move |index| endpoint(target, index, now_ms))
 }
 
-fn endpoint(service: &str, weight: u32, it: &Endpoint, now_ms: u32) -> view::Endpoint {
+fn endpoint(target: &Target, index: usize, now_ms: u32) -> view::Endpoint {
+    let it: &Endpoint = &target.endpoints[index];
+    let health = it.health();
     let requests = it.requests.load(Relaxed);
     view::Endpoint {
-        service: service.into(),
+        service: target.service.name.clone(),
         address: it.address.to_string(),
-        weight,
+        weight: target.service.endpoints[index].weight,
+        locality: target.tier(index, None).name().into(),
         active: it.active.load(Relaxed),
         latency_ms: (requests > 0).then(|| it.last_latency() / 1000.0),
         requests,
         failures: it.failures.load(Relaxed),
-        ejected: it.is_out(now_ms),
+        ejected: it.is_ejected(now_ms),
+        healthy: health.is_known.then_some(!health.is_unhealthy),
+        trouble: it.trouble(),
     }
 }
 

@@ -25,8 +25,10 @@ use crate::{
     connection::Connections,
     counters::{Counters, Open},
     live::Live,
+    numa::Seat,
     pool::Pool,
     relay::Pipes,
+    target::By,
 };
 
 /// Between two looks at what is idle or too slow.
@@ -68,6 +70,8 @@ pub struct Worker {
     pub is_draining: Cell<bool>,
     /// Seconds since the start, as of the last look.
     pub tick: Cell<u32>,
+    /// The NUMA node it stays on, where there are more than one.
+    numa: Option<u32>,
     random: Cell<u64>,
     started: Instant,
 }
@@ -81,6 +85,11 @@ impl Worker {
     /// Milliseconds since the process's workers started.
     pub fn now_ms(&self) -> u32 {
         self.started.elapsed().as_millis() as u32
+    }
+
+    /// What an endpoint is chosen by now.
+    pub fn by<'a>(&self, tried: &'a [u64], hash: Option<u64>) -> By<'a> {
+        By { tried, hash, random: self.random(), now_ms: self.now_ms(), numa: self.numa }
     }
 
     /// 64 random bits (SplitMix64): good enough to choose by, not to keep secrets.
@@ -103,13 +112,20 @@ pub struct Handle {
 }
 
 /// Starts a worker. `started` is the same for all of them.
-pub fn start(number: usize, seed: u64, started: Instant) -> io::Result<Handle> {
+pub fn start(number: usize, seed: u64, seat: Option<Seat>, started: Instant) -> io::Result<Handle> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let counters = Arc::new(Counters::default());
     let of_worker = counters.clone();
     let runtime =
         move || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     thread::Builder::new().name(format!("mesh-{number}")).spawn(move || {
+        let seat = seat.filter(|seat| {
+            let taken = seat.take();
+            if let Err(error) = &taken {
+                tracing::warn!(%error, number, node = seat.node, "a worker can't stay on its NUMA node");
+            }
+            taken.is_ok()
+        });
         let worker = Rc::new(Worker {
             live: RefCell::new(Rc::new(Arc::new(Live::default()))),
             pool: Pool::default(),
@@ -118,6 +134,7 @@ pub fn start(number: usize, seed: u64, started: Instant) -> io::Result<Handle> {
             counters: of_worker,
             is_draining: Cell::new(false),
             tick: Cell::new(0),
+            numa: seat.map(|it| it.node),
             random: Cell::new(seed),
             started,
         });

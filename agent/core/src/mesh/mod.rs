@@ -9,13 +9,17 @@
 //! | [`strict`], [`hello`], [`proxy`] | what a connection's bytes are, and which are refused |
 //! | [`choose`] | which rule a request meets first, and why |
 //! | [`pick`], [`hashed`], [`ewma`] | which endpoint it goes to, and how slow that was lately |
+//! | [`locality`] | how far endpoints are, and when a request goes further than it must |
+//! | [`health`] | whether an endpoint is well by its checks |
 //! | [`outlier`], [`rate`] | which endpoint is left out for a while, and what is too much |
 
 pub mod choose;
 pub mod ewma;
 pub mod hashed;
+pub mod health;
 pub mod hello;
 pub mod host;
+pub mod locality;
 pub mod model;
 pub mod outlier;
 pub mod path;

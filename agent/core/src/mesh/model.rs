@@ -4,7 +4,7 @@
 use alloc::{string::String, vec::Vec};
 use core::{net::SocketAddr, str::FromStr, time::Duration};
 
-use super::{host::Hostname, outlier::Ejection, path::PathMatch};
+use super::{health::Check, host::Hostname, locality::Tier, outlier::Ejection, path::PathMatch};
 use crate::settings::{Impossible, one_of};
 
 /// An enum whose values have names in documents.
@@ -132,6 +132,23 @@ pub struct Service {
     pub max_requests: u32,
     /// How long a stage may take.
     pub timeouts: Timeouts,
+    /// How endpoints are asked whether they are well.
+    pub check: Option<Check>,
+    /// What keeps a client with an endpoint.
+    pub affinity: Option<Affinity>,
+    /// Statuses for which another endpoint is tried.
+    pub retry_on: Vec<u16>,
+    /// Requests under way at an endpoint after which those further away are used too.
+    pub spill_over: u32,
+}
+
+/// A cookie that names an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// Its name.
+    pub cookie: String,
+    /// Seconds that it is kept; `None`: until the browser ends.
+    pub max_age_s: Option<u32>,
 }
 
 /// What of a request decides where it goes.
@@ -176,6 +193,10 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Share relative to the others.
     pub weight: u32,
+    /// How far it is, if it says so itself.
+    pub tier: Option<Tier>,
+    /// The NUMA node that it runs on.
+    pub numa_node: Option<u32>,
 }
 
 /// How long a stage may take.

@@ -11,7 +11,10 @@ use alloc::{
 use super::model::{
     Endpoint, HeaderEdit, Kind, Listener, Match, PathEdit, Protocol, Route, Rule, Service,
 };
-use crate::{mesh::path::PathMatch, settings::Refusal};
+use crate::{
+    mesh::{locality::Network, path::PathMatch},
+    settings::Refusal,
+};
 
 /// Each is a few sockets a core.
 pub const MAX_LISTENERS: usize = 64;
@@ -41,6 +44,8 @@ pub struct Table {
     pub services: Vec<Service>,
     /// What goes where.
     pub routes: Vec<Route>,
+    /// The rack's own networks.
+    pub rack: Vec<Network>,
 }
 
 impl Table {
@@ -69,8 +74,8 @@ impl Table {
 
     /// Whether nothing is different but which document it is of.
     pub fn is_same_but_for_generation(&self, other: &Table) -> bool {
-        (&self.listeners, &self.services, &self.routes)
-            == (&other.listeners, &other.services, &other.routes)
+        (&self.listeners, &self.services, &self.routes, &self.rack)
+            == (&other.listeners, &other.services, &other.routes, &other.rack)
     }
 
     /// A service by name.

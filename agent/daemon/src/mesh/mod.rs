@@ -46,6 +46,8 @@ pub struct Seen {
     pub failed: Option<Failed>,
     /// Of which agent and document the table in force is.
     pub in_force: Option<(u64, u64)>,
+    /// A listener of it that has not its address.
+    pub unbound: Option<String>,
     /// For people.
     pub view: api::Mesh,
 }
@@ -163,6 +165,8 @@ fn note(
     match &looked {
         Ok(status) => {
             seen.in_force = Some((status.incarnation, status.generation));
+            let unbound = status.listeners.iter().find(|it| !it.listening);
+            seen.unbound = unbound.map(|it| format!("listener {} has not {}", it.name, it.address));
             seen.view.pid = Some(status.pid);
             seen.view.generation = status.generation;
             seen.view.listeners = status.listeners.len();

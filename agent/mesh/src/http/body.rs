@@ -8,7 +8,7 @@ use std::{
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 
-use crate::{connection::Connection, live::Under, pool::Lease};
+use crate::{connection::Connection, endpoint::Under, pool::Lease};
 
 /// The body of an answer. When it is dropped, the request is over.
 #[derive(Debug)]

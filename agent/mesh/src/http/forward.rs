@@ -19,7 +19,7 @@ use purlin_core::mesh::{
 use tokio::time;
 
 use super::{
-    Body,
+    Body, affinity,
     body::Request as Begun,
     handle::{Refusal, origin},
     headers, upgrade,
@@ -28,8 +28,9 @@ use crate::{
     accept::{self, MAX_ATTEMPTS},
     connection::Connection,
     counters::Counters,
-    live::{Endpoint, Target, Under},
+    endpoint::{Endpoint, Under},
     pool::{Lease, Outgoing, Sender},
+    target::Target,
     worker::Worker,
 };
 
@@ -60,20 +61,25 @@ pub async fn forward(
     for_endpoint(&mut request, service, connection, upgrade);
     let may_repeat = headers::may_repeat(request.method()) && request.body().is_end_stream();
     let deadline = time::Instant::now() + service.timeouts.request;
+    let named = affinity::named(target, request.headers());
+    let mut kept = named.clone().filter(|it| !it.is_out(worker.now_ms()));
     let mut tried = Vec::new();
+    // Whether the next attempt has its retry already.
+    let mut is_granted = true;
     let mut refusal = Refusal(StatusCode::SERVICE_UNAVAILABLE, "the service has no endpoint\n");
     // A connection that was idle may be closed by the other side just now: that is the
     // pool's fault and not the endpoint's, and costs no attempt.
     let mut stale = 0;
     while tried.len() < MAX_ATTEMPTS {
-        let endpoint = target.pick(&tried, hash, worker.random(), worker.now_ms()).cloned();
-        let Some(endpoint) = endpoint else { break };
+        let next = || target.pick(&worker.by(&tried, hash)).cloned();
+        let Some(endpoint) = kept.take().or_else(next) else { break };
         if !tried.is_empty() {
-            if !target.may_retry() {
+            if !is_granted && !target.may_retry() {
                 break;
             }
             Counters::one(&worker.counters.retries);
         }
+        is_granted = false;
         let under = Under::way(&endpoint);
         let (mut lease, is_fresh) =
             match lease(worker, connection, &endpoint, target, stale < MAX_ATTEMPTS).await {
@@ -94,6 +100,19 @@ pub async fn forward(
             Ok(Ok(answer)) => {
                 endpoint.answered(began.elapsed(), worker.now_ms());
                 target.ended(&endpoint, !is_gateway_failure(answer.status()), worker.now_ms());
+                let is_to_repeat = service.retry_on.contains(&answer.status().as_u16());
+                if let Some(again) = spare.filter(|_| is_to_repeat)
+                    && tried.len() + 1 < MAX_ATTEMPTS
+                {
+                    tried.push(endpoint.id);
+                    // Only for another endpoint, and within the budget: else this is it.
+                    if target.pick(&worker.by(&tried, hash)).is_some() && target.may_retry() {
+                        (request, is_granted) = (again, true);
+                        continue;
+                    }
+                }
+                let mut answer = answer;
+                affinity::name(target, &endpoint, named.as_ref(), answer.headers_mut());
                 let under = under.stays(of_service);
                 let upgrade = clients_end.map(|end| (end, service.timeouts.idle));
                 let answer =
@@ -167,11 +186,7 @@ fn hash_of(on: &HashOn, request: &Request<Incoming>, connection: &Connection) ->
         HashOn::SourceIp | HashOn::Source => accept::source_hash(on, connection.peer),
         HashOn::Path => Some(hashed(request.uri().path())),
         HashOn::Header(name) => value(name).map(hashed),
-        HashOn::Cookie(name) => value("cookie")?
-            .split(';')
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| hashed(value)),
+        HashOn::Cookie(name) => affinity::cookie(request.headers(), name).map(hashed),
     }
 }
 

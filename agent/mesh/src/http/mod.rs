@@ -19,6 +19,7 @@ use crate::{
     worker::Worker,
 };
 
+mod affinity;
 mod body;
 mod forward;
 mod handle;

@@ -18,8 +18,9 @@ use crate::{
     accept::{self, MAX_ATTEMPTS},
     connection::Connection,
     counters::Counters,
-    live::{Begun as OfService, Target, Under},
+    endpoint::Under,
     relay,
+    target::{Begun as OfService, Target},
     worker::Worker,
 };
 
@@ -78,7 +79,7 @@ pub async fn connect(
     let mut tried = Vec::new();
     let hash = accept::source_hash(&target.service.hash_on, connection.peer);
     while tried.len() < MAX_ATTEMPTS && (tried.is_empty() || target.may_retry()) {
-        let endpoint = target.pick(&tried, hash, worker.random(), worker.now_ms()).cloned();
+        let endpoint = target.pick(&worker.by(&tried, hash)).cloned();
         let Some(endpoint) = endpoint else { break };
         let under = Under::way(&endpoint);
         let connected =

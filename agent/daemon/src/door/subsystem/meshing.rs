@@ -90,8 +90,7 @@ impl Subsystem for Meshing {
                 (None, Some((incarnation, generation)))
                     if (incarnation, generation) == (wanted.incarnation, wanted.generation) =>
                 {
-                    let unbound = seen.view.problems.first();
-                    unbound.map_or(Ok(()), |why| Err(why.clone()))
+                    seen.unbound.clone().map_or(Ok(()), Err)
                 }
                 (None, in_force) => {
                     let has = in_force.map_or("no table".into(), |(_, it)| {

@@ -18,6 +18,8 @@ use purlin_core::{
 };
 use purlin_proto::v1;
 
+mod service;
+
 /// An endpoint's share; relative to the default of the others.
 const WEIGHT: RangeInclusive<u32> = 1..=1000;
 const WEIGHT_DEFAULT: u32 = 100;
@@ -37,6 +39,8 @@ const AT_ONCE: RangeInclusive<u32> = 1..=1_000_000;
 /// A breaker is for the day when a service hangs: 10,000 requests that wait take some
 /// 300 MB, and no healthy service of a rack has as many.
 const MAX_REQUESTS_DEFAULT: u32 = 10_000;
+/// A core's worth of what takes a millisecond each, and few enough to be answered soon.
+const SPILL_OVER_DEFAULT: u32 = 32;
 /// From a hiccup to as long as an ejection ever is.
 const EJECTION_MS: RangeInclusive<u32> = 100..=300_000;
 const EJECTION_MS_DEFAULT: u32 = 1000;
@@ -60,6 +64,7 @@ pub fn table(generation: u64, mesh: &v1::Mesh) -> Result<Table, Vec<Refusal>> {
         routes: (mesh.routes.iter().enumerate())
             .map(|(n, it)| reader.route(&each("routes", n), it))
             .collect(),
+        rack: reader.networks("mesh.rack_networks", &mesh.rack_networks),
     };
     // What was left out for being wrong would only make for more that is wrong.
     if reader.refusals.is_empty() { table.checked() } else { Err(reader.refusals) }
@@ -111,13 +116,34 @@ impl Reader {
                 AT_ONCE,
             ),
             timeouts: self.timeouts(&format!("{path}.timeouts"), &it.timeouts.unwrap_or_default()),
+            check: it
+                .health_check
+                .as_ref()
+                .map(|it| self.check(&format!("{path}.health_check"), it)),
+            affinity: it
+                .session_affinity
+                .as_ref()
+                .map(|it| self.affinity(&format!("{path}.session_affinity"), it)),
+            retry_on: self.retry_on(&format!("{path}.retry_on"), &it.retry_on),
+            spill_over: self.within(
+                &format!("{path}.spill_over_requests"),
+                it.spill_over_requests,
+                SPILL_OVER_DEFAULT,
+                AT_ONCE,
+            ),
         }
     }
 
     fn endpoint(&mut self, path: &str, it: &v1::Endpoint) -> Option<Endpoint> {
         let weight = it.weight.unwrap_or(WEIGHT_DEFAULT);
         self.in_range(&format!("{path}.weight"), weight, &WEIGHT);
-        Some(Endpoint { address: self.address(&format!("{path}.address"), &it.address)?, weight })
+        let tier = it.locality.as_ref();
+        Some(Endpoint {
+            tier: tier.and_then(|name| self.tier(&format!("{path}.locality"), name)),
+            numa_node: it.numa_node,
+            address: self.address(&format!("{path}.address"), &it.address)?,
+            weight,
+        })
     }
 
     /// A number that is given, or its default.
@@ -527,8 +553,23 @@ mod tests {
         };
         let service = v1::Service {
             protocol: Some("http3".into()),
-            endpoints: vec![v1::Endpoint { address: "shop:80".into(), weight: Some(0) }],
+            endpoints: vec![v1::Endpoint {
+                address: "shop:80".into(),
+                weight: Some(0),
+                locality: Some("moon".into()),
+                ..Default::default()
+            }],
             send_proxy_protocol: Some(3),
+            health_check: Some(v1::HealthCheck {
+                kind: Some("udp".into()),
+                interval_ms: Some(1),
+                ..Default::default()
+            }),
+            session_affinity: Some(v1::SessionAffinity {
+                cookie: "a b".into(),
+                max_age_s: Some(0),
+            }),
+            retry_on: vec![404],
             balance: Some(v1::Balance {
                 policy: Some("best".into()),
                 hash_on: Some("header:".into()),
@@ -546,6 +587,7 @@ mod tests {
             listeners: vec![listener("web", "localhost:80")],
             services: vec![service],
             routes: vec![route],
+            rack_networks: vec!["10.0.0.0/99".into()],
         };
         check(
             mesh,
@@ -553,11 +595,17 @@ mod tests {
                 mesh.listeners[0].address: localhost:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
                 mesh.services[0].send_proxy_protocol: 3 (may be 1 to 2; the nearest possible value is 2)
                 mesh.services[0].endpoints[0].weight: 0 (may be 1 to 1000; the nearest possible value is 1)
+                mesh.services[0].endpoints[0].locality: moon (may be one of node, rack, remote; leave it out to have it found by its address)
                 mesh.services[0].endpoints[0].address: shop:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
                 mesh.services[0].protocol: http3 (may be one of http, h2c, tcp; choose one, or leave it out)
                 mesh.services[0].balance.policy: best (may be one of p2c, least_request, round_robin, random, maglev, ring_hash; choose one, or leave it out)
                 mesh.services[0].balance.hash_on: header: (may be source_ip, source, path, header:NAME or cookie:NAME; choose one, or leave it out)
                 mesh.services[0].timeouts.connect_ms: 1 (may be 10 to 60000; the nearest possible value is 10)
+                mesh.services[0].health_check.kind: udp (may be one of tcp, http, grpc; choose one, or leave it out)
+                mesh.services[0].health_check.interval_ms: 1 (may be 100 to 600000; the nearest possible value is 100)
+                mesh.services[0].session_affinity.cookie: a b (may be the name of a cookie; a name of its own, which no service uses)
+                mesh.services[0].session_affinity.max_age_s: 0 (may be 1 to 31536000; the nearest possible value is 1)
+                mesh.services[0].retry_on[0]: 404 (may be 500 to 599; the nearest possible value is 500)
                 mesh.routes[0].kind: udp (may be one of http, grpc, tcp, tls; choose one, or leave it out)
                 mesh.routes[0].hostnames[0]: http://shop (may be a host name such as shop.rack, or *.rack for all below it; leave out scheme, port and path; letters, digits, '-' and '.' remain)
                 mesh.routes[0].rules[0].matches[0].path.value: a/../b (may be a path of at most 1024 bytes that begins with /; without query, spaces and .. segments)
@@ -570,6 +618,7 @@ mod tests {
                 mesh.routes[0].rules[0].request_header_modifier: Content-Length (may be the name of a header; what frames a message, or names its host, is not for a table to change)
                 mesh.routes[0].rules[0].request_header_modifier: 1
                 2 (may be at most 1024 printable ASCII characters; a header's value is one line)
+                mesh.rack_networks[0]: 10.0.0.0/99 (may be ADDRESS/BITS; such as 10.1.0.0/16 or fd00::/8)
             "#]],
         );
     }
@@ -590,7 +639,7 @@ mod tests {
         ingress.zone = Some("floor".into());
         let mut raw = listener("raw", "0.0.0.0:81");
         raw.protocol = Some("tcp".into());
-        let endpoint = v1::Endpoint { address: "10.0.0.1:80".into(), weight: None };
+        let endpoint = v1::Endpoint { address: "10.0.0.1:80".into(), ..Default::default() };
         let shop = v1::Service {
             name: "shop".into(),
             endpoints: vec![endpoint.clone(), endpoint],
@@ -610,6 +659,7 @@ mod tests {
                 route("c", "tcp", &["raw"], vec![to("shop")]),
                 route("D", "http", &[], vec![]),
             ],
+            ..Default::default()
         };
         check(
             mesh,

@@ -1,0 +1,248 @@
+//! A service in force: which of its endpoints a request goes to, and whether it may begin.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use purlin_core::mesh::{
+    hashed::{self, Places},
+    locality::{self, Load, Network, Tier},
+    model::{Policy, Service},
+    outlier::Record,
+    pick::{Candidates, pick},
+    rate,
+};
+
+use crate::endpoint::Endpoint;
+
+/// A service in force.
+#[derive(Debug)]
+pub struct Target {
+    /// As the table has it.
+    pub service: Service,
+    /// Its endpoints, in the table's order.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// How far each of them is; empty if all are as far.
+    tiers: Vec<Tier>,
+    turn: AtomicU64,
+    places: Option<Places>,
+    /// What is known of the service on the whole node.
+    shared: Arc<Shared>,
+}
+
+/// What outlives a table, as long as the next one has the service too.
+#[derive(Debug)]
+struct Shared {
+    active: AtomicU32,
+    budget: AtomicU32,
+}
+
+/// How far each endpoint is; nothing if that makes no difference.
+fn tiers(service: &Service, rack: &[Network]) -> Vec<Tier> {
+    // An address is this node's own if a socket can have it, which asks no privilege.
+    let is_own = |at: SocketAddr| UdpSocket::bind((at.ip(), 0)).is_ok();
+    let endpoints = service.endpoints.iter();
+    let tiers: Vec<_> = endpoints.map(|it| locality::tier(it, rack, is_own)).collect();
+    let has_numa = service.endpoints.iter().any(|it| it.numa_node.is_some());
+    let is_one = tiers.windows(2).all(|pair| pair[0] == pair[1]);
+    if is_one && !has_numa { Vec::new() } else { tiers }
+}
+
+fn places(service: &Service) -> Option<Places> {
+    // By address, so that every node makes the same table of the same document.
+    let known = |it: &purlin_core::mesh::model::Endpoint| {
+        (hashed::hash(it.address.to_string().as_bytes()), it.weight)
+    };
+    let known: Vec<_> = service.endpoints.iter().map(known).collect();
+    match service.policy {
+        Policy::Maglev => Some(Places::maglev(&known)),
+        Policy::RingHash => Some(Places::ring(&known)),
+        _ => None,
+    }
+}
+
+impl Target {
+    /// A service, with those of its endpoints that are known already.
+    pub fn new(
+        service: &Service,
+        rack: &[Network],
+        known: impl Fn(SocketAddr) -> Option<Arc<Endpoint>>,
+        before: Option<&Target>,
+    ) -> Self {
+        let endpoints = service.endpoints.iter().map(|it| it.address);
+        let endpoints =
+            endpoints.map(|it| known(it).unwrap_or_else(|| Arc::new(Endpoint::new(it))));
+        Self {
+            endpoints: endpoints.collect(),
+            tiers: tiers(service, rack),
+            places: places(service),
+            shared: before.map_or_else(|| Arc::new(Shared::new()), |it| it.shared.clone()),
+            service: service.clone(),
+            turn: AtomicU64::default(),
+        }
+    }
+
+    /// How far an endpoint is, as a worker on a NUMA node sees it.
+    pub fn tier(&self, index: usize, numa: Option<u32>) -> Tier {
+        let tier = self.tiers.get(index).copied().unwrap_or_default();
+        let node = self.service.endpoints[index].numa_node;
+        if tier == Tier::Node && node.is_some() && node == numa { Tier::Numa } else { tier }
+    }
+
+    /// Whether no endpoint is well, though there are some: then all are tried.
+    pub fn is_panicking(&self, now_ms: u32) -> bool {
+        !self.endpoints.is_empty() && self.endpoints.iter().all(|it| it.is_out(now_ms))
+    }
+
+    /// The endpoint that a cookie's token names.
+    pub fn named(&self, token: &str) -> Option<&Arc<Endpoint>> {
+        self.endpoints.iter().find(|it| self.token(it) == token)
+    }
+
+    /// What a cookie calls an endpoint: the same on every node, and no address.
+    pub fn token(&self, endpoint: &Endpoint) -> String {
+        let name = format!("{} {}", self.service.name, endpoint.address);
+        format!("{:016x}", hashed::mix(hashed::hash(name.as_bytes())))
+    }
+
+    /// Chooses an endpoint that was not tried before, by a key's hash where the service
+    /// wants that. One that is left out is better than none: all may be, or a table may
+    /// have taken all the others away.
+    pub fn pick(&self, by: &By<'_>) -> Option<&Arc<Endpoint>> {
+        let turn = self.turn.fetch_add(1, Relaxed);
+        let chosen = |with_left_out| {
+            let mut view = View { target: self, by, with_left_out, tier: None };
+            match (&self.places, by.hash) {
+                (Some(places), Some(hash)) => places.pick(hash, &view),
+                _ => {
+                    if !self.tiers.is_empty() {
+                        let most = self.service.spill_over;
+                        view.tier = Some(locality::choose(&view.loads(), most, by.random)?);
+                    }
+                    pick(self.service.policy, &view, by.random, turn)
+                }
+            }
+        };
+        chosen(false).or_else(|| chosen(true)).map(|index| &self.endpoints[index])
+    }
+
+    /// Begins a request or connection, unless the service's circuit breaker is open.
+    pub fn begin(&self) -> Option<Begun> {
+        let before = self.shared.active.fetch_add(1, Relaxed);
+        let begun = Begun(self.shared.clone());
+        // Dropped, it takes itself off again.
+        (before < self.service.max_requests).then(|| {
+            _ = self.shared.budget.fetch_update(Relaxed, Relaxed, |it| Some(rate::deposit(it)));
+            begun
+        })
+    }
+
+    /// Whether the budget has a retry left; it is taken then.
+    pub fn may_retry(&self) -> bool {
+        self.shared.budget.fetch_update(Relaxed, Relaxed, rate::withdraw).is_ok()
+    }
+
+    /// Takes note of what came of a request or connection.
+    pub fn ended(&self, endpoint: &Endpoint, is_well: bool, now_ms: u32) {
+        let before = endpoint.record();
+        let after = if is_well {
+            if before == Record::default() {
+                return;
+            }
+            before.succeeded(now_ms)
+        } else {
+            endpoint.failures.fetch_add(1, Relaxed);
+            let others = self.endpoints.iter().filter(|it| it.id != endpoint.id);
+            let out = others.filter(|it| it.is_out(now_ms)).count();
+            before.failed(&self.service.ejection, now_ms, out, self.endpoints.len())
+        };
+        if after.is_out && !before.is_out(now_ms) && after.is_out(now_ms) {
+            tracing::warn!(service = self.service.name, endpoint = %endpoint.address, "an endpoint is left out for a while");
+        }
+        endpoint.note(after);
+    }
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self { active: AtomicU32::default(), budget: AtomicU32::new(rate::BUDGET_BURST) }
+    }
+}
+
+/// A request or connection of a service; over when it is dropped.
+#[derive(Debug)]
+pub struct Begun(Arc<Shared>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What an endpoint is chosen by.
+#[derive(Clone, Copy, Debug)]
+pub struct By<'a> {
+    /// Those that were tried already.
+    pub tried: &'a [u64],
+    /// Of the key, where the request has one.
+    pub hash: Option<u64>,
+    /// 64 random bits.
+    pub random: u64,
+    /// The workers' clock.
+    pub now_ms: u32,
+    /// The NUMA node that the worker runs on, where there are more than one.
+    pub numa: Option<u32>,
+}
+
+struct View<'a> {
+    target: &'a Target,
+    by: &'a By<'a>,
+    with_left_out: bool,
+    /// Only those of this tier.
+    tier: Option<Tier>,
+}
+
+impl View<'_> {
+    fn loads(&self) -> [Load; 4] {
+        let mut loads = [Load::default(); 4];
+        for index in 0..self.count() {
+            let load = &mut loads[self.target.tier(index, self.by.numa) as usize];
+            load.weight += u64::from(self.target.service.endpoints[index].weight);
+            let usable = self.weight(index);
+            if usable > 0 {
+                load.usable += u64::from(usable);
+                load.active += u64::from(self.active(index));
+            }
+        }
+        loads
+    }
+}
+
+impl Candidates for View<'_> {
+    fn count(&self) -> usize {
+        self.target.endpoints.len()
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        let endpoint = &self.target.endpoints[index];
+        let is_left_out = !self.with_left_out && endpoint.is_out(self.by.now_ms);
+        let is_elsewhere = self.tier.is_some_and(|it| it != self.target.tier(index, self.by.numa));
+        if is_left_out || is_elsewhere || self.by.tried.contains(&endpoint.id) {
+            0
+        } else {
+            self.target.service.endpoints[index].weight
+        }
+    }
+
+    fn active(&self, index: usize) -> u32 {
+        self.target.endpoints[index].active.load(Relaxed)
+    }
+
+    fn latency(&self, index: usize) -> f32 {
+        self.target.endpoints[index].latency(self.by.now_ms)
+    }
+}

@@ -1,0 +1,116 @@
+//! What a service says of its endpoints' health and distance, and of clients that are to
+//! stay with one.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use purlin_core::mesh::{
+    health::{Check, Probe},
+    locality::{Network, Tier},
+    model::Affinity,
+};
+use purlin_proto::v1;
+
+use super::{MAX_TEXT, Reader, is_token};
+
+/// Ten a second find an end soon; ten minutes are for what is expensive to ask.
+const INTERVAL_MS: RangeInclusive<u32> = 100..=600_000;
+const INTERVAL_MS_DEFAULT: u32 = 5000;
+/// As for a connection.
+const TIMEOUT_MS: RangeInclusive<u32> = 10..=60_000;
+const TIMEOUT_MS_DEFAULT: u32 = 2000;
+/// More than a few in a row is no check any more.
+const IN_A_ROW: RangeInclusive<u32> = 1..=100;
+/// A session ends with the browser, or within a year.
+const SECONDS: RangeInclusive<u32> = 1..=31_536_000;
+/// An answer that another endpoint may make good: a failure of the server.
+const SERVER_ERRORS: RangeInclusive<u32> = 500..=599;
+/// As many as the Gateway API has in a list.
+const MAX_STATUSES: usize = 16;
+/// A rack has a few networks.
+const MAX_NETWORKS: usize = 64;
+
+impl Reader {
+    pub(super) fn check(&mut self, path: &str, it: &v1::HealthCheck) -> Check {
+        let probe = match it.kind.as_deref().unwrap_or("tcp") {
+            "tcp" => Probe::Tcp,
+            "http" => {
+                let path_asked = it.path.clone().unwrap_or("/".into());
+                let is_target = path_asked.starts_with('/')
+                    && path_asked.len() <= MAX_TEXT
+                    && path_asked.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+                if !is_target {
+                    let hint = "a query may follow";
+                    let limit = format!("a path of at most {MAX_TEXT} bytes that begins with /");
+                    self.refuse(&format!("{path}.path"), &path_asked, limit, hint);
+                }
+                let host = self.hostname(path, &it.host);
+                Probe::Http { path: path_asked, host }
+            }
+            "grpc" => Probe::Grpc { service: it.grpc_service.clone().unwrap_or_default() },
+            other => {
+                let hint = "choose one, or leave it out";
+                self.refuse(&format!("{path}.kind"), other, "one of tcp, http, grpc", hint);
+                Probe::Tcp
+            }
+        };
+        let mut number = |name, given, default, range| {
+            self.within(&format!("{path}.{name}"), given, default, range)
+        };
+        let ms = |ms: u32| Duration::from_millis(ms.into());
+        Check {
+            probe,
+            interval: ms(number("interval_ms", it.interval_ms, INTERVAL_MS_DEFAULT, INTERVAL_MS)),
+            timeout: ms(number("timeout_ms", it.timeout_ms, TIMEOUT_MS_DEFAULT, TIMEOUT_MS)),
+            healthy_after: number("healthy_after", it.healthy_after, 2, IN_A_ROW),
+            unhealthy_after: number("unhealthy_after", it.unhealthy_after, 3, IN_A_ROW),
+        }
+    }
+
+    pub(super) fn affinity(&mut self, path: &str, it: &v1::SessionAffinity) -> Affinity {
+        if !is_token(&it.cookie) {
+            let hint = "a name of its own, which no service uses";
+            self.refuse(&format!("{path}.cookie"), &it.cookie, "the name of a cookie", hint);
+        }
+        if let Some(seconds) = it.max_age_s {
+            self.in_range(&format!("{path}.max_age_s"), seconds, &SECONDS);
+        }
+        Affinity { cookie: it.cookie.clone(), max_age_s: it.max_age_s }
+    }
+
+    pub(super) fn retry_on(&mut self, path: &str, statuses: &[u32]) -> Vec<u16> {
+        if statuses.len() > MAX_STATUSES {
+            let limit = format!("at most {MAX_STATUSES}");
+            self.refuse(path, statuses.len(), limit, "leave some out");
+        }
+        for (n, &status) in statuses.iter().enumerate() {
+            self.in_range(&format!("{path}[{n}]"), status, &SERVER_ERRORS);
+        }
+        statuses.iter().map(|&status| status as u16).collect()
+    }
+
+    pub(super) fn tier(&mut self, path: &str, name: &str) -> Option<Tier> {
+        let named = Tier::ALL[1..].iter().copied().find(|tier| tier.name() == name);
+        if named.is_none() {
+            let hint = "leave it out to have it found by its address";
+            self.refuse(path, name, "one of node, rack, remote", hint);
+        }
+        named
+    }
+
+    pub(super) fn networks(&mut self, path: &str, texts: &[String]) -> Vec<Network> {
+        if texts.len() > MAX_NETWORKS {
+            self.refuse(path, texts.len(), format!("at most {MAX_NETWORKS}"), "join some");
+        }
+        let mut networks = Vec::new();
+        for (n, text) in texts.iter().enumerate() {
+            match Network::parse(text) {
+                Some(network) => networks.push(network),
+                None => {
+                    let path = format!("{path}[{n}]");
+                    self.refuse(&path, text, "ADDRESS/BITS", "such as 10.1.0.0/16 or fd00::/8");
+                }
+            }
+        }
+        networks
+    }
+}

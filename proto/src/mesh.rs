@@ -128,6 +128,17 @@ pub struct Endpoint {
     pub trouble: Option<String>,
 }
 
+/// `POST /v1/upgrade`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The process that drains now.
+    pub from: u32,
+    /// The process that serves now.
+    pub to: u32,
+    /// Connections that the old one had.
+    pub open: u64,
+}
+
 /// `POST /v1/why`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WhyAsked {

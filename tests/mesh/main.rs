@@ -31,12 +31,14 @@ mod upstream;
 const SOON: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
-    let tests: [Test; 17] = [
+    let tests: [Test; 19] = [
         test("a_document_is_what_a_client_gets", 60, document),
         test("a_document_that_does_not_fit_together_is_refused_with_every_reason", 60, refused),
         test("a_killed_agent_and_a_changed_table_cost_no_request", 90, no_request_lost),
         test("a_table_that_can_not_be_had_is_undone_and_so_is_one_by_hand", 90, undone),
         test("on_a_node_the_mesh_is_a_service_beside_the_agent", 90, service),
+        test("an_upgrade_costs_no_connection_and_no_request", 120, upgrade),
+        test("a_mesh_that_can_not_take_over_changes_nothing", 60, no_upgrade),
         test("a_mesh_alone_starts_from_its_disk", 60, cold_start),
         test("what_two_readers_could_read_differently_is_refused_and_counted", 60, strict),
         test("slow_heads_are_cut_off_and_idle_connections_are_parked", 90, slow_and_idle),
@@ -246,6 +248,136 @@ fn no_request_lost(lab: &Lab) -> Result {
         let (done, wrong) = client.stop()?;
         ensure!(done > 0 && wrong.is_empty(), "{done} answered, wrong: {wrong:?}");
     }
+    Ok(())
+}
+
+/// A mesh without an agent, that has this table already.
+fn alone(lab: &Lab, document: &str, arguments: &[&str]) -> Result<(Node, Process)> {
+    {
+        let mesh = Mesh::standalone(lab)?;
+        mesh.put(document)?;
+    }
+    let node = Node::standalone(lab, "node")?;
+    let log = std::fs::File::create(lab.dir().join("mesh.log"))?;
+    let mut command = node.command(&[]);
+    command.arg("mesh").args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let process = Process::start(&mut command)?;
+    wait::until("the mesh answers", SOON, || match node.cli(&["mesh", "show"]) {
+        Ok(answer) if matches!(answer.code, 0 | 2) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    Ok((node, process))
+}
+
+/// Ends the mesh that took over last: nobody here started it.
+fn end(node: &Node) -> Result {
+    let status: Status = node.cli(&["mesh", "show", "-o", "json"])?.json()?;
+    let pid = nix::unistd::Pid::from_raw(status.pid.cast_signed());
+    Ok(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?)
+}
+
+fn upgrade(lab: &Lab) -> Result {
+    let (shop, echo) = (Upstream::start("shop")?, Upstream::echo()?);
+    let (at, raw) = (free_port()?, free_port()?);
+    let document = web(at, &[shop.address])
+        + &format!(
+            "[[mesh.listeners]]\nname = \"raw\"\naddress = \"{raw}\"\nprotocol = \"tcp\"\n\
+             [[mesh.services]]\nname = \"echo\"\nendpoints = [{{ address = \"{}\" }}]\n\
+             [[mesh.routes]]\nname = \"raw\"\nkind = \"tcp\"\nlisteners = [\"raw\"]\n\
+             rules = [{{ backend_refs = [{{ name = \"echo\" }}] }}]\n",
+            echo.address
+        );
+    let (node, first) = alone(lab, &document, &["--drain", "6"])?;
+    let clients: Vec<_> = (0..4).map(|_| Restless::start(at, "shop.rack", "shop")).collect();
+    // Idle ones, of which some never sent a byte; one in the middle of a request; bytes.
+    let mut idle: Vec<_> = (0..20).map(|_| Connection::open(at)).collect::<std::io::Result<_>>()?;
+    for connection in idle.iter_mut().take(10) {
+        ensure!(connection.get("shop.rack", "/")?.status == 200, "before");
+    }
+    let mut halfway = Connection::open(at)?;
+    halfway.0.write_all(b"GET / HTTP/1.1\r\nHost: shop")?;
+    let mut slow = Connection::open(at)?;
+    slow.0.write_all(b"GET /slow/1500 HTTP/1.1\r\nHost: shop.rack\r\n\r\n")?;
+    let mut bytes = TcpStream::connect(raw)?;
+    bytes.set_read_timeout(Some(SOON))?;
+    ensure!(echoes(&mut bytes)?, "bytes before");
+
+    let (mut pid, mut lived_on) = (first.pid().as_raw().cast_unsigned(), 0);
+    for n in 0..3 {
+        let upgraded: purlin_proto::mesh::Upgraded =
+            node.cli(&["mesh", "upgrade", "-o", "json"])?.json()?;
+        ensure!(upgraded.from == pid && upgraded.to != pid, "upgrade {n}: {upgraded:?}");
+        pid = upgraded.to;
+        let status: Status = node.cli(&["mesh", "show", "-o", "json"])?.json()?;
+        ensure!(status.pid == pid && !status.draining && status.problems.is_empty(), "{status:?}");
+        wait::until("idle connections are with the new one", SOON, || {
+            let answer = node.cli(&["mesh", "show", "-o", "json"]).map_err(|e| format!("{e:?}"))?;
+            let open = answer.json::<Status>().map_err(|e| format!("{e:?}"))?.counts.open;
+            if open >= idle.len() as u64 { Ok(()) } else { Err(format!("{open}")) }
+        })?;
+        for connection in &mut idle {
+            let answer = connection.get("shop.rack", "/");
+            let answer = answer.map_err(|e| format!("upgrade {n}: an idle one: {e}"))?;
+            ensure!(answer.by() == "shop", "{answer:?}");
+            // One that the old process had no time yet to pass on is told to leave.
+            match answer.head.to_lowercase().contains("connection: close") {
+                true => *connection = Connection::open(at)?,
+                false => lived_on += 1,
+            }
+        }
+        if n == 0 {
+            ensure!(echoes(&mut bytes)?, "bytes go on in the old one");
+            halfway.0.write_all(b".rack\r\n\r\n")?;
+            for connection in [&mut halfway, &mut slow] {
+                let answer = connection.answer()?;
+                ensure!(
+                    answer.by() == "shop" && answer.head.contains("connection: close"),
+                    "{answer:?}"
+                );
+            }
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    for client in clients {
+        let (done, wrong) = client.stop()?;
+        ensure!(wrong.is_empty(), "of {done} requests: {wrong:?}");
+        ensure!(done > 20, "{done} requests is no test");
+    }
+    println!("{lived_on} of {} idle connections went on in the next process", 3 * idle.len());
+    ensure!(lived_on >= idle.len(), "{lived_on} lived on");
+    // Bytes are cut at the drain's deadline, and the first one has ended then.
+    let ended = first.wait(SOON)?.0;
+    ensure!(ended.success(), "the first ended with {ended}");
+    ensure!(!echoes(&mut bytes).unwrap_or(false), "bytes are cut");
+    ensure!(get(at, "shop.rack", "/")?.by() == "shop", "the last one serves");
+    end(&node)
+}
+
+fn no_upgrade(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let at = free_port()?;
+    {
+        let mesh = Mesh::standalone(lab)?;
+        mesh.put(&web(at, &[shop.address]))?;
+    }
+    // Under its name there is another program in the end, as after an upgrade.
+    let (mut node, copy) = (Node::standalone(lab, "node")?, lab.dir().join("purlin"));
+    std::fs::copy(node.binary(), &copy)?;
+    node.run_with(&[], &copy);
+    let process =
+        Process::start(node.command(&[]).arg("mesh").stdin(Stdio::null()).stdout(Stdio::null()))?;
+    wait::until("the mesh serves", SOON, || {
+        get(at, "shop.rack", "/").map(drop).map_err(|e| format!("{e:?}"))
+    })?;
+    let node = Node::standalone(lab, "node")?;
+    std::fs::remove_file(&copy)?;
+    std::fs::write(&copy, "#!/bin/sh\nexit 1\n")?;
+    std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let answer = node.cli(&["mesh", "upgrade"])?;
+    ensure!(answer.code == 1 && answer.stderr.contains("the old one goes on"), "{answer:?}");
+    ensure!(get(at, "shop.rack", "/")?.by() == "shop", "it serves");
+    let status: Status = node.cli(&["mesh", "show", "-o", "json"])?.json()?;
+    ensure!(status.pid == process.pid().as_raw().cast_unsigned() && !status.draining, "{status:?}");
     Ok(())
 }
 

@@ -263,6 +263,11 @@ pub struct StatusArgs {
 /// `purlin mesh`
 #[derive(Debug, Args)]
 pub struct MeshArgs {
+    /// Without a command: seconds that TCP connections, WebSockets and tunnels may go on
+    /// after another mesh has taken over, before they are cut
+    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub drain: u32,
     /// What to show.
     #[command(subcommand)]
     pub command: Option<MeshCommand>,
@@ -288,6 +293,17 @@ Examples:
 Examples:
   purlin mesh endpoints -w=1             which one is slow?")]
     Endpoints(Watch),
+    /// Start another mesh, that takes over from the one that runs
+    ///
+    /// It is started from the executable that is installed now, and gets the listening
+    /// sockets and the idle connections: no connection attempt is refused, and no HTTP
+    /// request broken. The old one answers what is under way and closes; TCP connections,
+    /// WebSockets and tunnels go on there until `--drain` is over, and are cut then. If
+    /// the new one doesn't serve within 20 s, the old one goes on.
+    #[command(after_help = "\
+Examples:
+  systemctl reload purlin-mesh           the same, on a node")]
+    Upgrade,
     /// Tell which route and endpoint a request would take, and why
     ///
     /// Nothing is sent. Every rule that is tried before the one that matches is listed

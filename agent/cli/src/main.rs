@@ -77,7 +77,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
             return oci::main_with(runtime, arguments);
         }
         Command::Mesh(args) => match args.command {
-            None => return mesh::serve(&global),
+            None => return mesh::serve(&global, args.drain),
             Some(command) => wait(mesh::run(&command, &global, &output)),
         },
         Command::Status(args) => wait(status::run(&args, &global, &output)),

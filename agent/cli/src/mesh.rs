@@ -1,11 +1,11 @@
 //! `purlin mesh`: the router, and what it says of itself.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anstyle::AnsiColor;
 use purlin_daemon::boot::Boot;
 use purlin_mesh::Place;
-use purlin_proto::mesh::{Endpoint, Endpoints, Routes, Status, Why, WhyAsked};
+use purlin_proto::mesh::{Endpoint, Endpoints, Routes, Status, Upgraded, Why, WhyAsked};
 
 use crate::{
     args::{Global, MeshCommand, WhyArgs},
@@ -16,18 +16,19 @@ use crate::{
     watch,
 };
 
+/// The next mesh has 20 s to serve.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(28);
+
 /// `purlin mesh`: the router itself.
-pub fn serve(global: &Global) -> ExitCode {
+pub fn serve(global: &Global, drain: u32) -> ExitCode {
     let found = Client::find_mesh(global).and_then(|client| {
         let boot = Boot::load(global.config.as_deref());
         let boot =
             boot.map_err(|_| Failure::Usage("the agent's own configuration is refused".into()))?;
         let socket = client.socket().to_owned();
-        Ok(Place {
-            dir: boot.mesh_dir(),
-            socket,
-            agents: Client::find(global)?.socket().to_owned(),
-        })
+        let agents = Client::find(global)?.socket().to_owned();
+        let drain = Duration::from_secs(drain.into());
+        Ok(Place { dir: boot.mesh_dir(), socket, agents, drain })
     });
     match found {
         Ok(place) => purlin_mesh::main(place),
@@ -50,7 +51,22 @@ pub async fn run(command: &MeshCommand, global: &Global, output: &Output) -> End
             let fetch = async || client.get::<Endpoints>("/v1/endpoints").await;
             watch::show(output, every.every(), fetch).await
         }
+        MeshCommand::Upgrade => {
+            let upgraded: Upgraded =
+                client.post("/v1/upgrade", Body::default(), UPGRADE_DEADLINE).await?;
+            output.show(&upgraded, |width| upgraded.page(width))?;
+            Ok(Exit::Ok)
+        }
         MeshCommand::Why(args) => why(args, &client, output).await,
+    }
+}
+
+impl Page for Upgraded {
+    fn page(&self, _: Width) -> String {
+        format!(
+            "process {} has taken over from {}, which ends what is open there (connections: {})\n",
+            self.to, self.from, self.open
+        )
     }
 }
 

@@ -6,9 +6,10 @@ use std::{
     fs, io,
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
-        net::UnixStream as StdStream,
+        net::{UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
+    process,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,11 +25,16 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prost::Message;
 use purlin_proto::{api, mesh as view, v1};
+use sd_notify::NotifyState;
 use serde::Serialize;
-use tokio::{net::UnixListener, sync::Notify, task::JoinSet, time};
+use tokio::{
+    net::UnixListener,
+    sync::{Notify, Semaphore},
+    task, time,
+};
 
 use crate::{
-    keep,
+    handover, keep,
     owner::{Owner, Refused},
     show,
 };
@@ -48,14 +54,24 @@ const SOCKET_MODE: u32 = 0o660;
 pub struct Control {
     owner: Mutex<Owner>,
     agents_socket: PathBuf,
+    /// What the next mesh is started from: as it was called at this one's start.
+    executable: PathBuf,
+    /// Its own socket, for the next mesh.
+    socket: StdListener,
     /// Told when somebody asks for the end.
     pub stop: Notify,
 }
 
 impl Control {
     /// Of one mesh.
-    pub fn new(owner: Owner, agents_socket: PathBuf) -> Self {
-        Self { owner: Mutex::new(owner), agents_socket, stop: Notify::new() }
+    pub fn new(
+        owner: Owner,
+        agents_socket: PathBuf,
+        executable: PathBuf,
+        socket: StdListener,
+    ) -> Self {
+        let owner = Mutex::new(owner);
+        Self { owner, agents_socket, executable, socket, stop: Notify::new() }
     }
 
     /// Whether a user may change anything: root, our own, and the agent's, which is
@@ -74,7 +90,7 @@ impl Control {
 
 /// Binds the socket. One that is left over from a killed mesh is replaced, one that
 /// still answers is not.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+pub fn bind(path: &Path) -> io::Result<StdListener> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -86,20 +102,19 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = StdListener::bind(path)?;
+    listener.set_nonblocking(true)?;
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     Ok(listener)
 }
 
-/// Serves for ever.
-pub async fn serve(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
-    let mut connections = JoinSet::new();
+/// Serves for ever. What is being answered when this is dropped is answered.
+pub async fn serve(control: Arc<Control>) -> io::Result<()> {
+    let listener = UnixListener::from_std(control.socket.try_clone()?)?;
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let (stream, _) = listener.accept().await?;
-        while connections.try_join_next().is_some() {}
-        if connections.len() >= MAX_CONNECTIONS {
-            continue;
-        }
+        let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
         let may_change = stream.peer_cred().is_ok_and(|peer| control.may_change(peer.uid()));
         let control = control.clone();
         let service = service_fn(move |request| {
@@ -110,15 +125,19 @@ pub async fn serve(listener: UnixListener, control: Arc<Control>) -> io::Result<
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_DEADLINE)
             .serve_connection(TokioIo::new(stream), service);
-        connections.spawn(async { _ = time::timeout(CONNECTION_DEADLINE, connection).await });
+        tokio::spawn(async {
+            _ = time::timeout(CONNECTION_DEADLINE, connection).await;
+            drop(permit);
+        });
     }
 }
 
 type Answer = Response<Full<Bytes>>;
 
-async fn answer(control: &Control, request: Request<Incoming>, may_change: bool) -> Answer {
+async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: bool) -> Answer {
     let (parts, body) = request.into_parts();
-    let is_change = parts.method == Method::PUT || parts.uri.path() == "/v1/stop";
+    let is_change =
+        parts.method == Method::PUT || matches!(parts.uri.path(), "/v1/stop" | "/v1/upgrade");
     if is_change && !may_change {
         let what = "only root, the agent and the mesh's own user may change it; try sudo";
         return failed(StatusCode::FORBIDDEN, what, Vec::new());
@@ -144,10 +163,46 @@ async fn answer(control: &Control, request: Request<Incoming>, may_change: bool)
             control.stop.notify_one();
             json(StatusCode::OK, &control.owner().status())
         }
+        // Whoever asked may hang up: it goes on.
+        (&Method::POST, "/v1/upgrade") => {
+            let upgraded = tokio::spawn(upgrade(control.clone())).await;
+            upgraded.unwrap_or_else(|error| {
+                failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string(), Vec::new())
+            })
+        }
         _ => {
-            let what =
-                "there are /v1/status, /v1/routes, /v1/endpoints, /v1/why, /v1/table, /v1/stop";
+            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/why, /v1/table, /v1/upgrade, /v1/stop";
             failed(StatusCode::NOT_FOUND, what, Vec::new())
+        }
+    }
+}
+
+/// Starts the next mesh and hands over to it. If it doesn't serve, this one goes on.
+async fn upgrade(control: Arc<Control>) -> Answer {
+    let sockets = control.owner().hand_over();
+    let sockets = match sockets {
+        Ok(sockets) => sockets,
+        Err(error) => return failed(StatusCode::CONFLICT, &error.to_string(), Vec::new()),
+    };
+    let starting = control.clone();
+    let started = task::spawn_blocking(move || {
+        handover::start(&starting.executable, &starting.socket, &sockets)
+    });
+    match started.await.map_err(io::Error::other).flatten() {
+        Ok(heir) => {
+            // Without systemd there is nobody to tell.
+            _ = sd_notify::notify(&[NotifyState::MainPid(heir.pid)]);
+            let mut owner = control.owner();
+            let upgraded = view::Upgraded { from: process::id(), to: heir.pid, open: owner.open() };
+            owner.succeeded_by(heir);
+            control.stop.notify_one();
+            json(StatusCode::OK, &upgraded)
+        }
+        Err(error) => {
+            control.owner().keep_on();
+            tracing::error!(%error, "the upgrade failed, and this mesh goes on");
+            let what = format!("{error}; the old one goes on");
+            failed(StatusCode::INTERNAL_SERVER_ERROR, &what, Vec::new())
         }
     }
 }
@@ -166,6 +221,10 @@ fn put(control: &Control, body: Bytes) -> Answer {
     let mut owner = control.owner();
     match owner.offer(table) {
         Ok(()) => json(StatusCode::OK, &owner.status()),
+        Err(Refused::HandingOver) => {
+            let what = "another mesh is taking over: try again in a moment";
+            failed(StatusCode::SERVICE_UNAVAILABLE, what, Vec::new())
+        }
         Err(Refused::NotDurable(error)) => {
             let what = format!("nothing was applied, because the table can't be written: {error}");
             failed(StatusCode::INSUFFICIENT_STORAGE, &what, Vec::new())

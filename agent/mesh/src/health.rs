@@ -75,6 +75,12 @@ impl Checks {
     }
 }
 
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.running.values().for_each(|(_, task)| task.abort());
+    }
+}
+
 fn asked(service: &Service) -> Option<Asked> {
     Some((service.check.clone()?, service.send_proxy_protocol))
 }

@@ -9,6 +9,7 @@
 //! | [`accept`] | what a connection is: PROXY protocol, HTTP, TLS by name, bytes |
 //! | [`http`] | requests: guarded, routed, forwarded; parking and upgrades |
 //! | [`relay`] | bytes, spliced |
+//! | [`handover`] | sockets and idle connections, from one process to the next |
 //! | [`live`], [`target`], [`endpoint`] | what is known of services and endpoints, node-wide |
 //! | [`health`] | checks of endpoints, on the owner's thread |
 //!
@@ -18,7 +19,7 @@
 #![deny(unsafe_code)]
 
 use std::{
-    fs, io,
+    env, fs, io,
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -32,13 +33,14 @@ use tokio::{
     time,
 };
 
-use crate::{control::Control, numa::Seat, owner::Owner};
+use crate::{control::Control, handover::Inherited, numa::Seat, owner::Owner};
 
 mod accept;
 mod connection;
 mod control;
 mod counters;
 mod endpoint;
+mod handover;
 mod health;
 mod http;
 pub mod keep;
@@ -69,6 +71,8 @@ pub struct Place {
     pub socket: PathBuf,
     /// The agent's socket: whoever owns that hands over tables.
     pub agents: PathBuf,
+    /// How long connections may go on after another mesh has taken over.
+    pub drain: Duration,
 }
 
 /// `purlin mesh`: runs until a signal. Prints its own errors.
@@ -94,7 +98,13 @@ async fn run(place: Place) -> io::Result<()> {
         let what = format!("can't make {}: {error}", place.dir.display());
         io::Error::new(error.kind(), what)
     })?;
-    let socket = control::bind(&place.socket)?;
+    // Found now: at an upgrade another file has this name.
+    let executable = env::current_exe()?;
+    let mut inherited = Inherited::read()?;
+    let socket = match &inherited {
+        Some(inherited) => inherited.control.try_clone()?,
+        None => control::bind(&place.socket)?,
+    };
     let started = Instant::now();
     // Only to choose by: two meshes that start in the same nanosecond may choose alike.
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_nanos() as u64);
@@ -103,10 +113,15 @@ async fn run(place: Place) -> io::Result<()> {
     let workers =
         seats.map(|(n, seat)| worker::start(n, seed.wrapping_add(n as u64), seat, started));
     let workers = workers.collect::<io::Result<Vec<_>>>()?;
-    let control = Arc::new(Control::new(Owner::start(place.dir, workers, started), place.agents));
+    let handed = inherited.as_mut().map(|it| std::mem::take(&mut it.listeners));
+    let owner = Owner::start(place.dir, workers, started, handed.unwrap_or_default());
+    let control = Arc::new(Control::new(owner, place.agents, executable, socket));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
-    // Without systemd there is nobody to tell.
-    _ = sd_notify::notify(&[NotifyState::Ready]);
+    match inherited {
+        Some(inherited) => inherited.take_over(control.owner().adopter())?,
+        // Without systemd there is nobody to tell.
+        None => _ = sd_notify::notify(&[NotifyState::Ready]),
+    }
     let bind_again = async {
         loop {
             time::sleep(BIND_AGAIN).await;
@@ -117,16 +132,19 @@ async fn run(place: Place) -> io::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = control.stop.notified() => {}
-        served = control::serve(socket, control.clone()) => return served,
+        served = control::serve(control.clone()) => return served,
         () = bind_again => {}
         () = feed_watchdog() => {}
     }
-    tracing::info!("draining");
-    _ = sd_notify::notify(&[NotifyState::Stopping]);
+    let has_heir = control.owner().has_heir();
+    tracing::info!(has_heir, "draining");
     control.owner().drain();
-    _ = fs::remove_file(&place.socket);
-    let drained = time::timeout(DRAIN, async {
-        while control.owner().open() > 0 {
+    if !has_heir {
+        _ = sd_notify::notify(&[NotifyState::Stopping]);
+        _ = fs::remove_file(&place.socket);
+    }
+    let drained = time::timeout(if has_heir { place.drain } else { DRAIN }, async {
+        while !control.owner().is_drained() {
             time::sleep(DRAIN_LOOK).await;
         }
     });

@@ -16,6 +16,7 @@ use purlin_proto::{mesh as view, v1};
 use tokio::net::TcpSocket;
 
 use crate::{
+    handover::{Heir, Passed},
     health::Checks,
     keep,
     live::Live,
@@ -33,6 +34,8 @@ pub enum Refused {
     Impossible(Vec<Refusal>),
     /// It can't be made durable.
     NotDurable(io::Error),
+    /// Another mesh is taking over, and is to be told.
+    HandingOver,
 }
 
 /// The table in force, and the workers that hold to it.
@@ -44,8 +47,13 @@ pub struct Owner {
     table: v1::MeshTable,
     live: Arc<Live>,
     checks: Checks,
-    /// Addresses that the workers listen at.
-    bound: Vec<SocketAddr>,
+    /// Addresses that the workers listen at, and the sockets, for the next mesh.
+    bound: Vec<(SocketAddr, Vec<StdListener>)>,
+    /// Sockets that the mesh before this one had.
+    handed: HashMap<SocketAddr, Vec<StdListener>>,
+    heir: Option<Heir>,
+    /// Whether another mesh is starting to take over.
+    is_handing_over: bool,
     /// What was wrong at the start.
     problems: Vec<String>,
     /// Whether connections are only ended.
@@ -55,7 +63,12 @@ pub struct Owner {
 impl Owner {
     /// Starts from what is on disk. Whatever of it can't be had is a problem, and the
     /// rest is in force.
-    pub fn start(dir: PathBuf, workers: Vec<Handle>, started: Instant) -> Self {
+    pub fn start(
+        dir: PathBuf,
+        workers: Vec<Handle>,
+        started: Instant,
+        handed: HashMap<SocketAddr, Vec<StdListener>>,
+    ) -> Self {
         let mut owner = Self {
             dir,
             workers,
@@ -64,6 +77,9 @@ impl Owner {
             live: Arc::default(),
             checks: Checks::new(),
             bound: Vec::new(),
+            handed,
+            heir: None,
+            is_handing_over: false,
             problems: Vec::new(),
             is_draining: false,
         };
@@ -86,11 +102,16 @@ impl Owner {
             Err(error) => owner.problems.push(error.to_string()),
         }
         owner.problems.iter().for_each(|problem| tracing::error!(problem));
+        // What the table doesn't have any more.
+        owner.handed.clear();
         owner
     }
 
     /// Puts a table in force, or leaves everything as it was.
     pub fn offer(&mut self, table: v1::MeshTable) -> Result<(), Refused> {
+        if self.is_handing_over || self.is_draining {
+            return Err(Refused::HandingOver);
+        }
         if table == self.table {
             self.bind_missing();
             return Ok(());
@@ -106,7 +127,7 @@ impl Owner {
         let mut fresh = HashMap::new();
         let mut refusals = Vec::new();
         for (n, &address) in wanted.iter().enumerate() {
-            if self.bound.contains(&address) {
+            if self.is_bound(address) {
                 continue;
             }
             match self.bind(address) {
@@ -127,10 +148,11 @@ impl Owner {
         for (address, sockets) in fresh {
             self.listen(address, sockets);
         }
-        let gone: Vec<_> = self.bound.iter().copied().filter(|it| !wanted.contains(it)).collect();
+        let bound = self.bound.iter().map(|(address, _)| *address);
+        let gone: Vec<_> = bound.filter(|it| !wanted.contains(it)).collect();
         for address in gone {
             self.tell(|| Command::Unlisten(address));
-            self.bound.retain(|it| *it != address);
+            self.bound.retain(|(it, _)| *it != address);
         }
         tracing::info!(generation = self.table.generation, "a table is in force");
         Ok(())
@@ -141,7 +163,8 @@ impl Owner {
         let addresses: Vec<_> = self.live.table.listeners.iter().map(|it| it.address).collect();
         for address in addresses {
             if !self.is_draining
-                && !self.bound.contains(&address)
+                && !self.is_handing_over
+                && !self.is_bound(address)
                 && let Ok(sockets) = self.bind(address)
             {
                 self.listen(address, sockets);
@@ -152,7 +175,55 @@ impl Owner {
     /// Accepts no more, and ends what is there as it can be ended.
     pub fn drain(&mut self) {
         self.is_draining = true;
-        self.tell(|| Command::Drain);
+        self.bound.clear();
+        self.checks = Checks::new();
+        self.tell(|| Command::Drain(self.heir.clone()));
+    }
+
+    /// Sockets for another mesh, that is about to take over. No table is taken from now
+    /// on, until it has or [`Owner::keep_on`].
+    pub fn hand_over(&mut self) -> io::Result<Vec<(SocketAddr, Vec<StdListener>)>> {
+        if self.is_handing_over || self.is_draining {
+            return Err(io::Error::other("another mesh is taking over already"));
+        }
+        let bound = self.bound.iter().map(|(address, sockets)| Ok((*address, clones(sockets)?)));
+        let bound = bound.collect::<io::Result<_>>()?;
+        self.is_handing_over = true;
+        Ok(bound)
+    }
+
+    /// It did not take over.
+    pub fn keep_on(&mut self) {
+        self.is_handing_over = false;
+    }
+
+    /// It has taken over: what can be passed on goes there once this one drains.
+    pub fn succeeded_by(&mut self, heir: Heir) {
+        self.heir = Some(heir);
+    }
+
+    /// Whether another mesh has taken over.
+    pub fn has_heir(&self) -> bool {
+        self.heir.is_some()
+    }
+
+    /// Whether nothing is left to end or to pass on.
+    pub fn is_drained(&self) -> bool {
+        self.open() == 0 && self.heir.as_ref().is_none_or(Heir::has_all)
+    }
+
+    /// What gives the workers in turn connections that another mesh had.
+    pub fn adopter(&self) -> impl FnMut(Passed) + Send + 'static {
+        let workers: Vec<_> = self.workers.iter().map(|it| it.commands.clone()).collect();
+        let mut turn = 0;
+        move |passed| {
+            turn += 1;
+            _ = workers[turn % workers.len()].send(Command::Adopt(passed));
+        }
+    }
+
+    fn is_bound(&self, address: SocketAddr) -> bool {
+        self.bound.iter().any(|(it, _)| *it == address)
     }
 
     /// Connections open now.
@@ -180,24 +251,33 @@ impl Owner {
         self.started.elapsed().as_millis() as u32
     }
 
-    /// A socket for each worker; the kernel spreads the connections over them.
-    fn bind(&self, address: SocketAddr) -> io::Result<Vec<StdListener>> {
-        let bind = |_| {
+    /// A socket for each worker; the kernel spreads the connections over them. Those that
+    /// the mesh before this one had are all used: connections wait in each.
+    fn bind(&mut self, address: SocketAddr) -> io::Result<Vec<StdListener>> {
+        let mut sockets = self.handed.remove(&address).unwrap_or_default();
+        let bind = || {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             socket.set_reuseaddr(true)?;
             socket.set_reuseport(true)?;
             socket.bind(address)?;
             socket.listen(BACKLOG)?.into_std()
         };
-        self.workers.iter().map(bind).collect()
+        while sockets.len() < self.workers.len() {
+            sockets.push(bind()?);
+        }
+        Ok(sockets)
     }
 
     fn listen(&mut self, address: SocketAddr, sockets: Vec<StdListener>) {
-        for (worker, socket) in self.workers.iter().zip(sockets) {
+        let kept = clones(&sockets).unwrap_or_else(|error| {
+            tracing::error!(%error, %address, "the next mesh can't be handed this listener");
+            Vec::new()
+        });
+        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
             // A worker that is gone has said why.
             _ = worker.commands.send(Command::Listen(address, socket));
         }
-        self.bound.push(address);
+        self.bound.push((address, kept));
     }
 
     fn tell(&self, command: impl Fn() -> Command) {
@@ -211,7 +291,7 @@ impl Owner {
             address: it.address.to_string(),
             protocol: it.protocol.name().into(),
             zone: it.zone.clone(),
-            listening: self.bound.contains(&it.address),
+            listening: self.is_bound(it.address),
         });
         let listeners: Vec<_> = listeners.collect();
         let unbound = listeners.iter().filter(|it| !it.listening && !self.is_draining);
@@ -275,6 +355,10 @@ impl Owner {
         sum.parked -= unparked.min(sum.parked);
         sum
     }
+}
+
+fn clones(sockets: &[StdListener]) -> io::Result<Vec<StdListener>> {
+    sockets.iter().map(StdListener::try_clone).collect()
 }
 
 fn mesh(table: &v1::MeshTable) -> v1::Mesh {

@@ -12,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use purlin_core::mesh::model::Protocol;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::{AbortHandle, spawn_local},
     time,
 };
@@ -24,6 +25,8 @@ use crate::{
     accept::{self, Client},
     connection::Connections,
     counters::{Counters, Open},
+    handover::{Heir, Passed, Stage},
+    http,
     live::Live,
     numa::Seat,
     pool::Pool,
@@ -45,8 +48,11 @@ pub enum Command {
     Listen(SocketAddr, StdListener),
     /// Accept no more at this address.
     Unlisten(SocketAddr),
-    /// Accept no more, and end each connection with its next answer.
-    Drain,
+    /// Accept no more, and end each connection with its next answer; what can be
+    /// passed on goes to the next mesh.
+    Drain(Option<Heir>),
+    /// A connection that the mesh before this one had.
+    Adopt(Passed),
 }
 
 /// The table in force. The outer count is this thread's own: the inner one is a cache
@@ -68,6 +74,8 @@ pub struct Worker {
     pub counters: Arc<Counters>,
     /// Whether each answer is to be a connection's last.
     pub is_draining: Cell<bool>,
+    heir: RefCell<Option<Heir>>,
+    heir_came: Notify,
     /// Seconds since the start, as of the last look.
     pub tick: Cell<u32>,
     /// The NUMA node it stays on, where there are more than one.
@@ -80,6 +88,26 @@ impl Worker {
     /// The table in force.
     pub fn live(&self) -> InForce {
         self.live.borrow().clone()
+    }
+
+    /// Waits until another mesh has taken over.
+    pub async fn heir(&self) {
+        // Before the look, so that none slips through between both.
+        let came = self.heir_came.notified();
+        if self.heir.borrow().is_none() {
+            came.await;
+        }
+    }
+
+    /// Passes a connection on to the mesh that took over; without one it ends.
+    pub fn pass_on(&self, stage: Stage, client: Client) {
+        let Client { stream, peer, at, open } = client;
+        match (&*self.heir.borrow(), stream.into_std()) {
+            (Some(heir), Ok(stream)) => heir.take(Passed { stage, stream, peer, at }),
+            (None, _) => {}
+            (_, Err(error)) => tracing::warn!(%error, %peer, "a connection could not be passed on"),
+        }
+        drop(open);
     }
 
     /// Milliseconds since the process's workers started.
@@ -133,6 +161,8 @@ pub fn start(number: usize, seed: u64, seat: Option<Seat>, started: Instant) -> 
             connections: Connections::default(),
             counters: of_worker,
             is_draining: Cell::new(false),
+            heir: RefCell::default(),
+            heir_came: Notify::new(),
             tick: Cell::new(0),
             numa: seat.map(|it| it.node),
             random: Cell::new(seed),
@@ -148,28 +178,43 @@ pub fn start(number: usize, seed: u64, seat: Option<Seat>, started: Instant) -> 
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     spawn_local(watch(worker.clone()));
-    let mut listening: HashMap<SocketAddr, AbortHandle> = HashMap::new();
+    let mut listening: HashMap<SocketAddr, Vec<AbortHandle>> = HashMap::new();
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Live(live) => _ = worker.live.replace(Rc::new(live)),
             Command::Listen(address, listener) => match TcpListener::from_std(listener) {
                 Ok(listener) => {
                     let task = spawn_local(listen(worker.clone(), address, listener));
-                    listening.insert(address, task.abort_handle());
+                    listening.entry(address).or_default().push(task.abort_handle());
                 }
                 Err(error) => tracing::error!(%address, %error, "a listener can't be used"),
             },
             Command::Unlisten(address) => {
-                if let Some(task) = listening.remove(&address) {
-                    task.abort();
-                }
+                listening.remove(&address).into_iter().flatten().for_each(|it| it.abort());
             }
-            Command::Drain => {
-                listening.drain().for_each(|(_, task)| task.abort());
+            Command::Adopt(passed) => adopt(&worker, passed),
+            Command::Drain(heir) => {
+                listening.drain().flat_map(|(_, all)| all).for_each(|it| it.abort());
                 worker.is_draining.set(true);
+                if heir.is_some() {
+                    worker.heir.replace(heir);
+                    worker.heir_came.notify_waiters();
+                }
                 worker.connections.drain();
             }
         }
+    }
+}
+
+/// Goes on with a connection that the mesh before this one had, if its listener is there.
+fn adopt(worker: &Rc<Worker>, passed: Passed) {
+    let Passed { stage, stream, peer, at } = passed;
+    let is_http = worker.live().listener(at).is_some_and(|it| it.protocol == Protocol::Http);
+    let Some(stream) = TcpStream::from_std(stream).ok().filter(|_| is_http) else { return };
+    let client = Client { stream, peer, at, open: Rc::new(Open::new(&worker.counters)) };
+    match stage {
+        Stage::Parked => _ = spawn_local(http::park(worker.clone(), client)),
+        Stage::Fresh => _ = spawn_local(http::serve(worker.clone(), client, Vec::new())),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     accept::{self, Client},
     connection::{Ask, Connection, Connections},
     counters::Counters,
+    handover::Stage,
     worker::Worker,
 };
 
@@ -62,14 +63,14 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
 
 /// Serves a connection until it ends or is parked.
 pub async fn serve(worker: Rc<Worker>, mut client: Client, mut first: Vec<u8>) {
-    // The first bytes tell the version.
-    let told = async {
-        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
-            accept::more(&mut client.stream, &mut first, PREFACE.len()).await?;
-        }
-        std::io::Result::Ok(())
+    let read = tokio::select! {
+        read = time::timeout(IDLE, first_bytes(&mut client.stream, &mut first)) => read,
+        () = worker.heir() => match first.is_empty() {
+            true => return worker.pass_on(Stage::Fresh, client),
+            false => time::timeout(IDLE, first_bytes(&mut client.stream, &mut first)).await,
+        },
     };
-    match time::timeout(IDLE, told).await {
+    match read {
         Ok(Ok(())) => {}
         // It said nothing at all, or hung up: nobody waits for an answer.
         _ => return,
@@ -80,6 +81,14 @@ pub async fn serve(worker: Rc<Worker>, mut client: Client, mut first: Vec<u8>) {
     } else {
         spawn_local(serve_http1(worker, client, first));
     }
+}
+
+/// Reads until the version is told. What was read stays when this is dropped.
+async fn first_bytes(stream: &mut TcpStream, first: &mut Vec<u8>) -> std::io::Result<()> {
+    while first.len() < PREFACE.len() && PREFACE.starts_with(first) {
+        accept::more(stream, first, PREFACE.len()).await?;
+    }
+    Ok(())
 }
 
 async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
@@ -134,13 +143,17 @@ async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
 }
 
 /// Waits for the next request without any buffer.
-async fn park(worker: Rc<Worker>, client: Client) {
+pub async fn park(worker: Rc<Worker>, client: Client) {
     if worker.is_draining.get() {
-        return;
+        return worker.pass_on(Stage::Parked, client);
     }
     Counters::one(&worker.counters.parked);
-    let is_readable = time::timeout(IDLE, client.stream.readable()).await;
+    let is_readable = tokio::select! {
+        is_readable = time::timeout(IDLE, client.stream.readable()) => Some(is_readable),
+        () = worker.heir() => None,
+    };
     Counters::one(&worker.counters.unparked);
+    let Some(is_readable) = is_readable else { return worker.pass_on(Stage::Parked, client) };
     if let Ok(Ok(())) = is_readable {
         spawn_local(serve_http1(worker, client, Vec::new()));
     }

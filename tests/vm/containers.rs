@@ -169,7 +169,9 @@ pub fn pages(guest: &mut Guest, id: &str) -> Result<BTreeMap<u32, u64>> {
     let maps =
         guest.output(&format!("for p in $(cat {processes}); do cat /proc/$p/numa_maps; done"))?;
     let mut nodes = BTreeMap::new();
-    for line in maps.lines().filter(|line| line.contains(" anon=")) {
+    // Pages of a file are where they were first read, whoever maps them.
+    let is_its_own = |line: &&str| line.contains(" anon=") && !line.contains(" file=");
+    for line in maps.lines().filter(is_its_own) {
         for word in line.split_whitespace() {
             let Some((node, count)) = word.strip_prefix('N').and_then(|it| it.split_once('='))
             else {

@@ -136,7 +136,9 @@ fn every_subsystem(lab: &Lab) -> Result {
          fallbacks = [\"mqtt://{nobody}\"]\nrate_kib_s = 9\n\
          [placement]\nenabled = false\nreserved_cpus = \"0\"\npolicy = \"none\"\n\
          fail_open = true\nrepack_mib = 64\ninterrupts = false\nmove_mib = 1\n\
-         [placement.profiles.db]\ncontainer = \"db\"\n{}",
+         [placement.profiles.db]\ncontainer = \"db\"\n\
+         [alarms]\nwebhook = \"http://{nobody}\"\n\
+         [alarms.rules.hot]\nmetric = \"hw.temperature\"\nabove = 60\n{}",
         [
             ("alarm", "newest"),
             ("event", "newest"),

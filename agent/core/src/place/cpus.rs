@@ -39,6 +39,16 @@ pub struct Place {
 /// Every PU that could ever be given out, by kernel id.
 pub type Places = BTreeMap<u32, Place>;
 
+/// How many PUs each core has, free or not.
+pub type Sizes = BTreeMap<u32, usize>;
+
+/// The sizes of a machine's cores.
+pub fn sizes(places: &Places) -> Sizes {
+    let mut sizes = Sizes::new();
+    places.values().for_each(|place| *sizes.entry(place.core).or_default() += 1);
+    sizes
+}
+
 /// Takes `count` of the `free` PUs as kubelet does; `None` if there are fewer.
 pub fn take_packed(places: &Places, free: &IdSet, count: usize) -> Option<IdSet> {
     packed(places, free, count, None)
@@ -57,8 +67,9 @@ pub fn take_whole(places: &Places, free: &IdSet, count: usize) -> Option<IdSet> 
         return Some(IdSet::default());
     }
     let of = |kinds: &Vec<u32>| of_kinds(places, free, kinds);
+    let sizes = sizes(places);
     let mut sets = kinds(places, free).into_iter().map(|kinds| of(&kinds));
-    let free = sets.find(|free| Cores::within(places, free).most(count) == count)?;
+    let free = sets.find(|free| Cores::of(&sizes, places, free).most(count) == count)?;
     take(places, &free, count)
 }
 
@@ -88,14 +99,18 @@ pub struct Cores(Vec<(usize, usize)>);
 impl Cores {
     /// The cores that a set of PUs has as a whole.
     pub fn within(places: &Places, pus: &IdSet) -> Self {
-        let mut sizes: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
-        for (pu, place) in places {
-            let (all, here) = sizes.entry(place.core).or_default();
-            (*all, *here) = (*all + 1, *here + usize::from(pus.contains(*pu)));
+        Self::of(&sizes(places), places, pus)
+    }
+
+    /// The same for one of many sets: the sizes are those of all `places`.
+    pub fn of(sizes: &Sizes, places: &Places, pus: &IdSet) -> Self {
+        let mut here: Sizes = BTreeMap::new();
+        for place in pus.iter().filter_map(|pu| places.get(&pu)) {
+            *here.entry(place.core).or_default() += 1;
         }
         let mut cores = Self::default();
-        let whole = sizes.into_values().filter(|(all, here)| all == here);
-        whole.for_each(|(size, _)| cores.count(size, 1));
+        let whole = here.into_iter().filter(|(core, here)| sizes.get(core) == Some(here));
+        whole.for_each(|(_, size)| cores.count(size, 1));
         cores
     }
 

@@ -123,13 +123,14 @@ impl Exclusive {
             Smt::Any => left.exclusive.clone(),
             Smt::FullCores => left.whole.clone(),
         };
+        let sizes = cpus::sizes(places);
         let kinds = cpus::kinds(places, &free).into_iter().map(|kinds| {
             let mut caches: BTreeMap<(u32, u32), IdSet> = BTreeMap::new();
             for pu in cpus::of_kinds(places, &free, &kinds).iter() {
                 let place = &places[&pu];
                 caches.entry((place.node, place.l3)).or_default().insert(pu);
             }
-            let cache = |pus: IdSet| Cache { free: pus.len(), cores: Cores::within(places, &pus) };
+            let cache = |pus: IdSet| Cache { free: pus.len(), cores: Cores::of(&sizes, places, &pus) };
             let caches = caches.into_iter().map(|(at, pus)| (at, cache(pus))).collect();
             OfKinds { kinds, caches }
         });

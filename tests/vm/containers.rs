@@ -82,23 +82,7 @@ pub fn make_by(
 ) -> Result {
     let annotations: Value =
         wishes.iter().map(|(key, value)| (format!("purlin.dev/{key}"), json!(value))).collect();
-    let specification = json!({
-        "ociVersion": "1.0.2",
-        "process": {
-            "terminal": false,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["/bin/busybox", "sh", "-c", script],
-            "cwd": "/",
-        },
-        "root": {"path": "/tmp/rootfs"},
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
-        "annotations": annotations,
-        "linux": {
-            "cgroupsPath": format!("/box/{id}"),
-            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}],
-            "resources": {"cpu": {"shares": 1024}},
-        },
-    });
+    let specification = specification(id, "/tmp/rootfs", &["sh", "-c", script], annotations);
     guest.output(&format!(
         "mkdir -p /tmp/{id} && printf %s '{specification}' >/tmp/{id}/config.json"
     ))?;
@@ -109,6 +93,28 @@ pub fn make_by(
     let said = guest.output(&format!("cat /tmp/{id}.err; tail -3 /tmp/agent.log"))?;
     ensure!(made.code == 0, "{id} was not made: {made:?}: {said}");
     Ok(())
+}
+
+/// What a runtime reads of a container whose process is busybox with these arguments.
+pub fn specification(id: &str, root: &str, arguments: &[&str], annotations: Value) -> Value {
+    let arguments: Vec<&str> = ["/bin/busybox"].iter().chain(arguments).copied().collect();
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false,
+            "user": {"uid": 0, "gid": 0},
+            "args": arguments,
+            "cwd": "/",
+        },
+        "root": {"path": root},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "annotations": annotations,
+        "linux": {
+            "cgroupsPath": format!("/box/{id}"),
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}],
+            "resources": {"cpu": {"shares": 1024}},
+        },
+    })
 }
 
 /// Ends one that runc made. Nobody tells the agent: it sees that the cgroup is gone.

@@ -16,6 +16,8 @@ use purlin_tests::{
 };
 use serde_json::{Value, json};
 
+use crate::containers::specification;
+
 /// The disk that `tests/vm/disk` makes.
 const DISK: &str = "PURLIN_GUEST_DISK";
 /// A guest's CPUs are emulated on what the host has left.
@@ -196,23 +198,7 @@ fn exposure(guest: &mut Guest) -> Result {
 
 /// Makes a container that sleeps, by `purlin oci-runtime` as this runtime.
 fn make(guest: &mut Guest, runtime: &str, id: &str, annotations: Value) -> Result {
-    let specification = json!({
-        "ociVersion": "1.0.2",
-        "process": {
-            "terminal": false,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["/bin/busybox", "sleep", "9000"],
-            "cwd": "/",
-        },
-        "root": {"path": "/srv/rootfs"},
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
-        "annotations": annotations,
-        "linux": {
-            "cgroupsPath": format!("/box/{id}"),
-            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}],
-            "resources": {"cpu": {"shares": 1024}},
-        },
-    });
+    let specification = specification(id, "/srv/rootfs", &["sleep", "9000"], annotations);
     guest.output(&format!(
         "mkdir -p /srv/{id} && printf %s '{specification}' >/srv/{id}/config.json"
     ))?;

@@ -17,17 +17,22 @@
 use alloc::{
     collections::{BTreeMap, VecDeque},
     format,
-    string::{String, ToString as _},
+    string::String,
     vec::Vec,
 };
 use core::{mem, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use rule::{Notice, Rule, Verdict};
+use subject::{subject, text};
+
 use crate::metric::{Point, Value};
-use rule::{Limit, Notice, Rule, Verdict};
 
 pub mod rule;
+mod subject;
+
+pub use subject::{Reading, id};
 
 #[cfg(test)]
 mod tests;
@@ -37,8 +42,6 @@ mod tests;
 pub const MAX_ALARMS: usize = 512;
 /// Cleared ones that are kept.
 pub const MAX_HISTORY: usize = 256;
-/// An id is a level of a topic.
-const MAX_ID: usize = 64;
 
 /// An instant.
 #[derive(Clone, Copy, Debug)]
@@ -72,19 +75,6 @@ pub struct Alarm {
     pub acknowledged: Option<Note>,
     /// Who wants to hear no more of it for a while.
     pub silenced: Option<Note>,
-}
-
-/// What an alarm of a rule is about.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Reading {
-    /// The metric.
-    pub metric: String,
-    /// Its attributes.
-    pub attributes: BTreeMap<String, String>,
-    /// UCUM.
-    pub unit: String,
-    /// The latest value.
-    pub value: f64,
 }
 
 /// What somebody did about an alarm.
@@ -419,76 +409,4 @@ impl Alarms {
         }
         self.history.push_back(entry.alarm);
     }
-}
-
-impl Reading {
-    fn of(point: &Point, value: f64) -> Self {
-        let attributes = point.attributes.iter().map(|(k, v)| (k.to_string(), v.clone()));
-        Self {
-            metric: point.name.to_string(),
-            attributes: attributes.collect(),
-            unit: point.unit.to_string(),
-            value,
-        }
-    }
-
-    fn point(&self) -> Point {
-        let attributes = self.attributes.iter().map(|(k, v)| (k.clone().into(), v.clone()));
-        Point {
-            name: self.metric.clone().into(),
-            unit: self.unit.clone().into(),
-            attributes: attributes.collect(),
-            value: Value::Gauge(self.value),
-        }
-    }
-}
-
-fn text(rule: &Rule, point: &Point, value: f64) -> String {
-    let (side, limit) = match rule.limit {
-        Limit::Above { raise, .. } => ("above", raise),
-        Limit::Below { raise, .. } => ("below", raise),
-    };
-    let subject = match &*subject(point) {
-        "" => String::new(),
-        subject => format!(" of {subject}"),
-    };
-    let unit = if point.unit == "1" { String::new() } else { format!(" {}", point.unit) };
-    format!("{}{subject} is {value}{unit}, {side} {limit}{unit}", point.name)
-}
-
-/// What a point is of: its hardware's id, else all its attributes.
-fn subject(point: &Point) -> String {
-    let hardware = point.attributes.iter().find(|(key, _)| key == "hw.id");
-    match hardware {
-        Some((_, id)) => id.clone(),
-        None => {
-            let values: Vec<&str> = point.attributes.iter().map(|(_, v)| v.as_str()).collect();
-            values.join("/")
-        }
-    }
-}
-
-/// An alarm's id: a kind and what it is of, as one level of a topic. What had to be
-/// changed for that is told apart by a hash at the end.
-pub fn id(kind: &str, subject: &str) -> String {
-    if subject.is_empty() {
-        return kind.into();
-    }
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let plain = subject.chars().map(|c| match c {
-        '/' => '.',
-        c if is_plain(c) => c,
-        _ => '_',
-    });
-    let whole = format!("{kind}.{}", plain.collect::<String>());
-    let changed = !subject.chars().all(|c| is_plain(c) || c == '/');
-    if !changed && whole.len() <= MAX_ID {
-        return whole;
-    }
-    // FNV-1a, of which 24 bits are enough for the parts of a rack.
-    let hash = subject
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let kept = whole.len().min(MAX_ID - 7);
-    format!("{}-{:06x}", &whole[..kept], hash >> 8)
 }

@@ -1,3 +1,5 @@
+//! Courses of readings, and what is told of them.
+
 use alloc::{collections::BTreeMap, format, string::String, vec, vec::Vec};
 use core::time::Duration;
 

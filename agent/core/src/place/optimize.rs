@@ -130,7 +130,8 @@ impl Exclusive {
                 let place = &places[&pu];
                 caches.entry((place.node, place.l3)).or_default().insert(pu);
             }
-            let cache = |pus: IdSet| Cache { free: pus.len(), cores: Cores::of(&sizes, places, &pus) };
+            let cache =
+                |pus: IdSet| Cache { free: pus.len(), cores: Cores::of(&sizes, places, &pus) };
             let caches = caches.into_iter().map(|(at, pus)| (at, cache(pus))).collect();
             OfKinds { kinds, caches }
         });

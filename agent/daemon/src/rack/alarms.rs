@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use purlin_core::{
     alarm::{
         Condition, id,
-        rule::{self, Draft, Limit, Notice, Rule},
+        rule::{self, Draft, Notice, Rule},
     },
     rack::{
         config,
@@ -89,16 +89,4 @@ pub fn flags(bus: &Bus, turned: &Turned, name: &str) -> Vec<Condition> {
         }));
     }
     conditions
-}
-
-/// As a map's listing shows a limit.
-pub fn limits(rules: &[Rule]) -> String {
-    let limit = |rule: &Rule| {
-        let (side, at) = match rule.limit {
-            Limit::Above { raise, .. } => ("above", raise),
-            Limit::Below { raise, .. } => ("below", raise),
-        };
-        format!("{} {side} {at}", rule.notice.severity.name())
-    };
-    rules.iter().map(limit).collect::<Vec<_>>().join(", ")
 }

@@ -159,25 +159,8 @@ impl Log {
                 }
             }
         };
-        let mut log = Self {
-            dir: dir.to_owned(),
-            class,
-            incarnation,
-            active,
-            segments,
-            cursor,
-            saved: cursor,
-            saved_gaps: gaps.clone(),
-            gaps,
-            durable,
-            last: durable,
-            buffer: Buffer::default(),
-            limits: NO_LIMITS,
-            readers: Default::default(),
-            write_error,
-            read_error: None,
-            flash: Flash::default(),
-        };
+        let mut log = Self::at_rest(dir, class, incarnation, (segments, cursor, gaps, durable));
+        (log.active, log.write_error) = (active, write_error);
         log.forget_acked();
         Ok(log)
     }
@@ -204,7 +187,17 @@ impl Log {
                 newest.bytes = end as u64;
             }
         }
-        Ok(Self {
+        Ok(Self::at_rest(dir, class, incarnation, (segments, cursor, gaps, durable)))
+    }
+
+    /// A log of which this is on disk, and that is not written to.
+    fn at_rest(
+        dir: &Path,
+        class: Class,
+        incarnation: Incarnation,
+        (segments, cursor, gaps, durable): (Vec<Segment>, Cursor, Gaps, u64),
+    ) -> Self {
+        Self {
             dir: dir.to_owned(),
             class,
             incarnation,
@@ -222,7 +215,7 @@ impl Log {
             write_error: None,
             read_error: None,
             flash: Flash::default(),
-        })
+        }
     }
 
     /// Sets what it may take.

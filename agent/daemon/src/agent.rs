@@ -21,8 +21,8 @@
 //! | `uplink` | the spool, `Reported`, `Shown` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
 //!
-//! The spool has a thread of its own, and so has the local history. Each value has one owner, which alone
-//! writes its `watch` channel; a reader takes a whole snapshot.
+//! The spool has a thread of its own, and so has the local history. Each value has
+//! one owner, which alone writes its `watch` channel; a reader takes a whole snapshot.
 
 use std::{
     fs,

@@ -40,6 +40,9 @@ mod tests;
 /// Alarms at once, pending ones too: a technician reads no more, and a rule that matches
 /// everything must not fill the memory.
 pub const MAX_ALARMS: usize = 512;
+/// For a condition to be well before its alarm is cleared: after a start it takes a while
+/// until what is wrong can be told again, and that is no end of it.
+const CONDITION_HOLD: Duration = Duration::from_secs(20);
 /// Cleared ones that are kept.
 pub const MAX_HISTORY: usize = 256;
 
@@ -153,7 +156,7 @@ impl Alarms {
             let phase =
                 if alarm.over { Phase::Latched } else { Phase::Raised { good_since: None } };
             // Until its rule has spoken.
-            let entry = Entry { phase, hold: Duration::ZERO, clear_hold: Duration::ZERO, alarm };
+            let entry = Entry { phase, hold: Duration::ZERO, clear_hold: CONDITION_HOLD, alarm };
             (entry.alarm.id.clone(), entry)
         };
         let entries = raised.into_iter().take(MAX_ALARMS).map(entry).collect();
@@ -206,7 +209,7 @@ impl Alarms {
             return self.good(&id, now);
         }
         let alarm = Alarm { id, text, notice, ..Alarm::default() };
-        self.bad(alarm, Duration::ZERO, Duration::ZERO, now);
+        self.bad(alarm, Duration::ZERO, CONDITION_HOLD, now);
     }
 
     /// The same for all of a kind: what is not among them is well.

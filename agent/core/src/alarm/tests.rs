@@ -196,7 +196,22 @@ fn a_condition_that_is_no_longer_told_of_is_over() {
     alarms.conditions("flag", Vec::new(), at(1));
     assert_eq!(alarms.raised().count(), 1, "another kind's");
     alarms.conditions("fault", Vec::new(), at(2));
+    alarms.tick(at(21));
+    assert_eq!(alarms.raised().count(), 1, "not for a moment's sake");
+    alarms.tick(at(22));
     assert_eq!((alarms.raised().count(), alarms.history().count()), (0, 1));
+}
+
+#[test]
+fn a_restart_that_needs_a_moment_to_see_what_is_wrong_ends_no_alarm() {
+    let mut alarms = Alarms::default();
+    alarms.conditions("fault", vec![broken(true)], at(0));
+    let mut alarms = Alarms::restore(alarms.raised().cloned().collect(), Vec::new());
+    alarms.conditions("fault", Vec::new(), at(1));
+    alarms.conditions("fault", vec![broken(true)], at(6));
+    alarms.tick(at(100));
+    assert_eq!(told(&mut alarms), "");
+    assert_eq!(alarms.raised().map(|it| it.returns).collect::<Vec<_>>(), [1]);
 }
 
 #[test]

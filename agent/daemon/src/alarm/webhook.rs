@@ -89,11 +89,7 @@ pub async fn run(
                 match time::timeout(DEADLINE, post(&webhook, body.clone())).await {
                     Ok(Ok(())) => {
                         backoff.succeed();
-                        told = alarms
-                            .iter()
-                            .filter(|it| is_firing(it))
-                            .map(|it| it.id.clone())
-                            .collect();
+                        told = known(&now, &told);
                         last = body;
                     }
                     failed => {
@@ -132,6 +128,14 @@ fn to_tell<'a>(shown: &'a Shown, told: &BTreeSet<String>) -> Vec<&'a Alarm> {
     }
     let ended = ended.into_values().filter(|it| shown.raised.iter().all(|up| up.id != it.id));
     raised.chain(ended).collect()
+}
+
+/// What the receiver takes for raised once it has that: also one that was silenced since,
+/// whose end it is still to be told of.
+fn known(shown: &Shown, told: &BTreeSet<String>) -> BTreeSet<String> {
+    let raised = shown.raised.iter();
+    let known = raised.filter(|it| it.silenced.is_none() || told.contains(&it.id));
+    known.map(|it| it.id.clone()).collect()
 }
 
 fn payload(identity: &Identity, alarms: &[&Alarm]) -> Bytes {
@@ -203,4 +207,29 @@ async fn post(webhook: &Webhook, body: Bytes) -> Result<(), String> {
     };
     let (answered, _) = tokio::join!(asked, connection);
     answered
+}
+
+#[cfg(test)]
+mod tests {
+    use purlin_core::alarm::Note;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_one_that_was_silenced_is_told() {
+        let hot = Alarm { id: "hot".into(), ..Alarm::default() };
+        let ids = |alarms: Vec<&Alarm>| -> Vec<String> {
+            alarms.iter().map(|it| it.id.clone()).collect()
+        };
+        let mut shown = Shown { raised: vec![hot.clone()], ..Shown::default() };
+        assert_eq!(ids(to_tell(&shown, &BTreeSet::new())), ["hot"]);
+        let told = known(&shown, &BTreeSet::new());
+        shown.raised[0].silenced = Some(Note::default());
+        assert_eq!(ids(to_tell(&shown, &told)), Vec::<String>::new());
+        let told = known(&shown, &told);
+        let over = Alarm { cleared_unix_ms: Some(1), ..hot };
+        let shown = Shown { history: vec![over], ..Shown::default() };
+        assert_eq!(ids(to_tell(&shown, &told)), ["hot"]);
+        assert!(known(&shown, &told).is_empty());
+    }
 }

@@ -14,7 +14,8 @@ const FILES: [&str; 9] = [
     "purlin/v1/telemetry.proto",
     "purlin/v1/trust.proto",
 ];
-const NRI: &str = "nri/v1alpha1.proto";
+/// Others' protocols: nothing of them is explained to a user.
+const THEIRS: [&str; 2] = ["nri/v1alpha1.proto", "otlp/v1.proto"];
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=purlin");
@@ -28,8 +29,9 @@ fn main() -> io::Result<()> {
     let records = ["Series", "Event", "Alarm", "Line"].map(|name| format!(".purlin.v1.{name}"));
     config.bytes(["."]).btree_map(records);
     config.compile_fds(compiler.file_descriptor_set())?;
-    // A container runtime's protocol: nothing of it is explained to a user.
-    println!("cargo::rerun-if-changed=nri");
-    let theirs = protox::compile([NRI], ["."]).map_err(io::Error::other)?;
+    for dir in ["nri", "otlp"] {
+        println!("cargo::rerun-if-changed={dir}");
+    }
+    let theirs = protox::compile(THEIRS, ["."]).map_err(io::Error::other)?;
     prost_build::Config::new().bytes(["."]).compile_fds(theirs)
 }

@@ -24,6 +24,12 @@ pub mod nri {
     include!(concat!(env!("OUT_DIR"), "/nri.v1alpha1.rs"));
 }
 
+/// OTLP, the OpenTelemetry protocol: what workloads and collectors speak.
+#[allow(missing_docs, rustdoc::invalid_html_tags, reason = "generated from the .proto file")]
+pub mod otlp {
+    include!(concat!(env!("OUT_DIR"), "/otlp.v1.rs"));
+}
+
 /// The descriptors of every message, with the comments of their `.proto` files.
 pub static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin")).as_slice())

@@ -16,7 +16,7 @@ use purlin_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::containers::specification;
+use crate::containers::{members, specification};
 
 /// The disk that `tests/vm/disk` makes.
 const DISK: &str = "PURLIN_GUEST_DISK";
@@ -46,6 +46,9 @@ pub fn tests() -> Vec<Test> {
             with(lab, exposure)
         }),
         test("installed::a_container_is_pinned_and_stays_so", 600, |lab| with(lab, pinned)),
+        test("installed::containers_in_scopes_of_systemd_are_pinned_and_stay_so", 600, |lab| {
+            with(lab, in_scopes)
+        }),
         test("installed::a_restart_loses_no_helper_and_no_placement", 600, |lab| {
             with(lab, restarted)
         }),
@@ -199,6 +202,17 @@ fn exposure(guest: &mut Guest) -> Result {
 /// Makes a container that sleeps, by `purlin oci-runtime` as this runtime.
 fn make(guest: &mut Guest, runtime: &str, id: &str, annotations: Value) -> Result {
     let specification = specification(id, "/srv/rootfs", &["sleep", "9000"], annotations);
+    run(guest, runtime, id, &specification)
+}
+
+/// The same in a scope that systemd makes, as on a node of Kubernetes.
+fn make_in_scope(guest: &mut Guest, runtime: &str, id: &str, annotations: Value) -> Result {
+    let mut specification = specification(id, "/srv/rootfs", &["sleep", "9000"], annotations);
+    specification["linux"]["cgroupsPath"] = format!("box.slice:it:{id}").into();
+    run(guest, &format!("{runtime} --systemd-cgroup"), id, &specification)
+}
+
+fn run(guest: &mut Guest, runtime: &str, id: &str, specification: &Value) -> Result {
     guest.output(&format!(
         "mkdir -p /srv/{id} && printf %s '{specification}' >/srv/{id}/config.json"
     ))?;
@@ -211,7 +225,11 @@ fn make(guest: &mut Guest, runtime: &str, id: &str, annotations: Value) -> Resul
 }
 
 fn cpus(guest: &mut Guest, id: &str) -> Result<String> {
-    let path = format!("/sys/fs/cgroup/box/{id}/cpuset.cpus.effective");
+    granted(guest, &format!("box/{id}"))
+}
+
+fn granted(guest: &mut Guest, cgroup: &str) -> Result<String> {
+    let path = format!("/sys/fs/cgroup/{cgroup}/cpuset.cpus.effective");
     Ok(guest.output(&format!("cat {path}"))?.trim().to_owned())
 }
 
@@ -252,6 +270,40 @@ fn pinned(guest: &mut Guest) -> Result {
     guest.output("systemctl daemon-reload && systemctl restart getty@tty2.service")?;
     let now = cpus(guest, "own")?;
     ensure!(now == own, "it has {now} since systemd started something, not {own}");
+    Ok(())
+}
+
+fn in_scopes(guest: &mut Guest) -> Result {
+    let taken = own(guest)?;
+    for runtime in ["runc", "crun"] {
+        if guest.run(&format!("test -e /usr/bin/{runtime}"))?.code != 0 {
+            println!("no {runtime}");
+            continue;
+        }
+        let [plain, pinned] = ["plain", "pinned"].map(|id| format!("{runtime}-{id}"));
+        let cgroup = |id: &str| format!("box.slice/it-{id}.scope");
+        make_in_scope(guest, runtime, &plain, json!({}))?;
+        make_in_scope(guest, runtime, &pinned, json!({"purlin.dev/exclusive-cpus": "1"}))?;
+        let is = granted(guest, &cgroup(&pinned))?;
+        ensure!(is.parse::<u32>().is_ok() && is != taken, "{pinned} is on {is}, not on one");
+        // systemd holds these cpusets for its own, and writes them when it likes.
+        let scope = format!("it-{pinned}.scope");
+        guest.output(&format!(
+            "systemctl daemon-reload && systemctl set-property --runtime {scope} CPUWeight=50 && \
+             systemctl set-property --runtime {scope} AllowedCPUs=0-3"
+        ))?;
+        wait::until("both are where they belong", SOON, || {
+            let now = [&pinned, &plain].map(|id| granted(guest, &cgroup(id)));
+            let [Ok(own), Ok(shared)] = now else { return Err(format!("{now:?}")) };
+            let clash =
+                members(&shared).iter().any(|cpu| [&is, &taken].contains(&&cpu.to_string()));
+            if own == is && !clash { Ok(()) } else { Err(format!("{own} and {shared}")) }
+        })?;
+        for id in [&plain, &pinned] {
+            let delete = format!("/usr/libexec/purlin/{runtime} --systemd-cgroup delete --force");
+            guest.output(&format!("{delete} {id}"))?;
+        }
+    }
     Ok(())
 }
 

@@ -32,6 +32,11 @@ fn kept(lab: &Lab) -> Result {
     println!("{line}");
     let why = explained(&mut guest, |it| it["in_place"] == false)?;
     println!("told: {why}, {}", file(&mut guest, "own", PARTITION)?);
+    wait::until("there is an event of it", SOON, || {
+        let events =
+            guest.output("purlin queue peek --class event").map_err(|e| format!("{e:?}"))?;
+        events.contains("placement.partition_invalid").then_some(()).ok_or(events)
+    })?;
     let now = cpus(&mut guest, "own")?;
     ensure!(now == [own], "it has {now:?} without its partition, not {own}");
 

@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, fmt::Write as _, io};
 
 use purlin_core::settings::Level;
+use purlin_mesh::journal;
 use purlin_proto::api;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{
@@ -67,12 +68,12 @@ pub fn start(format: LogFormat, level: Level) -> (LevelControl, Keeper) {
     let (filter, control) = reload::Layer::new(filter(level));
     let (lines, inbox) = mpsc::channel(INBOX);
     let registry = Registry::default().with(filter).with(KeepLayer(lines.clone()));
-    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
-    let journal = match format {
-        LogFormat::Journald => tracing_journald::layer().ok(),
-        LogFormat::Auto if under_systemd => tracing_journald::layer().ok(),
-        _ => None,
-    };
+    let is_journal =
+        format == LogFormat::Journald || format == LogFormat::Auto && journal::is_stderr();
+    let journal = is_journal.then(|| {
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_level(false);
+        layer.without_time().with_writer(journal::Journal)
+    });
     let json = (format == LogFormat::Json)
         .then(|| tracing_subscriber::fmt::layer().json().with_writer(io::stderr));
     let text = (journal.is_none() && json.is_none())

@@ -43,6 +43,7 @@ mod endpoint;
 mod handover;
 mod health;
 mod http;
+pub mod journal;
 pub mod keep;
 mod live;
 mod numa;
@@ -77,9 +78,15 @@ pub struct Place {
 
 /// `purlin mesh`: runs until a signal. Prints its own errors.
 pub fn main(place: Place) -> ExitCode {
-    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt().with_target(false).with_max_level(tracing::Level::INFO);
     // Under a test harness somebody may have set one already.
-    _ = log.with_max_level(tracing::Level::INFO).try_init();
+    _ = match journal::is_stderr() {
+        true => {
+            let log = log.with_ansi(false).without_time().with_level(false);
+            log.with_writer(journal::Journal).try_init()
+        }
+        false => log.with_writer(io::stderr).try_init(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| runtime.block_on(run(place)));
     match ended {

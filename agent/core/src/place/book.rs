@@ -10,6 +10,7 @@ use alloc::{
     collections::{BTreeMap, BTreeSet},
     format,
     string::{String, ToString},
+    sync::Arc,
     vec::Vec,
 };
 
@@ -105,8 +106,6 @@ pub struct Grant {
     pub devices: Vec<String>,
     /// Who asked.
     pub by: Source,
-    /// What others have to become first.
-    pub updates: Vec<Update>,
 }
 
 /// Who is where, and what every cpuset should be.
@@ -165,14 +164,15 @@ pub struct Book {
     /// Those of the entries that have something for themselves.
     pub(super) placed: Placed,
     paused: bool,
-    targets: Targets,
+    /// Shared with those who read them: there may be thousands.
+    targets: Arc<Targets>,
 }
 
 impl Book {
     /// From what was kept of another. It holds once the machine is known.
     pub fn restore(saved: Saved) -> Self {
-        let mut book = Self { paused: saved.paused, ..Self::default() };
-        book.targets.generation = saved.generation;
+        let targets = Targets { generation: saved.generation, ..Targets::default() };
+        let mut book = Self { paused: saved.paused, targets: Arc::new(targets), ..Self::default() };
         for Kept { container, since_ms, outcome } in saved.containers {
             let entry = Entry { container, since_ms, asked: Asked::default(), outcome };
             book.entries.insert(entry.container.id.clone(), entry);
@@ -199,7 +199,7 @@ impl Book {
         Overview {
             paused: self.paused,
             reserved: self.reserved.clone(),
-            targets: self.targets.clone(),
+            targets: (*self.targets).clone(),
             containers: self.entries.values().cloned().collect(),
         }
     }
@@ -240,7 +240,7 @@ impl Book {
     }
 
     /// What every cpuset should be.
-    pub fn targets(&self) -> &Targets {
+    pub fn targets(&self) -> &Arc<Targets> {
         &self.targets
     }
 
@@ -258,7 +258,6 @@ impl Book {
                 "{MAX_CONTAINERS} containers are known, which is the most there may be"
             )));
         }
-        let before = self.targets.clone();
         let asked = self.asked(&container);
         let given = self.given(&container, true);
         let old = self.forget(&id);
@@ -283,10 +282,8 @@ impl Book {
         self.enter(Entry { container, since_ms: now_ms, asked, outcome });
         self.yield_to_others();
         self.settle();
-        let mut updates = self.targets.since(&before);
-        updates.retain(|update| update.id != id);
         let target = self.targets.containers.get(&id).filter(|_| self.rules.enabled).cloned();
-        Ok(Grant { target, devices, by, updates })
+        Ok(Grant { target, devices, by })
     }
 
     /// These are all the containers that a runtime has; those it told of before and that
@@ -345,7 +342,7 @@ impl Book {
         if asked == before.asked && self.given(&container, true).is_none() {
             let target = self.targets.containers.get(&container.id).cloned();
             let by = asked.by;
-            return Ok(Grant { target, devices: Vec::new(), by, updates: Vec::new() });
+            return Ok(Grant { target, devices: Vec::new(), by });
         }
         let since_ms = before.since_ms;
         self.admit(since_ms, container)
@@ -580,8 +577,8 @@ impl Book {
         let cgroup = |it: &Entry| Some((it.container.id.clone(), it.container.cgroup.clone()?));
         let left = left.filter_map(cgroup).collect();
         let targets = Targets { generation: self.targets.generation, shared, containers, left };
-        if targets != self.targets {
-            self.targets = Targets { generation: targets.generation + 1, ..targets };
+        if targets != *self.targets {
+            self.targets = Arc::new(Targets { generation: targets.generation + 1, ..targets });
         }
     }
 }

@@ -315,8 +315,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         };
         let update = self.stale(usize::MAX, Some(&id));
         let wanted = grant.target.as_ref().map_or_else(|| has.clone(), view::wanted);
-        let everything = self.everything();
-        let resources = (filled(&has, &everything) != wanted).then(|| view::adjustment(&wanted));
+        let differs = filled(&has, &self.everything()) != (&wanted.0, &wanted.1);
+        let resources = differs.then(|| view::adjustment(&wanted));
         self.shown.insert(id, if resources.is_some() { wanted } else { has });
         let adjust = nri::ContainerAdjustment {
             linux: Some(nri::LinuxContainerAdjustment { resources }),
@@ -430,10 +430,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         let mut stale = Vec::new();
         for (id, has) in self.shown.iter().filter(|(id, _)| but != Some(id.as_str())) {
             let Some(target) = targets.containers.get(id) else { continue };
-            let (wanted, has) = (view::wanted(target), filled(has, &everything));
-            if wanted != has {
-                let gains = !wanted.0.is_subset(&has.0);
-                stale.push(((gains, target.exclusive), id.clone(), wanted));
+            let has = filled(has, &everything);
+            if has != (&target.cpus, &target.mems) {
+                let gains = !target.cpus.is_subset(has.0);
+                stale.push(((gains, target.exclusive), id.clone(), view::wanted(target)));
             }
         }
         drop(targets);
@@ -500,8 +500,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
 }
 
 /// Every set that is empty means the whole.
-fn filled(cpuset: &Cpuset, everything: &Cpuset) -> Cpuset {
-    let or = |set: &IdSet, all: &IdSet| if set.is_empty() { all.clone() } else { set.clone() };
+fn filled<'a>(cpuset: &'a Cpuset, everything: &'a Cpuset) -> (&'a IdSet, &'a IdSet) {
+    let or = |set: &'a IdSet, all: &'a IdSet| if set.is_empty() { all } else { set };
     (or(&cpuset.0, &everything.0), or(&cpuset.1, &everything.1))
 }
 

@@ -226,7 +226,7 @@ impl Owner {
         self.targets.send_if_modified(|targets| {
             let changed = targets.generation != self.book.targets().generation;
             if changed {
-                *targets = Arc::new(self.book.targets().clone());
+                *targets = self.book.targets().clone();
             }
             changed
         });

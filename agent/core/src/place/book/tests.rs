@@ -60,11 +60,13 @@ fn whole_cpus_of_a_guaranteed_pod_are_its_own_and_the_others_give_them_up_first(
     let mut book = book();
     let grant = book.admit(0, plain("web")).expect("it asks for nothing");
     assert_eq!(grant.target.expect("the shared ones").cpus, ids("0-15"));
+    let before = book.targets().clone();
     let grant = book.admit(0, pod("db", 4000)).expect("room");
     assert_eq!(grant.by, Source::Kubernetes);
     assert_eq!(grant.target.expect("its own").cpus, ids("1-2,9-10"));
-    let updates: Vec<_> = grant.updates.iter().map(|it| (&*it.id, &it.target.cpus)).collect();
-    assert_eq!(updates, [("web", &ids("0,3-8,11-15"))]);
+    let updates = book.targets().since(&before);
+    let updates: Vec<_> = updates.iter().map(|it| (&*it.id, it.target.cpus.to_string())).collect();
+    assert_eq!(updates, [("web", "0,3-8,11-15".into()), ("db", "1-2,9-10".into())]);
     // A part of a CPU is shared.
     book.admit(0, pod("log", 500)).expect("room");
     assert!(!book.targets().containers["log"].exclusive);
@@ -367,8 +369,10 @@ fn room_is_made_by_moving_the_cheapest() {
     {
         allowed.admit(0, it).expect("room");
     }
-    let grant = allowed.admit(0, on_one("new", "4", "0")).expect("room is made");
-    assert_eq!(grant.updates.len(), 1);
+    let before = allowed.targets().clone();
+    allowed.admit(0, on_one("new", "4", "0")).expect("room is made");
+    let moved = allowed.targets().since(&before);
+    assert_eq!(moved.iter().map(|it| &*it.id).filter(|id| *id != "new").count(), 1);
 }
 
 /// On each of two nodes two fast cores of two threads and four slow ones of one.
@@ -474,11 +478,17 @@ fn is_left_alone_soundly(book: &Book) -> Result<(), TestCaseError> {
 }
 
 /// Once all that comes before a new container is written, nobody has any of its CPUs.
-fn comes_last(before: &Targets, id: &str, grant: Option<Grant>) -> Result<(), TestCaseError> {
-    let Some(Grant { target: Some(target), updates, .. }) = grant else { return Ok(()) };
+fn comes_last(
+    before: &Targets,
+    book: &Book,
+    id: &str,
+    grant: Option<Grant>,
+) -> Result<(), TestCaseError> {
+    let Some(Grant { target: Some(target), .. }) = grant else { return Ok(()) };
     let mut at = before.containers.clone();
+    let updates = book.targets().since(before).into_iter();
+    at.extend(updates.map(|update| (update.id, update.target)));
     at.remove(id);
-    at.extend(updates.into_iter().map(|update| (update.id, update.target)));
     let clash = at.iter().find(|(_, it)| !it.cpus.intersection(&target.cpus).is_empty());
     prop_assert!(!target.exclusive || clash.is_none(), "{id} {clash:?}");
     Ok(())
@@ -503,11 +513,11 @@ proptest! {
             match step {
                 Step::Admit(number, milli) => {
                     let grant = book.admit(now, pod(&id(number), milli));
-                    comes_last(&before, &id(number), grant.ok())?;
+                    comes_last(&before, &book, &id(number), grant.ok())?;
                 }
                 Step::Ask(number, count, policy, whole) => {
                     let grant = book.admit(now, asking(number, count, policy, whole)).ok();
-                    comes_last(&before, &id(number), grant.clone())?;
+                    comes_last(&before, &book, &id(number), grant.clone())?;
                     if let (Some(grant), false) = (grant, book.paused()) {
                         let target = grant.target.expect("it is switched on");
                         prop_assert_eq!(target.cpus.len(), count);

@@ -446,6 +446,42 @@ pub struct MetricSeries {
     pub points: Vec<(u64, f64)>,
 }
 
+/// `GET /v1/happened`: what happened to alarms and hardware in the last day.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Happenings {
+    /// Oldest first; only so many are kept.
+    pub happened: Vec<Happening>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Happening {
+    /// When, by the node's clock.
+    pub unix_ms: u64,
+    /// To what.
+    pub kind: Happened,
+    /// Of an alarm: `raised`, `acknowledged`, `silenced`, `came back`, `over`, `changed`
+    /// or `cleared`; of hardware: `appeared`, `vanished`, `moved`, `changed`, …
+    pub what: String,
+    /// The alarm's id; what the hardware is known by.
+    pub id: String,
+    /// For a person.
+    pub text: String,
+    /// Who acknowledged it, and why.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub by: String,
+}
+
+/// What something happened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Happened {
+    /// An alarm.
+    Alarm,
+    /// The hardware.
+    Hardware,
+}
+
 /// `POST /v1/queue/purge`: what was removed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Purged {

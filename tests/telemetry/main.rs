@@ -1,7 +1,7 @@
 //! What is measured reaches the core, whatever the broker does (absent, refusing,
 //! hanging, cutting connections, denying a topic), whatever the disk does ([`disk`],
-//! [`power`]), whatever the
-//! network does ([`netns`]), in a form that others read ([`decoder`]), and by hand ([`carry`]).
+//! [`power`]), whatever the network does ([`netns`]), in a form that others read
+//! ([`decoder`]), by hand ([`carry`]), and what of it is seen on the node ([`local`]).
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod alarm;
 mod carry;
 mod decoder;
 mod disk;
+mod local;
 mod netns;
 mod power;
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     all.extend(carry::tests());
     all.extend(decoder::tests());
     all.extend(disk::tests());
+    all.extend(local::tests());
     all.extend(netns::tests());
     all.extend(power::tests());
     purlin_tests::run(all)

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anstyle::AnsiColor;
 use purlin_daemon::offline;
-use purlin_proto::api::{Act, Alarm, AlarmAct, Alarms, Note};
+use purlin_proto::api::{Act, Alarm, AlarmAct, Alarms, Happened, Note};
 use serde::Serialize;
 
 use crate::{
     args::{AlarmCommand, Global},
     client::{Answer, Body, Client},
     exit::{Ended, Exit, Failure},
+    happened,
     output::{Output, Page},
     table::{self, Column::*, Width, paint},
     units, watch,
@@ -32,7 +33,10 @@ pub async fn run(command: &AlarmCommand, global: &Global, output: &Output) -> En
             };
             watch::show(output, watch.every(), fetch).await
         }
-        AlarmCommand::History => {
+        AlarmCommand::History { since: Some(since) } => {
+            happened::show(&client, Happened::Alarm, *since, output).await
+        }
+        AlarmCommand::History { since: None } => {
             let fetch = async || {
                 let Answer { document: alarms, note } =
                     client.get_or_read(ALARMS, offline::alarms).await?;

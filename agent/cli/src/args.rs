@@ -88,6 +88,18 @@ Examples:
   purlin status -o json | jq .faults     what is wrong, for a program")]
     Status(StatusArgs),
 
+    /// Watch the node on one screen: load, memory, disks, NICs, temperatures, queue, alarms
+    ///
+    /// Fits 80 columns and 24 lines and needs nothing but a serial console. Each line has
+    /// the last hours beside it, from the node's own history, and its newest minute. q or
+    /// Ctrl-C ends it. JSON and YAML are printed once.
+    #[command(after_help = "\
+Examples:
+  purlin top                             what is this node doing?
+  purlin top --since 24h                 and since yesterday?
+  purlin top --once                      a page for a report")]
+    Top(TopArgs),
+
     /// Show the hardware, with or without an agent
     ///
     /// Reads the machine (or a dump of one) itself and asks nobody, so that it works
@@ -260,6 +272,21 @@ pub struct StatusArgs {
     pub watch: Watch,
 }
 
+/// `purlin top`
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// How far back its lines go: 30min, 6h, at most 24h
+    #[arg(long, value_name = "TIME", default_value = "3h", value_parser = since)]
+    pub since: Duration,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value = "5",
+          value_parser = value_parser!(u64).range(1..=3600))]
+    pub every: u64,
+    /// Print one page and end
+    #[arg(long)]
+    pub once: bool,
+}
+
 /// `purlin mesh`
 #[derive(Debug, Args)]
 pub struct MeshArgs {
@@ -378,6 +405,17 @@ Examples:
   purlin hw diff before.json             what changed since `hw list -o json`?
   purlin hw diff ./node1 ./node2         two machines copied into directories")]
     Diff(DiffArgs),
+    /// List what happened to the hardware in the last day: what came, went and changed
+    ///
+    /// From the history of the agent, which must run.
+    #[command(after_help = "\
+Examples:
+  purlin hw changes --since 2h           what did the last visitor unplug?")]
+    Changes {
+        /// How far back: 90s, 30min, 6h, at most 24h
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = since)]
+        since: Duration,
+    },
     /// Accept the hardware as it is now, so that `diff` compares with it
     ///
     /// The agent keeps it. What a node was made of when it was first seen is accepted
@@ -586,10 +624,18 @@ Examples:
   purlin alarm list -w                   keep looking")]
     List(Watch),
     /// List those that were cleared, the newest first
+    ///
+    /// With --since everything that happened to alarms, raised, acknowledged and cleared,
+    /// from the node's own history.
     #[command(after_help = "\
 Examples:
-  purlin alarm history                   what was wrong last night?")]
-    History,
+  purlin alarm history                   what was wrong last night?
+  purlin alarm history --since 6h        in which order did it come?")]
+    History {
+        /// How far back: 90s, 30min, 6h, at most 24h
+        #[arg(long, value_name = "TIME", value_parser = since)]
+        since: Option<Duration>,
+    },
     /// Say that you know of one
     ///
     /// A latched alarm whose cause is gone is cleared by it.

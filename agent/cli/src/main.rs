@@ -26,6 +26,7 @@ mod document;
 mod driver;
 mod exit;
 mod fleet;
+mod happened;
 mod hw;
 mod link;
 mod log;
@@ -34,6 +35,7 @@ mod metrics;
 mod numa;
 mod oci;
 mod output;
+mod plot;
 mod queue;
 mod rack;
 #[cfg(test)]
@@ -41,6 +43,7 @@ mod sample;
 mod shell;
 mod status;
 mod table;
+mod top;
 mod units;
 mod watch;
 
@@ -81,6 +84,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
             Some(command) => wait(mesh::run(&command, &global, &output)),
         },
         Command::Status(args) => wait(status::run(&args, &global, &output)),
+        Command::Top(args) => wait(top::run(&args, &global, &output)),
         Command::Alarm(command) => wait(alarm::run(&command, &global, &output)),
         Command::Rack(command) => wait(rack::run(&command, &global, &output)),
         Command::Driver(command) => wait(driver::run(&command, &output)),

@@ -1,7 +1,7 @@
 //! `purlin metrics`: what was measured on this node in the last day, from the local
 //! history; for the technician at the rack, without a cloud.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use purlin_proto::api::{MetricSeries, Metrics};
 use serde::Serialize;
@@ -11,6 +11,7 @@ use crate::{
     client::Client,
     exit::{Ended, Exit, Failure},
     output::{Output, Page},
+    plot::{EIGHTHS, bounds, buckets, figure, spark, values},
     table::{self, Column::*, Width},
     units,
 };
@@ -22,8 +23,6 @@ const PLOT: usize = 72;
 const ROWS: usize = 10;
 /// Left of a plot: its scale.
 const SCALE: usize = 12;
-/// From empty to full, in eighths.
-const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// `purlin metrics …`
 pub async fn run(command: &MetricsCommand, global: &Global, output: &Output) -> Ended {
@@ -34,7 +33,7 @@ pub async fn run(command: &MetricsCommand, global: &Global, output: &Output) -> 
             output.show(&metrics, |width| list(&metrics, width))?;
         }
         MetricsCommand::Show { name, since } => {
-            let now_ms = unix_ms();
+            let now_ms = units::now_ms();
             let since_ms = now_ms.saturating_sub(since.as_millis() as u64);
             let path = format!("/v1/metrics?name={name}&since_unix_ms={since_ms}");
             let metrics: Metrics = client.get(&path).await?.document;
@@ -49,10 +48,6 @@ pub async fn run(command: &MetricsCommand, global: &Global, output: &Output) -> 
         }
     }
     Ok(Exit::Ok)
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64)
 }
 
 /// Series over a span of time.
@@ -90,13 +85,18 @@ impl Page for Shown {
 }
 
 impl Shown {
+    /// Means over equal spans of time; a counter's are its rates.
+    fn buckets(&self, series: &MetricSeries, columns: usize) -> Vec<Option<f64>> {
+        buckets(&values(series), self.since_unix_ms..self.until_unix_ms, columns)
+    }
+
     fn sparklines(&self, series: &[MetricSeries], width: Width) -> String {
         let last = [Whole("OVER TIME"), Right("LEAST"), Right("MOST"), Right("LAST"), Left("UNIT")];
         let header: Vec<_> = std::iter::once(Left("SERIES")).chain(last).collect();
         let row = |it: &MetricSeries| {
             let values = self.buckets(it, SPARK);
             let (least, most) = bounds(&values);
-            let spark: String = values.iter().map(|it| level(*it, least, most, 8)).collect();
+            let spark = spark(&values, &EIGHTHS);
             let newest = values.iter().rev().flatten().next().copied();
             let figures = [Some(least), Some(most), newest];
             let mut row = vec![label(it), spark];
@@ -136,39 +136,6 @@ impl Shown {
         text + &format!("{:SCALE$}└{}\n", "", "─".repeat(columns))
             + &format!("{:SCALE$} {from}{to:>room$}\n", "")
     }
-
-    /// Means over equal spans of time; a counter's are its rates.
-    fn buckets(&self, series: &MetricSeries, columns: usize) -> Vec<Option<f64>> {
-        let span = (self.until_unix_ms - self.since_unix_ms).max(1);
-        let mut sums = vec![(0.0, 0u32); columns];
-        for (at, value) in values(series) {
-            let at = at.saturating_sub(self.since_unix_ms).min(span - 1);
-            let (sum, count) = &mut sums[(at as u128 * columns as u128 / span as u128) as usize];
-            (*sum, *count) = (*sum + value, *count + 1);
-        }
-        let mean = |(sum, count): (f64, u32)| (count > 0).then(|| sum / f64::from(count));
-        sums.into_iter().map(mean).collect()
-    }
-}
-
-/// A gauge's values; a counter's rate a second over each minute, but where it began anew.
-fn values(series: &MetricSeries) -> Vec<(u64, f64)> {
-    if !series.counter {
-        return series.points.clone();
-    }
-    let rate = |pair: &[(u64, f64)]| {
-        let [(before, from), (at, to)] = [pair[0], pair[1]];
-        let seconds = at.saturating_sub(before) as f64 / 1000.0;
-        (to >= from && seconds > 0.0).then(|| (at, (to - from) / seconds))
-    };
-    series.points.windows(2).filter_map(rate).collect()
-}
-
-fn bounds(values: &[Option<f64>]) -> (f64, f64) {
-    let known = || values.iter().flatten().copied();
-    let least = known().fold(f64::INFINITY, f64::min);
-    let most = known().fold(f64::NEG_INFINITY, f64::max);
-    if least > most { (0.0, 0.0) } else { (least, most) }
 }
 
 /// How high it stands, from one to all eighths of a plot.
@@ -176,12 +143,6 @@ fn eighths(value: f64, least: f64, most: f64) -> usize {
     let all = (8 * ROWS) as f64;
     let part = if most > least { (value - least) / (most - least) } else { 0.5 };
     1 + (part * (all - 1.0)).round() as usize
-}
-
-fn level(value: Option<f64>, least: f64, most: f64, levels: usize) -> char {
-    let Some(value) = value else { return ' ' };
-    let part = if most > least { (value - least) / (most - least) } else { 0.5 };
-    EIGHTHS[1 + (part * (levels - 1) as f64).round() as usize]
 }
 
 fn label(series: &MetricSeries) -> String {
@@ -194,21 +155,6 @@ fn unit(series: &MetricSeries) -> String {
     match series.counter {
         true => format!("{}/s", series.unit),
         false => series.unit.clone(),
-    }
-}
-
-/// Four digits that matter.
-fn figure(value: f64) -> String {
-    let decimals = match value.abs() {
-        it if it >= 1000.0 || it == 0.0 => 0,
-        it if it >= 10.0 => 1,
-        it if it >= 1.0 => 2,
-        _ => 4,
-    };
-    match value.abs() {
-        it if it >= 1e9 => format!("{:.1}G", value / 1e9),
-        it if it >= 1e6 => format!("{:.1}M", value / 1e6),
-        _ => format!("{value:.decimals$}"),
     }
 }
 

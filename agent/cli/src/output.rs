@@ -129,6 +129,11 @@ impl Output {
         }
     }
 
+    /// True if a person is to read it, on a terminal.
+    pub fn is_screen(&self) -> bool {
+        self.terminal && self.is_table()
+    }
+
     /// True if a person is to read it.
     pub fn is_table(&self) -> bool {
         self.format == Format::Table

@@ -1,11 +1,16 @@
 //! Numbers as a person reads them. The wire has milliseconds and bytes; here
-//! they get a unit. Nothing here looks at a clock or a time zone: times are UTC,
+//! they get a unit. Nothing here knows a time zone: times are UTC,
 //! so that a line read at the rack can be compared with one read in the cloud.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The last millisecond that RFC 3339 can write (the year has four digits).
 const LAST_UNIX_MS: u64 = 253_402_300_799_999;
+
+/// Now, in milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64)
+}
 
 /// A point in time, `2026-01-02T03:04:05Z`.
 pub fn time(unix_ms: u64) -> String {

@@ -197,6 +197,7 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(hardware_diff))
         .routes(routes!(accept_hardware))
         .routes(routes!(metrics::metrics))
+        .routes(routes!(metrics::happened))
         .routes(routes!(queue::queue))
         .routes(routes!(queue::batch))
         .routes(routes!(queue::dictionary))
@@ -354,6 +355,7 @@ mod tests {
                 "/v1/config/history",
                 "/v1/config/plan",
                 "/v1/config/revert",
+                "/v1/happened",
                 "/v1/hardware/baseline",
                 "/v1/hardware/changes",
                 "/v1/hardware/diff",

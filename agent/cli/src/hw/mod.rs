@@ -16,6 +16,7 @@ use purlin_core::{
     inventory::{Inventory, Part, Problem},
 };
 use purlin_daemon::helper;
+use purlin_proto::api::Happened;
 use serde_json::{Map, Value};
 
 mod cdi;
@@ -31,7 +32,9 @@ use view::{Row, Section};
 
 use crate::{
     args::{Global, HwArgs, HwCommand, ToFile},
+    client::Client,
     exit::{Ended, Exit, Failure},
+    happened,
     output::{Output, note},
     table::{self, Column::*, Width, paint, plain},
 };
@@ -44,6 +47,10 @@ pub async fn run(args: &HwArgs, global: &Global, output: &Output) -> Ended {
         }
         HwCommand::Diff(between) => return diff::diff(between, global, output).await,
         HwCommand::Accept => return diff::accept(global, output).await,
+        HwCommand::Changes { since } => {
+            return happened::show(&Client::find(global)?, Happened::Hardware, *since, output)
+                .await;
+        }
         HwCommand::Cdi { write: Some(_) } if args.root.is_some() => {
             let what = "what --root names has no devices to give to a container here";
             return Err(Failure::Usage(what.into()));
@@ -101,7 +108,10 @@ fn show(args: &HwArgs, inventory: &Inventory, output: &Output) -> Result<(), Fai
         HwCommand::Draw(to) => save(to, draw_svg::svg(inventory))?,
         HwCommand::Xml(to) => save(to, hwloc_xml::xml(inventory))?,
         // Have inventories of their own.
-        HwCommand::Gather { .. } | HwCommand::Diff(_) | HwCommand::Accept => {}
+        HwCommand::Gather { .. }
+        | HwCommand::Diff(_)
+        | HwCommand::Accept
+        | HwCommand::Changes { .. } => {}
         HwCommand::Show { part: None } => output.show(inventory, |width| all(inventory, width))?,
         HwCommand::Show { part: Some(part) } => {
             output.show(&only(*part, inventory)?, |width| one(*part, inventory, width))?;

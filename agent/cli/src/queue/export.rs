@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, IsTerminal, Write},
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use purlin_core::identity::Class;
@@ -70,13 +70,11 @@ pub async fn run(path: &Path, global: &Global, output: &Output) -> Ended {
     let at = |error: io::Error| at_file(&part, &error);
     let file = File::create(&part).map_err(at)?;
     let mut writer = Writer::new(BufWriter::new(file)).map_err(at)?;
-    let unix_ms =
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
     let head = ExportHead {
         fleet: owner.fleet,
         node: owner.node.clone(),
         incarnation: owner.incarnation,
-        unix_ms,
+        unix_ms: units::now_ms(),
     };
     let filled = async {
         writer.entry(What::Head(head)).map_err(at)?;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{Access, Failure, failure};
-use crate::history::Query;
+use crate::history::{History, Query};
 
 /// Which series, and since when.
 #[derive(Deserialize, IntoParams)]
@@ -34,8 +34,40 @@ pub async fn metrics(
 ) -> Result<Json<api::Metrics>, Failure> {
     let QueryOf(Which { name, since_unix_ms }) =
         query.map_err(|why| failure(StatusCode::BAD_REQUEST, why.to_string()))?;
-    let none = |why: String| failure(StatusCode::SERVICE_UNAVAILABLE, why);
+    history(&access)?.query(Query { name, since_unix_ms }).await.map(Json).map_err(none)
+}
+
+/// What happened, to what, and since when.
+#[derive(Deserialize, IntoParams)]
+pub struct WhatHappened {
+    /// `alarm` or `hardware`.
+    kind: api::Happened,
+    /// Milliseconds since 1970; at most a day ago is kept.
+    #[serde(default)]
+    since_unix_ms: u64,
+}
+
+/// What happened to alarms or hardware in the last day.
+#[utoipa::path(get, path = "/v1/happened", params(WhatHappened), responses(
+    (status = 200, body = api::Happenings),
+    (status = 503, body = api::Error, description = "There is no local history, or not yet"),
+))]
+pub async fn happened(
+    State(access): State<Access>,
+    query: Result<QueryOf<WhatHappened>, QueryRejection>,
+) -> Result<Json<api::Happenings>, Failure> {
+    let QueryOf(WhatHappened { kind, since_unix_ms }) =
+        query.map_err(|why| failure(StatusCode::BAD_REQUEST, why.to_string()))?;
+    let mut happened = history(&access)?.happened(since_unix_ms).await.map_err(none)?;
+    happened.retain(|it| it.kind == kind);
+    Ok(Json(api::Happenings { happened }))
+}
+
+fn history(access: &Access) -> Result<&History, Failure> {
     let history = access.spool.history();
-    let history = history.ok_or_else(|| none("the local history is not open yet".into()))?;
-    history.query(Query { name, since_unix_ms }).await.map(Json).map_err(none)
+    history.ok_or_else(|| none("the local history is not open yet".into()))
+}
+
+fn none(why: String) -> Failure {
+    failure(StatusCode::SERVICE_UNAVAILABLE, why)
 }

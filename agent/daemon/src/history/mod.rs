@@ -1,7 +1,7 @@
-//! What was measured in the last day, on the node, for the technician: a value a
-//! minute of each series.
+//! The last day of the node, for the technician: a value a minute of each series, and
+//! what happened to alarms and hardware ([`happened`]).
 //!
-//! A thread of its own owns the store ([`store`]); it hears each sample that goes to
+//! A thread of its own owns the store ([`store`]); it hears each record that goes to
 //! the spool. Losing it loses nothing else, so it is never waited for: a sample that
 //! finds its inbox full is left out, it is opened after the agent is ready, and
 //! without a store the agent goes on without history.
@@ -18,7 +18,7 @@ use std::{
 use prost::Message;
 use purlin_proto::{
     api,
-    v1::{Dictionary, HistoryChunk, HistorySeries, Sample, Series},
+    v1::{Dictionary, HistoryChunk, HistorySeries, Record, Sample, Series, record::Body},
 };
 use tokio::sync::oneshot;
 
@@ -29,6 +29,7 @@ use crate::{
     tasks,
 };
 
+pub mod happened;
 pub mod store;
 
 /// How far back it goes.
@@ -40,6 +41,8 @@ const MAX_DICTIONARIES: usize = 256;
 /// What is measured is on disk after this time: the last minutes are what a crash
 /// costs, and more often would wear the flash for a technician who seldom comes.
 const FLUSH_EVERY: Duration = Duration::from_secs(600);
+/// What happened is on disk after this time; a device that flaps costs no more.
+const FLUSH_HAPPENED: Duration = Duration::from_secs(60);
 /// Samples and questions that may wait.
 const INBOX: usize = 256;
 /// A store that panics again and again is left alone.
@@ -51,7 +54,9 @@ const MINUTE_MS: u64 = 60_000;
 #[derive(Debug)]
 enum Word {
     Sample(u64, Sample),
+    Happened(u64, Body),
     Query(Query, oneshot::Sender<Result<api::Metrics, String>>),
+    WhatHappened(oneshot::Sender<Result<Vec<Record>, String>>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -85,15 +90,33 @@ impl History {
         }
     }
 
-    /// Hears a sample.
-    pub fn sample(&self, sample: &Sample) {
-        _ = self.0.try_send(Word::Sample(clock::unix_ms(), sample.clone()));
+    /// Hears what is recorded.
+    pub fn hear(&self, body: &Body) {
+        let word = match body {
+            Body::Sample(sample) => Word::Sample(clock::unix_ms(), sample.clone()),
+            _ if happened::is_kept(body) => Word::Happened(clock::unix_ms(), body.clone()),
+            _ => return,
+        };
+        _ = self.0.try_send(word);
     }
 
-    /// Asks.
+    /// Which series there are, or what they were.
     pub async fn query(&self, query: Query) -> Result<api::Metrics, String> {
+        self.ask(|reply| Word::Query(query, reply)).await
+    }
+
+    /// What happened since then, in milliseconds since 1970.
+    pub async fn happened(&self, since_unix_ms: u64) -> Result<Vec<api::Happening>, String> {
+        let records = self.ask(Word::WhatHappened).await?;
+        Ok(happened::tell(records, since_unix_ms))
+    }
+
+    async fn ask<T>(
+        &self,
+        word: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Word,
+    ) -> Result<T, String> {
         let (reply, answer) = oneshot::channel();
-        let asked = self.0.try_send(Word::Query(query, reply));
+        let asked = self.0.try_send(word(reply));
         asked.map_err(|_| "the history is busy, or gone: ask again")?;
         answer.await.map_err(|_| "the history is gone: see `purlin log`".to_owned())?
     }
@@ -154,6 +177,10 @@ struct Owner {
     dictionaries: HashMap<u64, (Vec<u64>, usize)>,
     open: BTreeMap<u64, Open>,
     flush_due: Instant,
+    /// When what happened is to be on disk.
+    happened_due: Option<Instant>,
+    /// How much happened in this run.
+    happenings: u32,
 }
 
 impl Owner {
@@ -175,15 +202,20 @@ impl Owner {
         }
         let flush_due = Instant::now() + FLUSH_EVERY;
         let (shelf, dictionaries, open) = (shelf.to_owned(), HashMap::new(), BTreeMap::new());
-        Self { shelf, store, why, dictionaries, open, flush_due }
+        let (happened_due, happenings) = (None, 0);
+        Self { shelf, store, why, dictionaries, open, flush_due, happened_due, happenings }
     }
 
     fn serve(&mut self, inbox: &Receiver<Word>) {
         loop {
-            let wait = self.flush_due.saturating_duration_since(Instant::now());
-            match inbox.recv_timeout(wait) {
+            let due = self.happened_due.map_or(self.flush_due, |due| due.min(self.flush_due));
+            match inbox.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(Word::Sample(unix_ms, sample)) => self.hear(unix_ms, &sample),
+                Ok(Word::Happened(unix_ms, body)) => self.happened(unix_ms, body),
                 Ok(Word::Query(query, reply)) => _ = reply.send(self.answer(&query)),
+                Ok(Word::WhatHappened(reply)) => {
+                    _ = reply.send(self.there().map(Store::all_happened));
+                }
                 Ok(Word::Flush(done)) => {
                     self.flush();
                     _ = done.send(());
@@ -194,8 +226,12 @@ impl Owner {
                     return;
                 }
             }
-            if self.flush_due <= Instant::now() {
+            let now = Instant::now();
+            if self.flush_due <= now {
                 self.flush();
+            }
+            if self.happened_due.is_some_and(|due| due <= now) {
+                self.flush_store();
             }
         }
     }
@@ -275,16 +311,38 @@ impl Owner {
         }
         self.open.retain(|_, open| open.hour + HOURS > hour);
         let Some(store) = &self.store else { return };
-        let done = store.forget(hour.saturating_sub(HOURS)).and_then(|()| store.flush());
+        let first = hour.saturating_sub(HOURS);
+        let done =
+            store.forget(first).and_then(|()| store.forget_happened(u64::from(first) * HOUR_MS));
         if let Err(error) = done {
+            tracing::warn!(error, "the local history can't be thinned out");
+        }
+        self.flush_store();
+    }
+
+    fn flush_store(&mut self) {
+        self.happened_due = None;
+        if let Some(Err(error)) = self.store.as_ref().map(Store::flush) {
             tracing::warn!(error, "the local history can't be written");
         }
     }
 
+    fn happened(&mut self, unix_ms: u64, body: Body) {
+        let Some(store) = &self.store else { return };
+        self.happenings = self.happenings.wrapping_add(1);
+        let record = Record { unix_ms, body: Some(body), ..Record::default() };
+        if let Err(error) = store.happened(unix_ms, self.happenings, &record) {
+            tracing::debug!(error, "what happened is not in the history");
+        }
+        self.happened_due.get_or_insert(Instant::now() + FLUSH_HAPPENED);
+    }
+
+    fn there(&self) -> Result<&Store, String> {
+        self.store.as_ref().ok_or_else(|| format!("there is no local history: {}", self.why))
+    }
+
     fn answer(&self, query: &Query) -> Result<api::Metrics, String> {
-        let Some(store) = &self.store else {
-            return Err(format!("there is no local history: {}", self.why));
-        };
+        let store = self.there()?;
         let names = store.names();
         let hour = (query.since_unix_ms / HOUR_MS) as u32;
         let mut series = Vec::new();

@@ -14,10 +14,13 @@ use std::{
 };
 
 use prost::Message;
-use purlin_proto::v1::{HistoryChunk, HistorySeries};
+use purlin_proto::v1::{HistoryChunk, HistorySeries, Record};
 
 /// sled's own cache: a technician's question reads a few hundred kilobytes.
 const CACHE_BYTES: u64 = 1 << 20;
+/// Alarms and changes of hardware that are kept: a day of a flapping device, in a
+/// megabyte or two.
+const MAX_HAPPENED: usize = 4096;
 
 /// Why there is no history.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,6 +37,7 @@ pub struct Store {
     db: sled::Db,
     series: sled::Tree,
     chunks: sled::Tree,
+    happened: sled::Tree,
     dir: PathBuf,
 }
 
@@ -105,6 +109,32 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps what happened, the `n`th of its kind in this run.
+    pub fn happened(&self, unix_ms: u64, n: u32, record: &Record) -> Result<(), String> {
+        let mut key = [0; 12];
+        key[..8].copy_from_slice(&unix_ms.to_be_bytes());
+        key[8..].copy_from_slice(&n.to_be_bytes());
+        self.happened.insert(key, record.encode_to_vec()).map_err(text)?;
+        while self.happened.len() > MAX_HAPPENED {
+            self.happened.pop_min().map_err(text)?;
+        }
+        Ok(())
+    }
+
+    /// All that is kept of what happened, in order.
+    pub fn all_happened(&self) -> Vec<Record> {
+        let read = self.happened.iter().flatten();
+        read.filter_map(|(_, value)| Record::decode(value.as_ref()).ok()).collect()
+    }
+
+    /// Forgets what happened before `unix_ms`.
+    pub fn forget_happened(&self, unix_ms: u64) -> Result<(), String> {
+        for (key, _) in self.happened.range(..unix_ms.to_be_bytes()).flatten().collect::<Vec<_>>() {
+            self.happened.remove(key).map_err(text)?;
+        }
+        Ok(())
+    }
+
     /// Makes everything durable.
     pub fn flush(&self) -> Result<(), String> {
         self.db.flush().map_err(text)?;
@@ -128,7 +158,8 @@ fn try_open(dir: &Path) -> Result<Store, Trouble> {
             .flush_every_ms(None);
         let db = config.open()?;
         let (series, chunks) = (db.open_tree("series")?, db.open_tree("chunks")?);
-        Ok::<_, sled::Error>(Store { db, series, chunks, dir: dir.to_owned() })
+        let happened = db.open_tree("happened")?;
+        Ok::<_, sled::Error>(Store { db, series, chunks, happened, dir: dir.to_owned() })
     };
     match panic::catch_unwind(AssertUnwindSafe(open)) {
         Ok(Ok(store)) => Ok(store),

@@ -99,7 +99,7 @@ pub struct Spool {
     clock: Clock,
     /// Records that found the inbox full, by class; the thread takes them over.
     missed: Arc<[AtomicU64; Class::ALL.len()]>,
-    /// Hears each sample, from when it is there.
+    /// Hears each record, from when it is there.
     history: Arc<OnceLock<History>>,
 }
 
@@ -122,8 +122,8 @@ impl Spool {
     /// Hands over a record without waiting. One that finds the inbox full is lost,
     /// and its number is used up.
     pub fn append(&self, body: Body) {
-        if let (Body::Sample(sample), Some(history)) = (&body, self.history.get()) {
-            history.sample(sample);
+        if let Some(history) = self.history.get() {
+            history.hear(&body);
         }
         let (class, record) = (class_of(&body), self.clock.stamp(body));
         if self.commands.try_send(Command::Append(class, record)).is_err() {
@@ -131,7 +131,7 @@ impl Spool {
         }
     }
 
-    /// Has the local history hear each sample from now on.
+    /// Has the local history hear each record from now on.
     pub fn tell(&self, history: History) {
         _ = self.history.set(history);
     }

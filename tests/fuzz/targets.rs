@@ -4,8 +4,22 @@
 //! Used twice: replayed and mutated for seconds by `agent/daemon/tests/fuzz.rs`, and driven
 //! by coverage for as long as one likes by this folder's own package.
 
-use purlin_core::idset::IdSet;
-use purlin_daemon::nri::codec;
+use prost::Message as _;
+use purlin_core::{
+    idset::IdSet,
+    mesh::{hello, proxy, strict},
+    modbus::{
+        pdu::{Request, Table},
+        rtu::{self, Listener},
+    },
+};
+use purlin_daemon::{
+    document::{self, Format},
+    nri::codec,
+    rack::map::Map,
+    spool::segment,
+    trust, wire,
+};
 use purlin_drivers::{
     Archive, gpu_metrics, lldp,
     pci_ids::{self, Wanted},
@@ -13,12 +27,13 @@ use purlin_drivers::{
     storage::smart,
     transceiver::{self, Pages},
 };
+use purlin_proto::v1;
 
 /// A function of bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 23] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -31,6 +46,17 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("ata_smart", ata_smart),
     ("nri", nri),
     ("cdi", purlin_drivers::cdi::parse),
+    ("document", a_document),
+    ("envelope", |bytes| drop(trust::Envelope::read(bytes).map(|it| it.key_set))),
+    ("key_set", key_set),
+    ("batch", batch),
+    ("segment", a_segment),
+    ("register_map", |bytes| drop(Map::read(&String::from_utf8_lossy(bytes)))),
+    ("rtu", rtu_answer),
+    ("proxy", proxy_header),
+    ("tls_hello", |bytes| drop(hello::read(bytes))),
+    ("http1", http1),
+    ("route_table", route_table),
 ];
 
 fn cpu_list(bytes: &[u8]) {
@@ -75,4 +101,72 @@ fn nri(bytes: &[u8]) {
         decoder.push(&sent, &mut again).expect("what is sent can be read");
     }
     assert_eq!(messages, again);
+}
+
+/// In the format that the first byte chooses.
+fn a_document(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let formats = [Format::Toml, Format::Yaml, Format::Json, Format::Protobuf];
+    let format = formats[usize::from(*first) % formats.len()];
+    drop(document::parse::<v1::Desired>(document::descriptor("Desired"), format, rest));
+}
+
+fn key_set(bytes: &[u8]) {
+    drop(trust::peek_keys(bytes));
+    if let Ok((set, _)) = trust::read_keys(bytes, None) {
+        drop(trust::read_keys(bytes, Some(&set)).expect("it was read before"));
+        drop(trust::Envelope::read(bytes).map(|it| it.open(&set).map(|it| it.claims)));
+    }
+}
+
+fn batch(bytes: &[u8]) {
+    if let Ok(batch) = wire::decode(bytes) {
+        drop(wire::records(&batch));
+    }
+}
+
+/// Every whole record of it, over whatever is between them.
+fn a_segment(bytes: &[u8]) {
+    _ = segment::Header::decode(bytes);
+    let mut at = 0;
+    while let Some(record) = segment::next_record(bytes, at) {
+        assert!(record.end > at, "it goes on");
+        at = record.end;
+    }
+}
+
+/// What a line says after a request, in two pieces.
+fn rtu_answer(bytes: &[u8]) {
+    let Some(([table, count], heard)) = bytes.split_first_chunk() else { return };
+    let tables =
+        [Table::Coils, Table::DiscreteInputs, Table::HoldingRegisters, Table::InputRegisters];
+    let table = tables[usize::from(*table) % tables.len()];
+    let Ok(request) = Request::read(table, 0x100, u16::from(*count)) else { return };
+    let sent = rtu::frame(1, &request);
+    let mut listener = Listener::new(1, &request, &sent);
+    let (first, rest) = heard.split_at(heard.len() / 2);
+    listener.hear(first);
+    _ = listener.answer();
+    listener.hear(rest);
+    _ = listener.answer();
+}
+
+/// What is understood of a beginning holds when more comes.
+fn proxy_header(bytes: &[u8]) {
+    let (half, whole) = (proxy::read(&bytes[..bytes.len() / 2]), proxy::read(bytes));
+    assert!(half == proxy::Header::More || half == whole, "{half:?} became {whole:?}");
+}
+
+/// However a connection's bytes come, they are refused or not; what for may differ.
+fn http1(bytes: &[u8]) {
+    let (mut whole, mut cut) = (strict::Guard::default(), strict::Guard::default());
+    let at_once = whole.feed(bytes);
+    let one_by_one = bytes.iter().try_for_each(|byte| cut.feed(std::slice::from_ref(byte)));
+    assert_eq!(at_once.is_ok(), one_by_one.is_ok(), "{at_once:?}, {one_by_one:?}");
+}
+
+fn route_table(bytes: &[u8]) {
+    if let Ok(mesh) = v1::Mesh::decode(bytes) {
+        drop(purlin_mesh::wire::table(1, &mesh));
+    }
 }

@@ -15,7 +15,7 @@ pub mod boot;
 mod broker;
 pub mod cdi;
 pub mod clock;
-mod document;
+pub mod document;
 pub mod door;
 mod enforce;
 pub mod helper;

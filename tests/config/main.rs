@@ -20,6 +20,7 @@ use purlin_tests::{
 use serde_json::Value;
 
 mod fleet;
+mod power;
 mod trial;
 
 /// How long a document may take from the broker into force, and back.
@@ -45,7 +46,8 @@ fn main() -> ExitCode {
         .chain(trial::remote())
         .chain(fleet::tests())
         .map(|test| test.needs(&mosquitto));
-    purlin_tests::run(local.into_iter().chain(trial::local()).chain(remote))
+    let local = local.into_iter().chain(trial::local()).chain(power::tests());
+    purlin_tests::run(local.chain(remote))
 }
 
 const GOOD: &str = r#"

@@ -54,7 +54,7 @@ fn interval(node: &Node) -> Result<String> {
 }
 
 /// Waits until the document on trial is well.
-fn well(node: &Node) -> Result<api::ConfigTrial> {
+pub fn well(node: &Node) -> Result<api::ConfigTrial> {
     wait::until("a trial that is well", ROUND_TRIP, || {
         let config = node.config().map_err(|e| format!("{e:?}"))?;
         let trial = config.trial.ok_or("no trial")?;

@@ -89,7 +89,7 @@ fn cut_at(
     random: &mut Random,
 ) -> Result<&'static [bool]> {
     let cutter = disk.arm()?;
-    let path = lab.file("new.toml", &document(new))?.display().to_string();
+    let path = lab.file("new.toml", document(new))?.display().to_string();
     let attempt = ["config", "try", &path, "--for", "10m"];
     match step {
         Step::Offered => {}

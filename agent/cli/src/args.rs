@@ -1042,6 +1042,14 @@ Examples:
         #[arg(long = "gen", value_name = "N")]
         generation: Option<u64>,
     },
+    /// Print the JSON Schema of documents, for an editor that completes and checks them
+    ///
+    /// Every field with what it is, its limits and its default.
+    #[command(after_help = "\
+Examples:
+  purlin config schema > desired.schema.json
+  #:schema ./desired.schema.json         first line of a TOML document (taplo)")]
+    Schema,
     /// Print the agent's own file, with every key, its default and what it is for
     #[command(after_help = "\
 Examples:

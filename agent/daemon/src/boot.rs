@@ -432,15 +432,9 @@ fn field_comment(descriptor: &MessageDescriptor, field: &FieldDescriptor) -> Str
     comment(descriptor, field.path())
 }
 
-/// The comment that stands before a definition in its `.proto` file.
 fn comment(descriptor: &MessageDescriptor, path: &[i32]) -> String {
-    let file = descriptor.parent_file();
-    let locations = file.file_descriptor_proto().source_code_info.as_ref();
-    let leading = locations
-        .and_then(|info| info.location.iter().find(|location| location.path == path))
-        .and_then(|location| location.leading_comments.clone())
-        .unwrap_or_default();
-    leading.lines().map(|line| format!("#{}\n", line.trim_end())).collect()
+    let comment = document::comment(descriptor, path);
+    comment.lines().map(|line| format!("#{}\n", line.trim_end())).collect()
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use purlin_core::settings::Refusal;
 use purlin_proto::api;
 use serde_json::Value as Json;
 
+pub mod schema;
+
 /// Largest document that is looked at. The uplink announces more to the broker,
 /// so that one too large still arrives and can be refused with a reason.
 pub const MAX_BYTES: usize = 256 << 10;
@@ -48,6 +50,16 @@ impl Format {
 pub fn descriptor(name: &str) -> MessageDescriptor {
     (purlin_proto::DESCRIPTORS.get_message_by_name(&format!("purlin.v1.{name}")))
         .expect("the message is compiled into purlin-proto")
+}
+
+/// The comment that stands before a definition in its `.proto` file, a space before each
+/// line.
+pub fn comment(descriptor: &MessageDescriptor, path: &[i32]) -> String {
+    let file = descriptor.parent_file();
+    let locations = file.file_descriptor_proto().source_code_info.as_ref();
+    let location =
+        locations.and_then(|info| info.location.iter().find(|location| location.path == path));
+    location.and_then(|location| location.leading_comments.clone()).unwrap_or_default()
 }
 
 /// Reads a document as message `M` of the given descriptor: what could be read,

@@ -4,7 +4,11 @@
 //! A document goes to the agent as it was written; nothing here reads it. What is
 //! said of it is what the agent said ([`page`]).
 
-use purlin_daemon::{boot, offline};
+use purlin_daemon::{
+    boot,
+    document::{descriptor, schema},
+    offline,
+};
 use purlin_proto::api::{self, Plan, Verdict};
 
 use crate::{
@@ -25,6 +29,11 @@ pub use self::page::applied;
 pub async fn run(command: &ConfigCommand, global: &Global, output: &Output) -> Ended {
     match command {
         ConfigCommand::Default => print_default(output),
+        ConfigCommand::Schema => {
+            let schema = schema::of(&descriptor("Desired"));
+            output.text(&format!("{schema:#}\n"))?;
+            Ok(Exit::Ok)
+        }
         ConfigCommand::Show { generation: None } => {
             let client = Client::find(global)?;
             let fetch = async || client.get_or_read("/v1/config", offline::config).await;

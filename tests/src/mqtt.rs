@@ -31,6 +31,12 @@ pub enum Packet {
     Other,
 }
 
+/// A PUBACK with a reason code (3.4.2).
+pub fn puback(id: u16, reason: u8) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    vec![0x40, 3, high, low, reason]
+}
+
 /// Cuts a byte stream into packets.
 #[derive(Debug, Default)]
 pub struct Stream {

@@ -41,6 +41,8 @@ pub enum Behaviour {
     Hang,
     /// Passes on half of each PUBLISH and cuts the connection.
     Cut,
+    /// Answers each batch of metrics itself, with this reason code.
+    Answer(u8),
 }
 
 /// Who a record is, apart from its node: incarnation and class.
@@ -259,7 +261,7 @@ impl Shared {
                         continue;
                     }
                     Behaviour::Refuse => return Ok(()),
-                    Behaviour::Forward | Behaviour::Cut => {}
+                    Behaviour::Forward | Behaviour::Cut | Behaviour::Answer(_) => {}
                 }
                 match from.read(&mut buffer) {
                     Ok(0) => return Ok(()),
@@ -270,6 +272,7 @@ impl Shared {
                 while let Some(packet) = stream.packet()? {
                     match noted(&packet) {
                         Next::Pass => to.write_all(&packet).map_err(text)?,
+                        Next::Answer(bytes) => from.write_all(&bytes).map_err(text)?,
                         Next::Cut => {
                             return to.write_all(&packet[..packet.len() / 2]).map_err(text);
                         }
@@ -291,8 +294,12 @@ impl Shared {
                 return Next::Pass;
             }
         };
-        if self.behaviour() == Behaviour::Cut {
-            return Next::Cut;
+        match (self.behaviour(), id) {
+            (Behaviour::Cut, _) => return Next::Cut,
+            (Behaviour::Answer(reason), Some(id)) if topic.ends_with("/metric") => {
+                return Next::Answer(mqtt::puback(id, reason));
+            }
+            _ => {}
         }
         if let Some(hash) = topic.split_once("/dict/").map(|(_, hash)| hash) {
             if let Err(e) = self.dictionary(hash, &payload) {
@@ -348,6 +355,8 @@ impl Shared {
 /// What becomes of a packet.
 enum Next {
     Pass,
+    /// It goes no further, and this goes back.
+    Answer(Vec<u8>),
     Cut,
 }
 

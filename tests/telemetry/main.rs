@@ -1,7 +1,8 @@
 //! What is measured reaches the core, whatever the broker does (absent, refusing,
 //! hanging, cutting connections, denying a topic), whatever the disk does ([`disk`],
-//! [`power`]), whatever the network does ([`netns`]), in a form that others read
-//! ([`decoder`]), by hand ([`carry`]), and what of it is seen on the node ([`local`]).
+//! [`power`]), whatever the network does ([`netns`]), behind TLS and a proxy ([`secure`]),
+//! in a form that others read ([`decoder`]), by hand ([`carry`]), and what of it is seen
+//! on the node ([`local`]).
 
 #![forbid(unsafe_code)]
 
@@ -20,11 +21,12 @@ mod disk;
 mod local;
 mod netns;
 mod power;
+mod secure;
 
 use prost::Message;
 use purlin_proto::{
     api::{Link, LinkState, QueueClass},
-    v1::{Batch, Class, Numbered, Record},
+    v1::{Batch, Cause, Class, Gap, Numbered, Record},
 };
 use purlin_tests::{
     Behaviour, Broker, Lab, Need, Node, Proxy, Result, ensure, lab::Test, node::class, proxy::Log,
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         }),
         test("a_broker_that_turns_bad_later_loses_no_record", 180, turns_bad),
         test("a_denied_publish_is_not_taken_for_success", 180, denied),
+        test("each_reason_code_holds_or_leaves_out_or_warns", 180, reasons),
         test("without_an_endpoint_it_spools", 60, spools),
         test("an_alarm_reaches_everybody_once_and_outlives_a_restart", 180, alarm::whole),
         test("the_observer_counts_what_another_client_sends", 60, observer)
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
     all.extend(local::tests());
     all.extend(netns::tests());
     all.extend(power::tests());
+    all.extend(secure::tests());
     purlin_tests::run(all)
 }
 
@@ -117,6 +121,63 @@ fn denied(lab: &Lab) -> Result {
     fs::write(&acl, "topic readwrite #\n")?;
     broker.restart()?;
     everything_arrives(&mut node, &proxy)
+}
+
+/// What each code of a PUBACK becomes, by an agent on a real line.
+fn reasons(lab: &Lab) -> Result {
+    let broker = Broker::start(lab)?;
+    let proxy = Proxy::start(broker.port())?;
+    let mut node = fast_node(lab, &proxy)?;
+    node.start()?;
+    wait_for_link(&node, |link| link.acked_records > 0)?;
+    let quick = lab.file("quick.toml", "version = 1\n[spool]\ncommit_window_s = 1\n")?;
+    let applied = node.cli_for(60, &["config", "apply", &quick.display().to_string()])?;
+    ensure!(applied.code == 0, "{applied:?}");
+    // Held: the cursor stands, and the link says why and what to do.
+    let held = [
+        (0x80, "UnspecifiedError (0x80)"),
+        (0x83, "ImplementationSpecificError (0x83)"),
+        (0x87, "access rules"),
+        (0x90, "TopicNameInvalid (0x90)"),
+        (0x91, "PacketIdentifierInUse (0x91)"),
+        (0x95, "too large"),
+        (0x97, "quota"),
+    ];
+    for (code, says) in held {
+        let before = metric(&node)?;
+        proxy.behave(Behaviour::Answer(code));
+        wait_for_link(&node, |it| it.last_error.as_ref().is_some_and(|it| it.contains(says)))
+            .map_err(|e| format!("0x{code:02x}: {e:?}"))?;
+        let after = metric(&node)?;
+        // What was on its way when the answers changed may have been taken still.
+        ensure!(after.acked_seq < after.durable_seq, "0x{code:02x}: {before:?}, then {after:?}");
+        ensure!(after.refused == 0, "0x{code:02x} leaves nothing out: {after:?}");
+        let acked = after.acked_seq;
+        proxy.behave(Behaviour::Forward);
+        wait::until("it goes on", RECOVERY, || {
+            let metric = metric(&node).map_err(|e| format!("{e:?}"))?;
+            if metric.acked_seq > acked { Ok(()) } else { Err(format!("{metric:?}")) }
+        })?;
+    }
+    // Taken, and told: nobody heard it.
+    let unheard = node.link()?.unheard;
+    proxy.behave(Behaviour::Answer(0x10));
+    wait_for_link(&node, |link| link.unheard > unheard)?;
+    ensure!(node.log()?.contains("nobody who reads this"), "a warning");
+    // Left out, and a gap.
+    proxy.behave(Behaviour::Answer(0x99));
+    let refused = wait::until("some are left out", RECOVERY, || {
+        let metric = metric(&node).map_err(|e| format!("{e:?}"))?;
+        if metric.refused > 0 { Ok(metric) } else { Err(format!("{metric:?}")) }
+    })?;
+    proxy.behave(Behaviour::Forward);
+    wait::until("the core is told", RECOVERY, || {
+        let told = |it: &&(Log, Gap)| it.1.cause() == Cause::Refused;
+        match proxy.observed().gaps.iter().find(told) {
+            Some(_) => Ok(()),
+            None => Err(format!("{refused:?}")),
+        }
+    })
 }
 
 fn spools(lab: &Lab) -> Result {

@@ -58,8 +58,8 @@ pub struct Boot {
     pub trust_anchors: Option<PathBuf>,
     /// PEM files of the node's own certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// HTTP proxy on the way to the broker: host and port.
-    pub proxy: Option<(String, u16)>,
+    /// HTTP proxy on the way to the broker.
+    pub proxy: Option<Proxy>,
     /// Key set of the fleet; with it, documents from the uplink must be signed.
     pub trust_keys: Option<PathBuf>,
     /// Port of the embedded broker.
@@ -70,6 +70,17 @@ pub struct Boot {
     pub oci_fail_closed: bool,
     /// Set by this project's own tests alone.
     pub test: v1::AgentTest,
+}
+
+/// An HTTP proxy that is asked to connect us (CONNECT).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Name or address, an IPv6 address without its brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// User name, and the file that holds the password.
+    pub login: Option<(String, PathBuf)>,
 }
 
 /// How log lines are written.
@@ -162,6 +173,9 @@ impl Reader {
         let port = file.broker.unwrap_or_default().port;
         let state_dir = path(file.state_dir).unwrap_or_else(|| self.default_state_dir(mode));
         let certificate = (given(uplink.client_certificate), given(uplink.client_key));
+        let login = (given(uplink.proxy_username), given(uplink.proxy_password_file));
+        let login = self.pair("uplink.proxy_username", "uplink.proxy_password_file", login);
+        let proxy = self.proxy(uplink.proxy, login.map(|(name, file)| (name, file.into())));
         let boot = Boot {
             mode,
             fleet: self.level("fleet", file.fleet).unwrap_or("default".into()),
@@ -175,8 +189,9 @@ impl Reader {
             username: given(uplink.username),
             password_file: path(uplink.password_file),
             trust_anchors: path(uplink.trust_anchors),
-            identity: self.identity(certificate),
-            proxy: self.proxy(uplink.proxy),
+            identity: (self.pair("uplink.client_certificate", "uplink.client_key", certificate))
+                .map(|(certificate, key)| (certificate.into(), key.into())),
+            proxy,
             trust_keys: path(file.trust.unwrap_or_default().keys),
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
             nri_socket: path(file.nri.unwrap_or_default().socket),
@@ -250,32 +265,34 @@ impl Reader {
         }
     }
 
-    fn identity(&mut self, pair: (Option<String>, Option<String>)) -> Option<(PathBuf, PathBuf)> {
-        match pair {
-            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
-            (None, None) => None,
-            (Some(value), None) => {
-                let hint = "name the certificate's key too: uplink.client_key";
-                self.refuse("uplink.client_certificate", value, "one with its key", hint);
-                None
-            }
-            (None, Some(value)) => {
-                let hint = "name the key's certificate too: uplink.client_certificate";
-                self.refuse("uplink.client_key", value, "one with its certificate", hint);
-                None
-            }
-        }
+    /// Two values of which neither is worth anything without the other.
+    fn pair(
+        &mut self,
+        first: &str,
+        second: &str,
+        pair: (Option<String>, Option<String>),
+    ) -> Option<(String, String)> {
+        let (path, value, other) = match pair {
+            (Some(one), Some(two)) => return Some((one, two)),
+            (None, None) => return None,
+            (Some(value), None) => (first, value, second),
+            (None, Some(value)) => (second, value, first),
+        };
+        self.refuse(path, value, &format!("one with {other}"), &format!("name {other} too"));
+        None
     }
 
-    fn proxy(&mut self, value: Option<String>) -> Option<(String, u16)> {
+    fn proxy(&mut self, value: Option<String>, login: Option<(String, PathBuf)>) -> Option<Proxy> {
         let value = given(value)?;
         let parts = value.strip_prefix("http://").map(|it| it.trim_end_matches('/'));
         let parts = parts.and_then(|it| it.rsplit_once(':'));
         let parts = parts.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
         match parts.filter(|(host, port)| !host.is_empty() && !host.contains('@') && *port != 0) {
-            Some((host, port)) => Some((host.trim_matches(['[', ']']).to_owned(), port)),
+            Some((host, port)) => {
+                Some(Proxy { host: host.trim_matches(['[', ']']).to_owned(), port, login })
+            }
             None => {
-                let hint = "HTTP CONNECT without a password is what is spoken to it";
+                let hint = "a password stands in the file uplink.proxy_password_file";
                 self.refuse("uplink.proxy", value, "http://HOST:PORT", hint);
                 None
             }

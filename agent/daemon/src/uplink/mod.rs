@@ -703,11 +703,7 @@ impl<T: Transport> Uplink<T> {
             (Answer::Lost, _) => return Err("the connection was lost".into()),
             (Answer::RefusedForNow(why), _) => {
                 self.link.send_modify(|link| link.view.refused += 1);
-                return Err(format!(
-                    "the broker refused a publish to …/{topic}: {why}; check its access rules for \
-                     user {}",
-                    self.identity.node
-                ));
+                return Err(format!("the broker refused a publish to …/{topic}: {why}"));
             }
             (Answer::RefusedForGood(why), _) => {
                 tracing::error!(
@@ -729,6 +725,12 @@ impl<T: Transport> Uplink<T> {
             (Answer::Taken { .. }, Sent::Reported | Sent::Dictionary | Sent::Alarm { .. }) => {}
             (Answer::Taken { heard }, Sent::Batch { records, bytes, .. }) => {
                 self.backoff.succeed();
+                if !heard && self.link.borrow().view.unheard == 0 {
+                    tracing::warn!(
+                        topic,
+                        "the broker knows of nobody who reads this: is the core subscribed?"
+                    );
+                }
                 self.link.send_modify(|link| {
                     link.view.acked_batches += 1;
                     link.view.acked_records += records;

@@ -12,11 +12,9 @@ use prost::bytes::Bytes;
 use purlin_core::settings::Endpoint;
 use purlin_proto::{api, topic::Topics};
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, MqttOptions, Proxy, ProxyAuth, ProxyType, PublishNotice,
-    PublishOptions, PublishResult, QoS, TlsConfiguration, Transport as Wire,
-    mqttbytes::v5::{
-        ConnectReturnCode, DisconnectReasonCode, Packet, PubAckReason, SubscribeReasonCode,
-    },
+    AsyncClient, Event, MqttOptions, Proxy, ProxyAuth, ProxyType, PublishOptions, QoS,
+    TlsConfiguration, Transport as Wire,
+    mqttbytes::v5::{DisconnectReasonCode, Packet, SubscribeReasonCode},
 };
 use tokio::{
     net::TcpStream,
@@ -25,7 +23,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::boot;
+
 use super::{Answer, Closed, MAX_IN_FLIGHT, Message, PendingAnswer, Session, Transport};
+
+mod answer;
 
 /// Announced to the broker: over what a document may have, so that one too
 /// large still arrives and is refused with a reason.
@@ -50,8 +52,8 @@ pub struct Mqtt {
     pub trust_anchors: Option<PathBuf>,
     /// PEM files of our own certificate and its key, read anew at each connection.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// HTTP proxy that is asked to connect us (CONNECT), its host and port.
-    pub proxy: Option<(String, u16)>,
+    /// HTTP proxy that is asked to connect us (CONNECT).
+    pub proxy: Option<boot::Proxy>,
 }
 
 impl Mqtt {
@@ -64,14 +66,16 @@ impl Mqtt {
             .set_outgoing_inflight_upper_limit(MAX_IN_FLIGHT as u16)
             .set_request_channel_capacity(MAX_IN_FLIGHT);
         if let Some(path) = &self.password_file {
-            let password = std::fs::read_to_string(path).map_err(|error| {
-                format!("can't read the password file {}: {error}", path.display())
-            })?;
-            options.set_credentials(&self.username, password.trim().to_owned());
+            options.set_credentials(&self.username, password(path)?);
         }
-        if let Some((addr, port)) = &self.proxy {
-            let (ty, auth) = (ProxyType::Http, ProxyAuth::None);
-            options.set_proxy(Proxy { ty, auth, addr: addr.clone(), port: *port });
+        if let Some(boot::Proxy { host, port, login }) = &self.proxy {
+            let auth = match login {
+                None => ProxyAuth::None,
+                Some((username, path)) => {
+                    ProxyAuth::Basic { username: username.clone(), password: password(path)? }
+                }
+            };
+            options.set_proxy(Proxy { ty: ProxyType::Http, auth, addr: host.clone(), port: *port });
         }
         if endpoint.tls {
             options.set_transport(Wire::tls_with_config(self.tls()?));
@@ -97,6 +101,13 @@ impl Mqtt {
         };
         Ok(TlsConfiguration::Simple { ca, alpn: None, client_auth })
     }
+}
+
+fn password(path: &Path) -> Result<String, String> {
+    let read = std::fs::read_to_string(path);
+    let read =
+        read.map_err(|error| format!("can't read the password file {}: {error}", path.display()))?;
+    Ok(read.trim().to_owned())
 }
 
 /// One connection.
@@ -125,7 +136,7 @@ impl Connection {
                     break ack.properties.and_then(|it| it.max_packet_size);
                 }
                 Ok(_) => {}
-                Err(error) => return Err(explain(&error)),
+                Err(error) => return Err(answer::explain(&error)),
             }
         };
         let (sender, incoming) = mpsc::channel(INBOX);
@@ -145,7 +156,7 @@ impl Connection {
                         })
                     }
                     Ok(_) => continue,
-                    Err(error) => Err(Closed { why: explain(&error), too_large: false }),
+                    Err(error) => Err(answer::closed(&error)),
                 };
                 let ended = message.is_err();
                 if sender.send(message).await.is_err() || ended {
@@ -175,7 +186,7 @@ impl Session for Connection {
         let options = PublishOptions::new(QoS::AtLeastOnce).retain(message.retain);
         let notice = self.client.publish_tracked(message.topic, message.payload, options).await;
         let notice = notice.map_err(|error| error.to_string())?;
-        Ok(Box::pin(answer(notice)))
+        Ok(Box::pin(answer::answer(notice)))
     }
 
     async fn incoming(&mut self) -> Result<Message, Closed> {
@@ -196,33 +207,6 @@ impl Session for Connection {
     }
 }
 
-/// The reason code decides, not the client's "ok".
-async fn answer(notice: PublishNotice) -> Answer {
-    match notice.wait_async().await {
-        Ok(PublishResult::Qos1(ack)) => match ack.reason {
-            PubAckReason::Success => Answer::Taken { heard: true },
-            PubAckReason::NoMatchingSubscribers => Answer::Taken { heard: false },
-            PubAckReason::PayloadFormatInvalid => {
-                Answer::RefusedForGood(format!("{:?}", ack.reason))
-            }
-            reason => Answer::RefusedForNow(format!("{reason:?}")),
-        },
-        _ => Answer::Lost,
-    }
-}
-
-fn explain(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::ConnectionRefused(
-            code @ (ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized),
-        ) => format!(
-            "the broker refused us: {code:?}; check uplink.username and uplink.password_file"
-        ),
-        ConnectionError::ConnectionRefused(code) => format!("the broker refused us: {code:?}"),
-        other => other.to_string(),
-    }
-}
-
 /// One attempt, step by step, beside the connection that is in use.
 pub async fn test(mqtt: &Mqtt, endpoint: &Endpoint, topics: &Topics) -> api::LinkTest {
     let mut test = Test { steps: Vec::new() };
@@ -236,15 +220,17 @@ struct Test {
 
 impl Test {
     async fn run(&mut self, mqtt: &Mqtt, endpoint: &Endpoint, topics: &Topics) -> Option<()> {
-        let address = format!("{}:{}", endpoint.host, endpoint.port);
+        let (who, host, port) = match &mqtt.proxy {
+            None => ("broker", endpoint.host.as_str(), endpoint.port),
+            Some(proxy) => ("proxy", proxy.host.as_str(), proxy.port),
+        };
         let tcp = async {
-            let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await;
-            let stream = stream.map_err(|error| {
-                format!("{error}; is the broker running there, and does a firewall let us through?")
+            let stream = TcpStream::connect((host, port)).await.map_err(|error| {
+                format!("{error}; is the {who} running there, and does a firewall let us through?")
             })?;
             Ok((format!("from {}", stream.local_addr().map_or("?".into(), |a| a.to_string())), ()))
         };
-        self.step(format!("connect tcp {address}"), tcp).await?;
+        self.step(format!("connect tcp {host}:{port}"), tcp).await?;
         let connect = async {
             let options = mqtt.options(endpoint, &format!("{}-test", mqtt.client_id))?;
             Ok((format!("as user {}", mqtt.username), Connection::open(options).await?))
@@ -263,10 +249,7 @@ impl Test {
                 Answer::Taken { heard: false } => {
                     Ok(("acknowledged; nobody subscribes to it, which is no fault".into(), ()))
                 }
-                Answer::RefusedForGood(why) | Answer::RefusedForNow(why) => Err(format!(
-                    "{why}; check the broker's access rules for user {}",
-                    mqtt.username
-                )),
+                Answer::RefusedForGood(why) | Answer::RefusedForNow(why) => Err(why),
                 Answer::Lost => Err("the broker closed the connection instead of answering".into()),
             }
         };

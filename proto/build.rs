@@ -3,13 +3,14 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "purlin/v1/agent.proto",
     "purlin/v1/desired.proto",
     "purlin/v1/history.proto",
     "purlin/v1/ledger.proto",
     "purlin/v1/mesh.proto",
     "purlin/v1/placement.proto",
+    "purlin/v1/relay.proto",
     "purlin/v1/reported.proto",
     "purlin/v1/telemetry.proto",
     "purlin/v1/trust.proto",

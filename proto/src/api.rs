@@ -266,6 +266,9 @@ pub struct Link {
     pub state: LinkState,
     /// The broker, e.g. `mqtt://127.0.0.1:18830`; absent when none is configured.
     pub endpoint: Option<String>,
+    /// The peer that sends on, or is asked to, while no broker can be reached.
+    #[serde(default)]
+    pub via: Option<String>,
     /// Client id in use.
     pub client_id: String,
     /// When the state was entered.
@@ -296,6 +299,13 @@ pub struct Link {
     pub refused: u64,
     /// Publishes acknowledged to nobody (no matching subscribers).
     pub unheard: u64,
+    /// Frames of peers that were sent on since the agent started, as the broker
+    /// acknowledged them.
+    #[serde(default)]
+    pub carried_frames: u64,
+    /// Their bytes of payload.
+    #[serde(default)]
+    pub carried_bytes: u64,
 }
 
 /// Where the uplink stands.
@@ -309,6 +319,8 @@ pub enum LinkState {
     Connecting,
     /// The broker has accepted us.
     Up,
+    /// No broker can be reached: a peer of the rack sends our records on.
+    Relayed,
     /// Waiting for the next attempt.
     Down,
 }

@@ -1,6 +1,6 @@
 //! What is measured reaches the core, whatever the broker does (absent, refusing,
 //! hanging, cutting connections, denying a topic), whatever the disk does ([`disk`],
-//! [`power`]), whatever the network does ([`netns`]), behind TLS and a proxy ([`secure`]),
+//! [`power`]), whatever the network does ([`netns`]), behind TLS and a proxy ([`secure`]), through a peer ([`relay`]),
 //! in a form that others read ([`decoder`]), by hand ([`carry`]), and what of it is seen
 //! on the node ([`local`]).
 
@@ -21,6 +21,7 @@ mod disk;
 mod local;
 mod netns;
 mod power;
+mod relay;
 mod secure;
 
 use prost::Message;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
     all.extend(local::tests());
     all.extend(netns::tests());
     all.extend(power::tests());
+    all.extend(relay::tests());
     all.extend(secure::tests());
     purlin_tests::run(all)
 }

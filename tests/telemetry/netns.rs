@@ -20,7 +20,7 @@ use purlin_tests::{
 };
 
 /// For the agent, which the subscriber is not.
-const PORT: u16 = 1883;
+pub const PORT: u16 = 1883;
 /// For the subscriber.
 const OTHER_PORT: u16 = 1884;
 /// Batches that the agent has on their way at once (`uplink::MAX_IN_FLIGHT`).
@@ -52,18 +52,10 @@ type Rule = (&'static str, u64);
 
 fn bad_network(lab: &Lab, lines: &str, rules: &[Rule]) -> Result {
     let net = Net::new()?;
-    let config = format!(
-        "per_listener_settings false\nlistener {PORT} 127.0.0.1\nlistener {OTHER_PORT} 127.0.0.1\n\
-         allow_anonymous true\npersistence false\nuser root\nlog_dest stderr\n{lines}\n"
-    );
-    let config = lab.file("mosquitto.conf", config)?;
-    let log = File::create(lab.dir().join("mosquitto.log"))?;
-    let mut broker = net.command("mosquitto");
-    broker.arg("-c").arg(config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let _broker = Process::start(&mut broker)?;
+    let _broker = net.broker(lab, lines)?;
     let messages = lab.dir().join("messages");
     let _subscriber = wait::until("the subscriber", SOON, || {
-        net.subscribe(&messages).map_err(|e| format!("{e:?}"))
+        net.subscribe(&messages, "purlin/v1/lab/node/#").map_err(|e| format!("{e:?}"))
     })?;
 
     let mut node = Node::new(lab, "node")?;
@@ -133,10 +125,10 @@ fn reconcile(messages: &PathBuf, durable: u64, connects: u64) -> Result {
 }
 
 /// A network namespace that lives as long as it.
-struct Net(Process);
+pub struct Net(Process);
 
 impl Net {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let mut holder = Command::new("unshare");
         holder.args(["--net", "sleep", "300"]).stdin(Stdio::null());
         let net = Self(Process::start(&mut holder)?);
@@ -151,11 +143,11 @@ impl Net {
         Ok(net)
     }
 
-    fn pid(&self) -> String {
+    pub fn pid(&self) -> String {
         self.0.pid().to_string()
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.pid(), "-n", program]);
         command
@@ -168,19 +160,28 @@ impl Net {
              chain in {{\ntype filter hook input priority 0;\n\
              tcp dport {PORT} {rule}\ntcp sport {PORT} {rule}\n}}\n}}\n"
         );
-        let mut nft = self.command("nft");
-        let mut child = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
-        std::io::Write::write_all(&mut child.stdin.take().ok_or("no input")?, table.as_bytes())?;
-        let status = child.wait()?;
-        ensure!(status.success(), "nft, with {rule}: {status}");
-        Ok(())
+        nft(self, &table)
+    }
+
+    /// A mosquitto in it, for agents and for the subscriber.
+    pub fn broker(&self, lab: &Lab, lines: &str) -> Result<Process> {
+        let config = format!(
+            "per_listener_settings false\nlistener {PORT} 127.0.0.1\nlistener {OTHER_PORT} \
+             127.0.0.1\nallow_anonymous true\npersistence false\nuser root\nlog_dest stderr\n\
+             {lines}\n"
+        );
+        let config = lab.file("mosquitto.conf", config)?;
+        let log = File::create(lab.dir().join("mosquitto.log"))?;
+        let mut broker = self.command("mosquitto");
+        broker.arg("-c").arg(config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Process::start(&mut broker)
     }
 
     /// A subscriber that has subscribed.
-    fn subscribe(&self, to: &PathBuf) -> Result<Process> {
+    pub fn subscribe(&self, to: &PathBuf, topic: &str) -> Result<Process> {
         let mut command = self.command("mosquitto_sub");
         command.args(["-V", "5", "-h", "127.0.0.1", "-p", &OTHER_PORT.to_string(), "-q", "1"]);
-        command.args(["-t", "purlin/v1/lab/node/#", "-F", "%t %x"]);
+        command.args(["-t", topic, "-F", "%t %x"]);
         let log = to.with_extension("log");
         command.stdin(Stdio::null()).stdout(File::create(to)?).stderr(File::create(&log)?);
         let process = Process::start(&mut command)?;
@@ -188,4 +189,14 @@ impl Net {
         ensure!(process.ended()?.is_none(), "mosquitto_sub ended");
         Ok(process)
     }
+}
+
+/// Loads a table into a namespace.
+pub fn nft(net: &Net, table: &str) -> Result {
+    let mut nft = net.command("nft");
+    let mut child = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
+    std::io::Write::write_all(&mut child.stdin.take().ok_or("no input")?, table.as_bytes())?;
+    let status = child.wait()?;
+    ensure!(status.success(), "nft: {status}, of {table}");
+    Ok(())
 }

@@ -39,13 +39,13 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// An authority, and its certificate in a file.
-struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
-    file: PathBuf,
+    pub file: PathBuf,
 }
 
 impl Authority {
-    fn new(lab: &Lab, name: &str) -> Result<Self> {
+    pub fn new(lab: &Lab, name: &str) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -55,10 +55,13 @@ impl Authority {
     }
 
     /// Writes a certificate and its key as `to.pem` and `to.key`.
-    fn issue(&self, name: &str, to: &Path, ends_in: i32) -> Result {
+    pub fn issue(&self, name: &str, to: &Path, ends_in: i32) -> Result {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
-        params.subject_alt_names = vec![SanType::IpAddress(Ipv4Addr::LOCALHOST.into())];
+        params.subject_alt_names = vec![
+            SanType::DnsName(name.try_into()?),
+            SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
+        ];
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(ends_in, 1, 1);
         let key = KeyPair::generate()?;
@@ -69,7 +72,7 @@ impl Authority {
 }
 
 const EXPIRED: i32 = 2021;
-const VALID: i32 = 4000;
+pub const VALID: i32 = 4000;
 
 struct Case {
     ours: Authority,

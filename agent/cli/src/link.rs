@@ -37,6 +37,10 @@ pub fn summary(link: &Link, width: Width) -> String {
         LinkState::Unconfigured => (AnsiColor::Yellow, "no endpoint: records stay here".into()),
         LinkState::Connecting => (AnsiColor::Yellow, format!("connecting since {since}  {to}")),
         LinkState::Up => (AnsiColor::Green, format!("up since {since}  {to}")),
+        LinkState::Relayed => {
+            let via = link.via.as_deref().unwrap_or_default();
+            (AnsiColor::Yellow, format!("no broker; sent on since {since} by {via}"))
+        }
         LinkState::Down => (AnsiColor::Red, format!("down since {since}  {to}")),
     };
     paint(color.on_default(), &pair("link", &text, width))
@@ -66,6 +70,16 @@ fn sent_today(link: &Link) -> String {
     }
 }
 
+/// What was sent on for others, if anything was.
+fn carried(link: &Link, width: Width) -> String {
+    if link.carried_frames == 0 {
+        return String::new();
+    }
+    let frames = units::count(link.carried_frames, "frame", "frames");
+    let text = format!("{frames} of peers, {}", units::size(link.carried_bytes));
+    pair("sent on", &text, width)
+}
+
 fn attempts(link: &Link) -> String {
     units::count(link.attempts.into(), "attempt", "attempts")
 }
@@ -88,6 +102,7 @@ impl Page for Link {
             pair("sent today", &sent_today(self), width),
             pair("refused", &self.refused.to_string(), width),
             pair("unheard", &self.unheard.to_string(), width),
+            carried(self, width),
         ];
         lines.concat()
     }

@@ -86,8 +86,8 @@ impl Pacer {
         self.left = self.left.saturating_sub_unsigned(bytes);
     }
 
-    /// How long until the bucket has something again.
-    fn owed(&mut self, now: Duration) -> Option<Duration> {
+    /// How long until the bucket has something again, if it has nothing.
+    pub fn owed(&mut self, now: Duration) -> Option<Duration> {
         self.fill(now);
         let rate = self.bytes_a_second?.max(1);
         let owed = self.left.checked_neg().filter(|owed| *owed > 0)?;

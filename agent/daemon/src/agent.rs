@@ -18,6 +18,7 @@
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
 //! | `webhook` | `Shown` | posts on site |
+//! | `relay` | frames of peers whose uplink is down | hands them to `uplink` |
 //! | `uplink` | the spool, `Reported`, `Shown` | `Link`, documents to `config` |
 //! | `api` | all of these | JSON over the socket |
 //!
@@ -68,7 +69,7 @@ use crate::{
     state::StateDir,
     status,
     tasks::{Board, Tasks},
-    uplink::{self, Uplink, mqtt::Mqtt},
+    uplink::{self, Uplink, mqtt::Mqtt, relay},
 };
 
 /// Documents and questions that may wait for the configuration's owner.
@@ -390,6 +391,7 @@ impl Opened {
         };
         let handover = Arc::new(handover);
         tasks.spawn_until_done("mesh", move || mesh::run(handover.clone()));
+        let (carrying, carried) = mpsc::channel(relay::MAX_CARRIED);
         let wiring = uplink::Wiring {
             identity: identity.clone(),
             spool: spool.clone(),
@@ -400,8 +402,20 @@ impl Opened {
             link,
             stop: stop.clone(),
             sent_today: state.path().join("sent-today"),
+            peers: boot.relay.as_ref().map_or(Vec::new(), |relay| relay.peers.clone()),
+            carried: Arc::new(Mutex::new(carried)),
         };
-        let transport = mqtt.clone();
+        let peer = boot.relay.clone().map(|config| relay::peer::Server {
+            config: Arc::new(config),
+            identity: identity.clone(),
+            carried: carrying,
+            link: link_now.clone(),
+        });
+        let relay = peer.as_ref().map(|peer| (peer.config.clone(), peer.identity.clone()));
+        let transport = uplink::Rack { mqtt: mqtt.clone(), relay };
+        if let Some(peer) = peer.filter(|peer| peer.config.listen.is_some()) {
+            tasks.spawn("relay", move || peer.clone().run());
+        }
         // It says goodbye to the broker by itself.
         tasks.spawn_until_done("uplink", move || {
             let (transport, wiring) = (transport.clone(), wiring.clone());

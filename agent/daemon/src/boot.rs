@@ -18,7 +18,7 @@ use purlin_proto::{
 };
 use serde_json::Value as Json;
 
-use crate::{document, state};
+use crate::{document, state, uplink::relay};
 
 /// The file whose presence means: this is a node's service.
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
@@ -60,6 +60,8 @@ pub struct Boot {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// HTTP proxy on the way to the broker.
     pub proxy: Option<Proxy>,
+    /// Who sends on for whom in the rack, if anybody does.
+    pub relay: Option<relay::Config>,
     /// Key set of the fleet; with it, documents from the uplink must be signed.
     pub trust_keys: Option<PathBuf>,
     /// Port of the embedded broker.
@@ -71,6 +73,9 @@ pub struct Boot {
     /// Set by this project's own tests alone.
     pub test: v1::AgentTest,
 }
+
+/// Peers that are asked to send on: a round over more would take a minute.
+const MAX_PEERS: usize = 8;
 
 /// An HTTP proxy that is asked to connect us (CONNECT).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,6 +197,7 @@ impl Reader {
             identity: (self.pair("uplink.client_certificate", "uplink.client_key", certificate))
                 .map(|(certificate, key)| (certificate.into(), key.into())),
             proxy,
+            relay: self.relay(file.relay.unwrap_or_default()),
             trust_keys: path(file.trust.unwrap_or_default().keys),
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
             nri_socket: path(file.nri.unwrap_or_default().socket),
@@ -299,6 +305,61 @@ impl Reader {
         }
     }
 
+    fn relay(&mut self, relay: v1::AgentRelay) -> Option<relay::Config> {
+        let listen = given(relay.listen).and_then(|value| match value.parse() {
+            Ok(address) => Some(address),
+            Err(_) => {
+                let limit = "an address and a port, such as 10.0.0.7:18840";
+                self.refuse("relay.listen", value, limit, "name one of this node's");
+                None
+            }
+        });
+        let texts = given(relay.peers).unwrap_or_default();
+        let texts: Vec<&str> =
+            texts.split(',').map(str::trim).filter(|it| !it.is_empty()).collect();
+        if texts.len() > MAX_PEERS {
+            let limit = format!("at most {MAX_PEERS} peers");
+            self.refuse("relay.peers", texts.len().to_string(), &limit, "name the nearest");
+        }
+        let mut peers = Vec::new();
+        for text in texts.into_iter().take(MAX_PEERS) {
+            let parts = text.split_once('=').filter(|(node, _)| topic::is_level(node));
+            match parts.filter(|(_, address)| has_port(address)) {
+                Some((node, address)) => {
+                    peers.push(relay::Peer { node: node.into(), address: address.into() });
+                }
+                None => self.refuse(
+                    "relay.peers",
+                    text.into(),
+                    "NODE=HOST:PORT",
+                    "name a node of the rack by its id",
+                ),
+            }
+        }
+        if listen.is_none() && peers.is_empty() {
+            return None;
+        }
+        let files = [
+            ("relay.certificate", relay.certificate),
+            ("relay.key", relay.key),
+            ("relay.trust_anchors", relay.trust_anchors),
+        ];
+        let [certificate, key, trust_anchors] = files.map(|(key, value)| {
+            let file = path(value);
+            if file.is_none() {
+                self.refuse(key, String::new(), "a PEM file", "nodes know each other by it");
+            }
+            file
+        });
+        Some(relay::Config {
+            listen,
+            peers,
+            certificate: certificate?,
+            key: key?,
+            trust_anchors: trust_anchors?,
+        })
+    }
+
     fn port(&mut self, path: &str, value: Option<u32>) -> Option<u16> {
         match u16::try_from(value?) {
             Ok(port) if port != 0 => Some(port),
@@ -327,6 +388,12 @@ pub fn mesh_socket(agents: &Path) -> PathBuf {
         true => "/run/purlin-mesh/mesh.sock".into(),
         false => agents.with_file_name("mesh.sock"),
     }
+}
+
+/// Whether it ends in a port; the host is for the resolver to judge.
+fn has_port(address: &str) -> bool {
+    let parts = address.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0))
 }
 
 /// A value that was given: an empty one stands for none.
@@ -497,7 +564,7 @@ mod tests {
             &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
             expect![[r#"
                 broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
-                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, trust, test; did you mean "fleet"? (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, trust, relay, test; did you mean "fleet"? (in FILE))
                 node: 7 (may be text in quotes; correct this value (in FILE))
                 test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
             "#]],

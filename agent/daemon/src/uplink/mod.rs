@@ -11,6 +11,9 @@
 //! [`purlin_core::pacing`]. Of several brokers the first that answers is used, and a
 //! better one again as soon as it does ([`purlin_core::failover`]).
 //!
+//! When no broker can be reached, a peer of the rack that reaches one sends on for this
+//! node ([`relay`]): to the rules here it is one more way, after all brokers.
+//!
 //! MQTT itself is behind [`Transport`], so that the rules here are tested
 //! against a broker that misbehaves on demand.
 
@@ -34,7 +37,7 @@ use purlin_core::{
 };
 use purlin_proto::{api, topic::Topics, v1};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Mutex, mpsc, oneshot, watch},
     task::JoinSet,
     time::{self, Instant},
 };
@@ -48,9 +51,13 @@ use crate::{
 };
 
 pub mod mqtt;
+pub mod relay;
 mod sent_today;
+mod way;
 
+use relay::{Carry, MAX_CARRIED, Peer};
 use sent_today::SentToday;
+pub use way::{Rack, Way};
 
 /// What is read for a batch: large enough that a backlog drains at the link's speed
 /// (docs/decisions/002), small enough for any broker's limit.
@@ -70,6 +77,9 @@ const CLOSED_WITHIN: Duration = Duration::from_millis(200);
 /// A message's bytes beside its payload, at most: four levels of at most 64 bytes, what
 /// stands between them, and MQTT's own header.
 const TOPIC_BYTES: usize = 400;
+/// While a peer sends on, our own brokers are tried this often: what the core wants comes
+/// over them alone.
+const OWN_AGAIN: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
 
@@ -82,6 +92,14 @@ pub trait Transport: Clone + Send + Sync + 'static {
         &self,
         endpoint: &Endpoint,
     ) -> impl Future<Output = Result<Self::Session, String>> + Send;
+    /// Connects to a peer that sends on for this node, where the rack has a way for it.
+    fn connect_peer(
+        &self,
+        peer: &Peer,
+    ) -> impl Future<Output = Result<Self::Session, String>> + Send {
+        let error = format!("there is no way to {peer}");
+        async { Err(error) }
+    }
 }
 
 /// One connection to a broker; dropping it closes it.
@@ -97,6 +115,11 @@ pub trait Session: Send {
     fn incoming(&mut self) -> impl Future<Output = Result<Message, Closed>> + Send;
     /// The most that the broker takes in one message, topic and all, if it said so.
     fn max_message(&self) -> Option<usize>;
+    /// Whether it is a broker at the other end: it keeps documents, and brings them. A
+    /// peer takes what is this node's own records, and nothing else.
+    fn is_broker(&self) -> bool {
+        true
+    }
     /// Says goodbye; bounded in time.
     fn disconnect(self) -> impl Future<Output = ()> + Send;
 }
@@ -151,6 +174,8 @@ pub enum Answer {
 pub struct Link {
     view: api::Link,
     retry_at: Option<Instant>,
+    /// The most that the broker takes in one message, while it is up.
+    max_message: usize,
 }
 
 impl Link {
@@ -177,6 +202,8 @@ pub struct Uplink<T> {
     door: mpsc::Sender<Ask>,
     link: watch::Sender<Link>,
     stop: CancellationToken,
+    peers: Vec<Peer>,
+    carried: Arc<Mutex<mpsc::Receiver<Carry>>>,
     windows: [Window; Class::ALL.len()],
     backoff: Backoff,
     failover: Failover,
@@ -209,14 +236,32 @@ pub struct Wiring {
     pub stop: CancellationToken,
     /// Where it counts what it sent today.
     pub sent_today: PathBuf,
+    /// Who is asked to send on while no broker can be reached.
+    pub peers: Vec<Peer>,
+    /// What peers want sent on; it is the session's while there is one.
+    pub carried: Arc<Mutex<mpsc::Receiver<Carry>>>,
 }
 
 /// Something on its way to the broker.
 enum Sent {
-    Batch { class: Class, first_seq: u64, last_seq: u64, records: u64, bytes: u64 },
+    Batch {
+        class: Class,
+        first_seq: u64,
+        last_seq: u64,
+        records: u64,
+        bytes: u64,
+    },
     Dictionary,
     Reported,
-    Alarm { id: String, raised: bool },
+    Alarm {
+        id: String,
+        raised: bool,
+    },
+    /// Of another node, which hears the answer.
+    Carried {
+        bytes: u64,
+        reply: oneshot::Sender<Answer>,
+    },
 }
 
 impl Sent {
@@ -227,6 +272,7 @@ impl Sent {
             Sent::Dictionary => "dict",
             Sent::Reported => "reported",
             Sent::Alarm { .. } => "alarms",
+            Sent::Carried { .. } => "relay",
         }
     }
 }
@@ -253,6 +299,8 @@ struct Current {
     largest: usize,
     /// When there will be room in the pacer's bucket.
     paced: Option<Instant>,
+    /// Frames of other nodes on their way.
+    carried: usize,
     /// What is retained of each alarm.
     alarms: BTreeMap<String, Bytes>,
 }
@@ -268,8 +316,8 @@ enum Ended<S> {
 impl<T: Transport> Uplink<T> {
     /// An uplink that is not connected.
     pub async fn new(transport: T, wiring: Wiring) -> Self {
-        let Wiring { identity, spool, settings, reported, alarms, door, link, stop, sent_today } =
-            wiring;
+        let Wiring { identity, spool, settings, reported, alarms, door, link, stop, .. } = wiring;
+        let Wiring { sent_today, peers, carried, .. } = wiring;
         let figures = spool.figures().await.unwrap_or_default();
         let acked = |class: Class| {
             let log = figures.iter().find(|log| log.class == class.name());
@@ -296,6 +344,8 @@ impl<T: Transport> Uplink<T> {
             door,
             link,
             stop,
+            peers,
+            carried,
         }
     }
 
@@ -306,15 +356,15 @@ impl<T: Transport> Uplink<T> {
         });
         let mut better = None;
         while !self.stop.is_cancelled() {
-            let endpoints = self.endpoints();
-            let Some(at) = self.failover.current(endpoints.len()) else {
+            let ways = self.ways();
+            let Some(at) = self.failover.current(ways.len()) else {
                 self.show(api::LinkState::Unconfigured, |link| link.endpoint = None);
                 self.wait_until(None).await;
                 continue;
             };
-            let endpoint = &endpoints[at];
+            let way = &ways[at];
             let started = Instant::now();
-            let ended = self.connect_and_serve(endpoint, &endpoints, better.take()).await;
+            let ended = self.connect_and_serve(way, &ways, better.take()).await;
             self.sent_today.save();
             match ended {
                 Ok(Ended::Stopped) => return Ok(()),
@@ -330,10 +380,10 @@ impl<T: Transport> Uplink<T> {
                     if started.elapsed() > RETRY_MOST {
                         self.backoff.succeed();
                     }
-                    if self.failover.failed(endpoints.len()) {
-                        self.rest(endpoint, error).await;
+                    if self.failover.failed(ways.len()) {
+                        self.rest(way, error).await;
                     } else {
-                        tracing::info!(%endpoint, error, "the link is down: the next broker is tried");
+                        tracing::info!(%way, error, "the link is down: the next way is tried");
                         self.show(api::LinkState::Down, |link| link.last_error = Some(error));
                     }
                 }
@@ -342,20 +392,23 @@ impl<T: Transport> Uplink<T> {
         Ok(())
     }
 
-    /// Where to connect to, best first.
-    fn endpoints(&mut self) -> Vec<Endpoint> {
+    /// Where to connect to, best first. A peer stands in for a broker: where there is to
+    /// be none, there is no peer.
+    fn ways(&mut self) -> Vec<Way> {
         let settings = self.settings.borrow_and_update();
         let rate = u64::from(settings.rate_kib_s.value) << 10;
         let rate = Some(rate).filter(|rate| *rate > 0);
         self.pacer = Pacer::new(rate, clock::since_boot());
         self.link.send_modify(|link| link.view.rate_bytes_s = rate);
         let first = settings.endpoint.value.iter();
-        first.chain(&settings.fallbacks.value).cloned().collect()
+        let brokers: Vec<_> = first.chain(&settings.fallbacks.value).cloned().collect();
+        let peers = if brokers.is_empty() { Vec::new() } else { self.peers.clone() };
+        brokers.into_iter().map(Way::Broker).chain(peers.into_iter().map(Way::Peer)).collect()
     }
 
-    async fn rest(&mut self, endpoint: &Endpoint, error: String) {
+    async fn rest(&mut self, way: &Way, error: String) {
         let wait = self.backoff.fail(state::random_u64().unwrap_or_default());
-        tracing::info!(%endpoint, error, retry_in = ?wait, "the link is down");
+        tracing::info!(%way, error, retry_in = ?wait, "the link is down");
         let attempts = self.backoff.failures();
         self.show(api::LinkState::Down, |link| {
             link.last_error = Some(error);
@@ -383,17 +436,22 @@ impl<T: Transport> Uplink<T> {
 
     async fn connect_and_serve(
         &mut self,
-        endpoint: &Endpoint,
-        endpoints: &[Endpoint],
+        way: &Way,
+        ways: &[Way],
         connected: Option<T::Session>,
     ) -> Result<Ended<T::Session>, String> {
-        self.show(api::LinkState::Connecting, |link| link.endpoint = Some(endpoint.to_string()));
+        self.show(api::LinkState::Connecting, |link| match way {
+            Way::Broker(endpoint) => {
+                (link.endpoint, link.via) = (Some(endpoint.to_string()), None);
+            }
+            Way::Peer(peer) => link.via = Some(peer.to_string()),
+        });
         let stop = self.stop.clone();
         let mut session = match connected {
             Some(session) => session,
             None => tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
-                connected = connect(&self.transport, endpoint) => connected?,
+                connected = connect(&self.transport, way) => connected?,
             },
         };
         let desired = self.topics.desired();
@@ -401,13 +459,15 @@ impl<T: Transport> Uplink<T> {
             .await
             .map_err(|_| format!("no answer to the subscription within {CONNECT_DEADLINE:?}"))
             .flatten()?;
-        tracing::info!(%endpoint, "the link is up");
-        self.show(api::LinkState::Up, |link| {
+        tracing::info!(%way, "the link is up");
+        self.max_message = self.max_message.min(session.max_message().unwrap_or(usize::MAX));
+        self.link.send_modify(|link| link.max_message = self.max_message);
+        let is_broker = session.is_broker();
+        self.show(if is_broker { api::LinkState::Up } else { api::LinkState::Relayed }, |link| {
             link.connects += 1;
             link.attempts = 0;
         });
-        self.max_message = self.max_message.min(session.max_message().unwrap_or(usize::MAX));
-        let ended = self.serve(&mut session, endpoints).await?;
+        let ended = self.serve(&mut session, ways).await?;
         session.disconnect().await;
         Ok(ended)
     }
@@ -418,8 +478,10 @@ impl<T: Transport> Uplink<T> {
     async fn serve(
         &mut self,
         session: &mut T::Session,
-        endpoints: &[Endpoint],
+        ways: &[Way],
     ) -> Result<Ended<T::Session>, String> {
+        let is_broker = session.is_broker();
+        let mut carried = self.carried.clone().lock_owned().await;
         let durable = *self.durable.borrow();
         for (window, durable) in self.windows.iter_mut().zip(durable) {
             window.begin(durable);
@@ -428,8 +490,9 @@ impl<T: Transport> Uplink<T> {
         let mut progress = Instant::now();
         let transport = self.transport.clone();
         let failover = self.failover;
-        let mut better =
-            std::pin::pin!(better(&transport, endpoints, failover, self.failback_every));
+        let every =
+            if is_broker { self.failback_every } else { self.failback_every.min(OWN_AGAIN) };
+        let mut better = std::pin::pin!(better(&transport, ways, failover, every));
         self.reported.mark_changed();
         self.alarms.mark_changed();
         loop {
@@ -438,7 +501,13 @@ impl<T: Transport> Uplink<T> {
             }
             self.send_more(session, &mut current).await?;
             let waiting = !current.answers.is_empty();
-            let paced = current.paced;
+            let owed = self.pacer.owed(clock::since_boot()).map(|wait| Instant::now() + wait);
+            let paced = current.paced.or(owed);
+            // Our own goes first: what of it may be sent now is on its way.
+            let may_carry = is_broker
+                && paced.is_none()
+                && current.carried < MAX_CARRIED
+                && current.answers.len() < MAX_IN_FLIGHT;
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Ended::Stopped),
                 changed = self.settings.changed() => {
@@ -454,10 +523,19 @@ impl<T: Transport> Uplink<T> {
                     if answer == Answer::Lost {
                         return Err(self.lost(session, &current).await);
                     }
-                    self.answered(&sent, answer)?;
+                    match sent {
+                        Sent::Carried { bytes, reply } => {
+                            current.carried -= 1;
+                            self.answered_other(bytes, reply, answer);
+                        }
+                        sent => self.answered(&sent, answer)?,
+                    }
                     progress = Instant::now();
                 }
-                _ = self.reported.changed() => {
+                Some(carry) = carried.recv(), if may_carry => {
+                    self.carry(carry, session, &mut current).await?;
+                }
+                _ = self.reported.changed(), if is_broker => {
                     let payload = self.reported.borrow_and_update().encode_to_vec().into();
                     let message = Message { topic: self.topics.reported(), payload, retain: true };
                     if !self.fits(&message) {
@@ -467,7 +545,7 @@ impl<T: Transport> Uplink<T> {
                     let answer = session.publish(message).await?;
                     current.answers.spawn(async { (Sent::Reported, answer.await) });
                 }
-                _ = self.alarms.changed() => self.retain_alarms(session, &mut current).await?,
+                _ = self.alarms.changed(), if is_broker => self.retain_alarms(session, &mut current).await?,
                 _ = self.durable.changed() => {}
                 () = time::sleep_until(paced.unwrap_or_else(Instant::now)), if paced.is_some() => {}
                 (at, session) = &mut better => return Ok(Ended::Better(at, session)),
@@ -513,9 +591,12 @@ impl<T: Transport> Uplink<T> {
         current.paced = None;
         while current.answers.len() < MAX_IN_FLIGHT {
             let windows = &self.windows;
+            // What another node brought here goes no further than a broker.
+            let is_broker = session.is_broker();
             let is_ready = |it: Ready| {
                 let class = it.class as usize;
-                windows[class].next(it.lane, durable[class]).is_some()
+                (is_broker || it.class != Class::Relay)
+                    && windows[class].next(it.lane, durable[class]).is_some()
             };
             let replays = windows.iter().map(Window::replays_in_flight).sum();
             match self.pacer.turn(is_ready, replays, clock::since_boot()) {
@@ -578,6 +659,45 @@ impl<T: Transport> Uplink<T> {
         let sent = Sent::Batch { class, first_seq: span.first, last_seq, records, bytes };
         current.answers.spawn(async move { (sent, answer.await) });
         Ok(true)
+    }
+
+    /// Sends a frame of another node, which holds it until it hears the answer.
+    async fn carry(
+        &mut self,
+        carry: Carry,
+        session: &mut T::Session,
+        current: &mut Current,
+    ) -> Result<(), String> {
+        let Carry { origin, topic, payload, reply } = carry;
+        // Who handed it over is gone, and will send it again.
+        if reply.is_closed() {
+            return Ok(());
+        }
+        let retain = topic.starts_with("dict/");
+        let topic = self.topics.class(&format!("relay/{origin}/{topic}"));
+        let message = Message { topic, payload, retain };
+        if !self.fits(&message) {
+            _ = reply.send(Answer::RefusedForGood("larger than the peer's broker takes".into()));
+            return Ok(());
+        }
+        let bytes = message.payload.len() as u64;
+        current.largest = current.largest.max(message.payload.len());
+        self.count(&message);
+        let answer = session.publish(message).await?;
+        current.carried += 1;
+        current.answers.spawn(async move { (Sent::Carried { bytes, reply }, answer.await) });
+        Ok(())
+    }
+
+    /// Hands the broker's answer on, whatever it is: it is the origin's to act on.
+    fn answered_other(&self, bytes: u64, reply: oneshot::Sender<Answer>, answer: Answer) {
+        if matches!(answer, Answer::Taken { .. }) {
+            self.link.send_modify(|link| {
+                link.view.carried_frames += 1;
+                link.view.carried_bytes += bytes;
+            });
+        }
+        _ = reply.send(answer);
     }
 
     /// Whether the broker takes what can't be sent in parts. What it doesn't take is
@@ -722,7 +842,10 @@ impl<T: Transport> Uplink<T> {
             (Answer::Taken { .. }, Sent::Alarm { id, raised: false }) => {
                 self.ended.insert(id.clone());
             }
-            (Answer::Taken { .. }, Sent::Reported | Sent::Dictionary | Sent::Alarm { .. }) => {}
+            (
+                Answer::Taken { .. },
+                Sent::Reported | Sent::Dictionary | Sent::Alarm { .. } | Sent::Carried { .. },
+            ) => {}
             (Answer::Taken { heard }, Sent::Batch { records, bytes, .. }) => {
                 self.backoff.succeed();
                 if !heard && self.link.borrow().view.unheard == 0 {
@@ -778,8 +901,14 @@ impl<T: Transport> Uplink<T> {
 }
 
 /// Connects within the deadline.
-async fn connect<T: Transport>(transport: &T, endpoint: &Endpoint) -> Result<T::Session, String> {
-    time::timeout(CONNECT_DEADLINE, transport.connect(endpoint))
+async fn connect<T: Transport>(transport: &T, way: &Way) -> Result<T::Session, String> {
+    let connecting = async {
+        match way {
+            Way::Broker(endpoint) => transport.connect(endpoint).await,
+            Way::Peer(peer) => transport.connect_peer(peer).await,
+        }
+    };
+    time::timeout(CONNECT_DEADLINE, connecting)
         .await
         .map_err(|_| format!("no answer within {CONNECT_DEADLINE:?}"))
         .flatten()
@@ -789,16 +918,16 @@ async fn connect<T: Transport>(transport: &T, endpoint: &Endpoint) -> Result<T::
 /// best. Each better one is tried in turn.
 async fn better<T: Transport>(
     transport: &T,
-    endpoints: &[Endpoint],
+    ways: &[Way],
     failover: Failover,
     every: Duration,
 ) -> (usize, T::Session) {
     for probe in 0.. {
         let Some(at) = failover.better(probe) else { break };
         time::sleep(every).await;
-        match connect(transport, &endpoints[at]).await {
+        match connect(transport, &ways[at]).await {
             Ok(session) => return (at, session),
-            Err(error) => tracing::debug!(endpoint = %endpoints[at], error, "not back yet"),
+            Err(error) => tracing::debug!(way = %ways[at], error, "not back yet"),
         }
     }
     std::future::pending().await

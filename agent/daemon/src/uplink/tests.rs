@@ -265,6 +265,8 @@ async fn connected(
         link: publish,
         stop: stop.clone(),
         sent_today: dir.path().join("sent-today"),
+        peers: Vec::new(),
+        carried: Arc::new(tokio::sync::Mutex::new(mpsc::channel(1).1)),
     };
     let mut uplink = Uplink::new(broker.clone(), wiring).await;
     uplink.ack_deadline = Duration::from_millis(200);

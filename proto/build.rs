@@ -16,7 +16,7 @@ const FILES: [&str; 10] = [
     "purlin/v1/trust.proto",
 ];
 /// Others' protocols: nothing of them is explained to a user.
-const THEIRS: [&str; 2] = ["nri/v1alpha1.proto", "otlp/v1.proto"];
+const THEIRS: [&str; 3] = ["nri/v1alpha1.proto", "otlp/v1.proto", "sparkplug/b.proto"];
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=purlin");
@@ -30,7 +30,7 @@ fn main() -> io::Result<()> {
     let records = ["Series", "Event", "Alarm", "Line"].map(|name| format!(".purlin.v1.{name}"));
     config.bytes(["."]).btree_map(records);
     config.compile_fds(compiler.file_descriptor_set())?;
-    for dir in ["nri", "otlp"] {
+    for dir in ["nri", "otlp", "sparkplug"] {
         println!("cargo::rerun-if-changed={dir}");
     }
     let theirs = protox::compile(THEIRS, ["."]).map_err(io::Error::other)?;

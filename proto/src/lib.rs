@@ -30,6 +30,12 @@ pub mod otlp {
     include!(concat!(env!("OUT_DIR"), "/otlp.v1.rs"));
 }
 
+/// Sparkplug B, which SCADA hosts read.
+#[allow(missing_docs, rustdoc::invalid_html_tags, reason = "generated from the .proto file")]
+pub mod sparkplug {
+    include!(concat!(env!("OUT_DIR"), "/sparkplug.b.rs"));
+}
+
 /// The descriptors of every message, with the comments of their `.proto` files.
 pub static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin")).as_slice())

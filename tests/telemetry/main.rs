@@ -1,7 +1,8 @@
 //! What is measured reaches the core, whatever the broker does (absent, refusing,
 //! hanging, cutting connections, denying a topic), whatever the disk does ([`disk`],
 //! [`power`]), whatever the network does ([`netns`]), behind TLS and a proxy ([`secure`]), through a peer ([`relay`]),
-//! in a form that others read ([`decoder`]), by hand ([`carry`]), and what of it is seen
+//! in a form that others read ([`decoder`],
+//! [`sparkplug`]), by hand ([`carry`]), and what of it is seen
 //! on the node ([`local`]).
 
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@ use std::{
 };
 
 mod alarm;
+mod backlog;
 mod carry;
 mod decoder;
 mod disk;
@@ -23,6 +25,7 @@ mod netns;
 mod power;
 mod relay;
 mod secure;
+mod sparkplug;
 
 use prost::Message;
 use purlin_proto::{
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
             .needs(&[Need::Program("mosquitto_pub")]),
     ];
     let mut all: Vec<Test> = tests.into_iter().map(|test| test.needs(&needs)).collect();
+    all.extend(backlog::tests());
     all.extend(carry::tests());
     all.extend(decoder::tests());
     all.extend(disk::tests());
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
     all.extend(power::tests());
     all.extend(relay::tests());
     all.extend(secure::tests());
+    all.extend(sparkplug::tests());
     purlin_tests::run(all)
 }
 
@@ -192,6 +197,9 @@ fn spools(lab: &Lab) -> Result {
         let metric = metric(&node).map_err(|e| format!("{e:?}"))?;
         if metric.pending >= 100 { Ok(()) } else { Err(format!("{metric:?}")) }
     })?;
+    let metric = metric(&node)?;
+    let commits = metric.commits;
+    ensure!(commits <= 2, "{commits} syncs for {} records: the flash wears", metric.last_seq);
     node.stop()?;
     Ok(())
 }

@@ -20,6 +20,7 @@
 //! | `webhook` | `Shown` | posts on site |
 //! | `relay` | frames of peers whose uplink is down | hands them to `uplink` |
 //! | `uplink` | the spool, `Reported`, `Shown` | `Link`, documents to `config` |
+//! | `sparkplug` | samples, `Settings` | Sparkplug B to a broker |
 //! | `api` | all of these | JSON over the socket |
 //!
 //! The spool has a thread of its own, and so has the local history. Each value has
@@ -64,7 +65,7 @@ use crate::{
     kubelet, logging, mesh, nri,
     placement::{self, Store, features},
     rack::run::{Rack, View},
-    sample,
+    sample, sparkplug,
     spool::Spool,
     state::StateDir,
     status,
@@ -421,6 +422,21 @@ impl Opened {
             let (transport, wiring) = (transport.clone(), wiring.clone());
             async { Uplink::new(transport, wiring).await.run().await }
         });
+        if let Some(config) = boot.sparkplug.clone() {
+            let (live, samples) = mpsc::channel(sparkplug::INBOX);
+            spool.tell_live(live);
+            let facade = sparkplug::Facade {
+                config,
+                mqtt: mqtt.clone(),
+                settings: settings.clone(),
+                spool: spool.clone(),
+                samples: Arc::new(Mutex::new(samples)),
+                bd_seq: state.path().join("sparkplug-bdseq"),
+                stop: stop.clone(),
+            };
+            // It says goodbye to the broker by itself.
+            tasks.spawn_until_done("sparkplug", move || facade.clone().run());
+        }
         let sources = status::Sources {
             identity,
             mode: boot.mode,

@@ -18,7 +18,7 @@ use purlin_proto::{
 };
 use serde_json::Value as Json;
 
-use crate::{document, state, uplink::relay};
+use crate::{document, sparkplug, state, uplink::relay};
 
 /// The file whose presence means: this is a node's service.
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
@@ -62,6 +62,8 @@ pub struct Boot {
     pub proxy: Option<Proxy>,
     /// Who sends on for whom in the rack, if anybody does.
     pub relay: Option<relay::Config>,
+    /// Who the node is to SCADA hosts, if it is to be one of theirs.
+    pub sparkplug: Option<sparkplug::Config>,
     /// Key set of the fleet; with it, documents from the uplink must be signed.
     pub trust_keys: Option<PathBuf>,
     /// Port of the embedded broker.
@@ -178,12 +180,12 @@ impl Reader {
         let port = file.broker.unwrap_or_default().port;
         let state_dir = path(file.state_dir).unwrap_or_else(|| self.default_state_dir(mode));
         let certificate = (given(uplink.client_certificate), given(uplink.client_key));
+        let fleet = self.level("fleet", file.fleet).unwrap_or("default".into());
         let login = (given(uplink.proxy_username), given(uplink.proxy_password_file));
         let login = self.pair("uplink.proxy_username", "uplink.proxy_password_file", login);
         let proxy = self.proxy(uplink.proxy, login.map(|(name, file)| (name, file.into())));
         let boot = Boot {
             mode,
-            fleet: self.level("fleet", file.fleet).unwrap_or("default".into()),
             node: self.level("node", file.node).or_else(state::node_of_machine),
             socket: path(file.socket).unwrap_or_else(|| self.default_socket(mode, &state_dir)),
             start: Start {
@@ -198,6 +200,8 @@ impl Reader {
                 .map(|(certificate, key)| (certificate.into(), key.into())),
             proxy,
             relay: self.relay(file.relay.unwrap_or_default()),
+            sparkplug: self.sparkplug(file.sparkplug.unwrap_or_default(), &fleet),
+            fleet,
             trust_keys: path(file.trust.unwrap_or_default().keys),
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
             nri_socket: path(file.nri.unwrap_or_default().socket),
@@ -358,6 +362,13 @@ impl Reader {
             key: key?,
             trust_anchors: trust_anchors?,
         })
+    }
+
+    fn sparkplug(&mut self, given: v1::AgentSparkplug, fleet: &str) -> Option<sparkplug::Config> {
+        let group = self.level("sparkplug.group", given.group);
+        let primary_host = self.level("sparkplug.primary_host", given.primary_host);
+        let group = group.unwrap_or_else(|| fleet.to_owned());
+        given.enabled?.then_some(sparkplug::Config { group, primary_host })
     }
 
     fn port(&mut self, path: &str, value: Option<u32>) -> Option<u16> {
@@ -564,7 +575,7 @@ mod tests {
             &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
             expect![[r#"
                 broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
-                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, trust, relay, test; did you mean "fleet"? (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, trust, relay, sparkplug, test; did you mean "fleet"? (in FILE))
                 node: 7 (may be text in quotes; correct this value (in FILE))
                 test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
             "#]],

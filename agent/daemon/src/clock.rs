@@ -58,20 +58,26 @@ impl Clock {
 
     /// Watches for the clock being set, for ever.
     pub async fn watch(self, spool: Spool) -> Result<(), String> {
-        let mut offset = offset();
+        let mut was = (offset(), self.is_trusted());
         loop {
             time::sleep(LOOK_EVERY).await;
-            let now = self::offset();
-            let synchronized = purlin_drivers::clock_is_synchronized();
-            let was = self.trusted.swap(synchronized, Ordering::Relaxed);
-            let step_ms = now - offset;
-            if step_ms.unsigned_abs() >= LEAST_STEP_MS || (synchronized && !was) {
-                tracing::info!(step_ms, synchronized, "the clock was set");
-                spool.append(Body::ClockSet(ClockSet { step_ms }));
+            let now = (offset(), purlin_drivers::clock_is_synchronized());
+            self.trusted.store(now.1, Ordering::Relaxed);
+            if let Some(set) = was_set(was, now) {
+                tracing::info!(step_ms = set.step_ms, synchronized = now.1, "the clock was set");
+                spool.append(Body::ClockSet(set));
             }
-            offset = now;
+            was = now;
         }
     }
+}
+
+/// What is told if the clock was set between two looks, or is trusted from now on. A
+/// look is the [`offset`] and whether it is trusted.
+fn was_set(was: (i64, bool), now: (i64, bool)) -> Option<ClockSet> {
+    let step_ms = now.0 - was.0;
+    let is_set = step_ms.unsigned_abs() >= LEAST_STEP_MS || (now.1 && !was.1);
+    is_set.then_some(ClockSet { step_ms })
 }
 
 /// How far the wall clock is ahead of the time since boot.
@@ -97,4 +103,30 @@ pub fn boot_ms() -> u64 {
 /// The same, for what is counted from now on.
 pub fn since_boot() -> Duration {
     Duration::from_millis(boot_ms())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node whose battery is empty starts in 1970, and hours later has the time.
+    #[test]
+    fn a_clock_that_was_wrong_at_boot_is_told_so_that_earlier_records_can_be_set_right() {
+        let (booted, set_after) = (1_800_000_000_000_i64, 5_400_000_i64);
+        let early = Record { unix_ms: 60_000, boot_ms: 60_000, ..Record::default() };
+        let set = was_set((0, false), (booted, true)).expect("it was set");
+        assert_eq!(set.step_ms, booted);
+        // As telemetry.proto says: its unix_ms - its boot_ms + this boot_ms.
+        let (unix_ms, boot_ms) = (booted + set_after, set_after);
+        assert_eq!(unix_ms - boot_ms + early.boot_ms as i64, booted + 60_000);
+    }
+
+    #[test]
+    fn what_a_time_service_does_all_the_time_is_not_told() {
+        let told = |was, now| was_set(was, now).is_some();
+        assert!(!told((0, true), (999, true)));
+        assert!(told((0, true), (-1000, true)), "backwards too");
+        assert!(told((0, false), (0, true)), "it can be believed from now on");
+        assert!(!told((0, true), (0, false)), "the service is gone, and the time still right");
+    }
 }

@@ -30,6 +30,7 @@ pub mod offline;
 mod placement;
 pub mod rack;
 mod sample;
+mod sparkplug;
 pub mod spool;
 mod state;
 mod status;

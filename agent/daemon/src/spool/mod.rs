@@ -101,6 +101,8 @@ pub struct Spool {
     missed: Arc<[AtomicU64; Class::ALL.len()]>,
     /// Hears each record, from when it is there.
     history: Arc<OnceLock<History>>,
+    /// The same for who shows samples as they are taken.
+    live: Arc<OnceLock<tokio::sync::mpsc::Sender<v1::Sample>>>,
 }
 
 impl Spool {
@@ -116,7 +118,7 @@ impl Spool {
         let thread = Thread::open(dir, incarnation, clock.clone(), Arc::clone(&missed))?;
         let durable = thread.durable();
         thread.start(inbox, board)?;
-        Ok(Self { commands, durable, clock, missed, history: Arc::default() })
+        Ok(Self { commands, durable, clock, missed, history: Arc::default(), live: Arc::default() })
     }
 
     /// Hands over a record without waiting. One that finds the inbox full is lost,
@@ -125,10 +127,18 @@ impl Spool {
         if let Some(history) = self.history.get() {
             history.hear(&body);
         }
+        if let (Body::Sample(sample), Some(live)) = (&body, self.live.get()) {
+            _ = live.try_send(sample.clone());
+        }
         let (class, record) = (class_of(&body), self.clock.stamp(body));
         if self.commands.try_send(Command::Append(class, record)).is_err() {
             self.missed[class as usize].fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Hands out each sample from now on, as far as it is taken in time.
+    pub fn tell_live(&self, live: tokio::sync::mpsc::Sender<v1::Sample>) {
+        _ = self.live.set(live);
     }
 
     /// Has the local history hear each record from now on.

@@ -14,7 +14,7 @@ use purlin_proto::{api, topic::Topics};
 use rumqttc::{
     AsyncClient, Event, MqttOptions, Proxy, ProxyAuth, ProxyType, PublishOptions, QoS,
     TlsConfiguration, Transport as Wire,
-    mqttbytes::v5::{DisconnectReasonCode, Packet, SubscribeReasonCode},
+    mqttbytes::v5::{DisconnectReasonCode, LastWill, Packet, SubscribeReasonCode},
 };
 use tokio::{
     net::TcpStream,
@@ -83,6 +83,19 @@ impl Mqtt {
         Ok(options)
     }
 
+    /// A connection beside the uplink's, under a client id of its own, with a will.
+    pub async fn connect_with(
+        &self,
+        endpoint: &Endpoint,
+        suffix: &str,
+        will: Will,
+    ) -> Result<Connection, String> {
+        let mut options = self.options(endpoint, &format!("{}-{suffix}", self.client_id))?;
+        let Will { topic, payload } = will;
+        options.set_last_will(LastWill::new(topic, payload, QoS::AtLeastOnce, false, None));
+        Connection::open(options).await
+    }
+
     fn tls(&self) -> Result<TlsConfiguration, String> {
         let path = self
             .trust_anchors
@@ -108,6 +121,15 @@ fn password(path: &Path) -> Result<String, String> {
     let read =
         read.map_err(|error| format!("can't read the password file {}: {error}", path.display()))?;
     Ok(read.trim().to_owned())
+}
+
+/// What a broker says for a client that it lost.
+#[derive(Clone, Debug)]
+pub struct Will {
+    /// Where.
+    pub topic: String,
+    /// What, at QoS 1 and not retained.
+    pub payload: Vec<u8>,
 }
 
 /// One connection.
@@ -166,6 +188,15 @@ impl Connection {
         });
         let max_message = max_message.map(|bytes| bytes as usize);
         Ok(Self { client, incoming, max_message, _driver: AbortOnDropHandle::new(driver) })
+    }
+}
+
+impl Connection {
+    /// Publishes at QoS 0: nobody says whether it arrived.
+    pub async fn publish_live(&self, topic: String, payload: Vec<u8>) -> Result<(), String> {
+        let options = PublishOptions::new(QoS::AtMostOnce);
+        let sent = self.client.publish(topic, payload, options).await;
+        sent.map_err(|error| error.to_string())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex as Lock, PoisonError},
 };
 
 use purlin_core::{
@@ -30,7 +30,7 @@ enum Move {
 
 /// A broker, shared by its sessions.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fake(Arc<Mutex<State>>);
+pub(super) struct Fake(Arc<Lock<State>>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -55,11 +55,20 @@ pub(super) struct State {
     alarm_messages: usize,
     /// Delivered as the retained desired document at each subscription.
     desired: Option<Vec<u8>>,
+    /// A peer sends on.
+    peer: bool,
+    /// Topics of what was published for other nodes.
+    carried: Vec<String>,
 }
 
 impl Fake {
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn session(&self, is_broker: bool) -> FakeSession {
+        let (closed, too_large, inbox) = (false, false, Vec::new());
+        FakeSession { broker: self.clone(), closed, too_large, inbox, is_broker }
     }
 }
 
@@ -68,6 +77,7 @@ pub(super) struct FakeSession {
     closed: bool,
     too_large: bool,
     inbox: Vec<Message>,
+    is_broker: bool,
 }
 
 impl Transport for Fake {
@@ -81,8 +91,14 @@ impl Transport for Fake {
         if down {
             return Err("nobody is there".into());
         }
-        let (closed, too_large, inbox) = (false, false, Vec::new());
-        Ok(FakeSession { broker: self.clone(), closed, too_large, inbox })
+        Ok(self.session(true))
+    }
+
+    async fn connect_peer(&self, peer: &Peer) -> Result<FakeSession, String> {
+        match self.with(|state| state.peer) {
+            true => Ok(self.session(false)),
+            false => Err(format!("{peer} is away")),
+        }
     }
 }
 
@@ -122,6 +138,9 @@ impl Session for FakeSession {
         self.closed |= self.too_large;
         if self.closed {
             return Ok(Box::pin(async { Answer::Lost }));
+        }
+        if message.topic.contains("/relay/") {
+            self.broker.with(|state| state.carried.push(message.topic));
         }
         let batch = wire::decode(&message.payload).map_err(|error| error.to_string())?;
         let records = wire::records(&batch).map_err(|error| error.to_string())?;
@@ -163,6 +182,10 @@ impl Session for FakeSession {
         None
     }
 
+    fn is_broker(&self) -> bool {
+        self.is_broker
+    }
+
     async fn disconnect(self) {}
 }
 
@@ -174,6 +197,7 @@ pub(super) struct Case {
     link: watch::Receiver<Link>,
     asks: mpsc::Receiver<Ask>,
     stop: CancellationToken,
+    carry: mpsc::Sender<Carry>,
     _reported: watch::Sender<Arc<v1::Reported>>,
     alarms: watch::Sender<Arc<alarm::Shown>>,
     running: tokio::task::JoinHandle<Result<(), String>>,
@@ -255,6 +279,7 @@ async fn connected(
     let (door, asks) = mpsc::channel(8);
     let (publish, link) = watch::channel(Link::default());
     let stop = CancellationToken::new();
+    let (carry, carried) = mpsc::channel(MAX_CARRIED);
     let wiring = Wiring {
         identity: Identity { fleet: "f".into(), node: "n".into(), incarnation },
         spool: spool.clone(),
@@ -265,8 +290,8 @@ async fn connected(
         link: publish,
         stop: stop.clone(),
         sent_today: dir.path().join("sent-today"),
-        peers: Vec::new(),
-        carried: Arc::new(tokio::sync::Mutex::new(mpsc::channel(1).1)),
+        peers: vec![Peer { node: "p".into(), address: "p:1".into() }],
+        carried: Arc::new(Mutex::new(carried)),
     };
     let mut uplink = Uplink::new(broker.clone(), wiring).await;
     uplink.ack_deadline = Duration::from_millis(200);
@@ -281,6 +306,7 @@ async fn connected(
         link,
         asks,
         stop,
+        carry,
         _reported: reported,
         alarms,
         running,
@@ -413,6 +439,63 @@ async fn a_worse_broker_serves_until_the_best_is_back() {
         assert!(!state.connections.contains(&"mqtt://third:1883".to_owned()), "never needed");
     });
     case.end().await;
+}
+
+#[tokio::test]
+async fn a_peer_stands_in_and_is_no_broker() {
+    let broker = Fake::default();
+    broker.with(|state| {
+        state.peer = true;
+        state.down.insert("mqtt://first:1883".into());
+        state.desired = Some(b"document".to_vec());
+    });
+    let mut case = case_with(&[100; 3], broker, settings("mqtt://first")).await;
+    case.acked(3).await;
+    let view = case.link.borrow().view();
+    assert_eq!(view.state, api::LinkState::Relayed);
+    assert_eq!(view.via.as_deref(), Some("peer p at p:1"));
+    assert!(case.broker.with(|state| state.reported.is_none()), "its own link tells it");
+    // Nobody is sent on for meanwhile: there is no way round in a circle.
+    let (carry, answer) = carry("o");
+    case.carry.send(carry).await.expect("room");
+    let waited = time::timeout(Duration::from_millis(100), answer).await;
+    assert!(waited.is_err(), "{waited:?}");
+    case.broker.with(|state| state.down.clear());
+    let back = case.link.wait_for(|link| link.view().state == api::LinkState::Up);
+    time::timeout(Duration::from_secs(5), back).await.expect("in time").expect("a link");
+    case.end().await;
+}
+
+#[tokio::test]
+async fn what_the_broker_says_of_a_peers_frame_is_the_peers_affair() {
+    let case = case(0, &[Move::Deny, Move::Reject, Move::Take], None).await;
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let (carry, answer) = carry("o");
+        case.carry.send(carry).await.expect("room");
+        answers.push(time::timeout(Duration::from_secs(5), answer).await.expect("in time"));
+    }
+    let expected = [
+        Answer::RefusedForNow("NotAuthorized".into()),
+        Answer::RefusedForGood("PayloadFormatInvalid".into()),
+        Answer::Taken { heard: true },
+    ];
+    assert_eq!(answers.into_iter().collect::<Result<Vec<_>, _>>(), Ok(expected.into()));
+    case.broker.with(|state| {
+        assert_eq!(state.carried, ["purlin/v1/f/n/relay/o/event"; 3]);
+        assert_eq!(state.connections.len(), 1, "its own session goes on");
+    });
+    let view = case.link.borrow().view();
+    assert_eq!((view.carried_frames, view.refused), (1, 0));
+    case.end().await;
+}
+
+/// A frame of another node, and the broker's answer to it.
+fn carry(origin: &str) -> (Carry, oneshot::Receiver<Answer>) {
+    let batch = v1::Batch { node: origin.into(), first_seq: 1, last_seq: 1, ..Default::default() };
+    let (reply, answer) = oneshot::channel();
+    let payload = batch.encode_to_vec().into();
+    (Carry { origin: origin.into(), topic: "event".into(), payload, reply }, answer)
 }
 
 #[tokio::test]

@@ -356,6 +356,9 @@ pub struct Queue {
     pub incarnation: String,
     /// Each class's log.
     pub classes: Vec<QueueClass>,
+    /// What workloads handed in.
+    #[serde(default)]
+    pub sources: Vec<IntakeSource>,
 }
 
 /// One class's log. Sequence numbers start at 1. What is lost is counted since the
@@ -456,6 +459,27 @@ pub struct MetricSeries {
     pub counter: bool,
     /// Milliseconds since 1970 at which a minute began, and its value; oldest first.
     pub points: Vec<(u64, f64)>,
+}
+
+/// What a source of the intake handed in since the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IntakeSource {
+    /// The control group at the Unix socket, `loopback` or `journal`.
+    pub source: String,
+    /// Records taken.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of today (UTC), as its quota counts them.
+    pub bytes_today: u64,
+    /// Series of its metrics.
+    pub series: u32,
+    /// Requests that were over its quota: it was told to come again.
+    pub refused: u64,
+    /// Records and points that are lost.
+    pub dropped: u64,
+    /// Why the last of them was.
+    pub why: String,
 }
 
 /// `GET /v1/happened`: what happened to alarms and hardware in the last day.

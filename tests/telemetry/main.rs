@@ -1,9 +1,9 @@
 //! What is measured reaches the core, whatever the broker does (absent, refusing,
 //! hanging, cutting connections, denying a topic), whatever the disk does ([`disk`],
-//! [`power`]), whatever the network does ([`netns`]), behind TLS and a proxy ([`secure`]), through a peer ([`relay`]),
-//! in a form that others read ([`decoder`],
-//! [`sparkplug`]), by hand ([`carry`]), and what of it is seen
-//! on the node ([`local`]).
+//! [`power`]), whatever the network does ([`netns`]), behind TLS and a proxy ([`secure`]),
+//! through a peer ([`relay`]), in a form that others read ([`decoder`], [`sparkplug`]), by
+//! hand ([`carry`]), also what workloads hand in ([`intake`]), and what of it is seen on the
+//! node ([`local`]).
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod backlog;
 mod carry;
 mod decoder;
 mod disk;
+mod intake;
 mod local;
 mod netns;
 mod power;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
     all.extend(carry::tests());
     all.extend(decoder::tests());
     all.extend(disk::tests());
+    all.extend(intake::tests());
     all.extend(local::tests());
     all.extend(netns::tests());
     all.extend(power::tests());

@@ -174,6 +174,7 @@ pub fn queue() -> Queue {
     Queue {
         incarnation: "a1b2c3d4e5f60718".into(),
         classes: vec![class("metric", 92, 1_300_000, 64 << 20), class("event", 0, 4096, 16 << 20)],
+        sources: Vec::new(),
     }
 }
 

@@ -58,6 +58,7 @@ pub mod modbus;
 pub mod pacing;
 pub mod pattern;
 pub mod place;
+pub mod quota;
 pub mod rack;
 pub mod rate;
 pub mod retention;

@@ -20,10 +20,12 @@ pub mod spool;
 
 use spool::{ClassDraft, ClassSettings, ClassWanted};
 
+mod intake;
 mod mesh;
 mod placement;
 mod webhook;
 
+pub use intake::{Intake, IntakeDraft, Journal, Priority, QuotaDraft};
 pub use webhook::Webhook;
 
 pub use mesh::Mesh;
@@ -70,6 +72,7 @@ pub struct Draft {
     pub alarm_rules: BTreeMap<String, rule::Draft>,
     pub alarm_webhook: Option<String>,
     pub rack: BTreeMap<String, rack::Draft>,
+    pub intake: IntakeDraft,
     /// Checked where it is read from the wire.
     pub mesh: Option<Mesh>,
 }
@@ -91,6 +94,7 @@ pub struct Desired {
     alarm_rules: Vec<rule::Rule>,
     alarm_webhook: Option<Webhook>,
     rack: Vec<rack::Bus>,
+    intake: Option<Intake>,
     mesh: Option<Mesh>,
 }
 
@@ -145,6 +149,7 @@ pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>
         alarm_rules: rule::check(&draft.alarm_rules, &mut refusals),
         alarm_webhook: parsed("alarms.webhook", &draft.alarm_webhook, &mut refusals),
         rack: rack::check(&draft.rack, reader.maps, &mut refusals),
+        intake: intake::check(&draft.intake, &mut refusals),
         mesh: draft.mesh.clone(),
     };
     if refusals.is_empty() { Ok(desired) } else { Err(refusals) }
@@ -443,6 +448,8 @@ pub struct Settings {
     pub alarm_webhook: Setting<Option<Webhook>>,
     /// The buses of the rack.
     pub rack: Setting<Vec<rack::Bus>>,
+    /// What workloads may hand in.
+    pub intake: Setting<Intake>,
     /// What the mesh is to do; `None`: nothing.
     pub mesh: Setting<Option<Mesh>>,
     /// Which document they are of, counted by this node; 0: of none, and `None` where
@@ -493,6 +500,7 @@ impl Settings {
                 None,
                 Vec::new(),
             ),
+            intake: wanted.setting(wanted.intake.clone(), None, Intake::default()),
             mesh: wanted.setting(wanted.mesh.clone().map(Some), None, None),
             generation: None,
         }
@@ -546,7 +554,7 @@ impl Settings {
             ("alarms.webhook".into(), webhook.to_string(), &self.alarm_webhook.origin)
         });
         let own = classes.chain(self.placement.rows()).chain(rules).chain(webhook).chain(buses);
-        let own = own.chain(mesh::rows(&self.mesh));
+        let own = own.chain(intake::rows(&self.intake)).chain(mesh::rows(&self.mesh));
         first.into_iter().chain(sampling).chain(others).chain(own).collect()
     }
 }
@@ -687,6 +695,10 @@ mod tests {
             placement.repack_mib = 0 (default)
             placement.interrupts = true (default)
             placement.move_mib = 4096 (default)
+            intake.otlp_socket = false (default)
+            intake.otlp_port = none (default)
+            intake.journal = not read (default)
+            intake.quota = 64 KiB/s, 32 MiB a day (default)
         "#]]
         .assert_eq(&rows);
     }

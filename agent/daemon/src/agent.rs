@@ -17,6 +17,7 @@
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
+//! | `intake` | what workloads hand in, the journal, `Settings` | records into the spool, `View`, a place in the journal |
 //! | `webhook` | `Shown` | posts on site |
 //! | `relay` | frames of peers whose uplink is down | hands them to `uplink` |
 //! | `uplink` | the spool, `Reported`, `Shown` | `Link`, documents to `config` |
@@ -61,6 +62,7 @@ use crate::{
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     enforce, helper,
     history::History,
+    intake,
     inventory::{Due, Hardware, Owner},
     kubelet, logging, mesh, nri,
     placement::{self, Store, features},
@@ -247,8 +249,8 @@ impl Opened {
         let (link, link_now) = watch::channel(uplink::Link::default());
         let inventory_now = inventory.subscribe();
         let in_force = settings.borrow().clone();
-        let [sampling, placing, racking, alarming, session] =
-            [(); 5].map(|()| watch::channel(in_force.clone()).0);
+        let [sampling, placing, racking, alarming, taking, session] =
+            [(); 6].map(|()| watch::channel(in_force.clone()).0);
         let (sampled, connected) = (sampling.subscribe(), session.subscribe());
         let (placed, (planned, planned_now)) = (placing.subscribe(), watch::channel(None));
         let (obeyed, obeyed_now) = watch::channel(None);
@@ -259,7 +261,9 @@ impl Opened {
         let (wanted_mesh, mesh_wanted) = watch::channel(mesh::Wanted::default());
         let (mesh_seen, mesh_now) = watch::channel(mesh::Seen::default());
         let judging = alarming.subscribe();
-        let subsystems: [Box<dyn Subsystem>; 9] = [
+        let (taken, (intake_view, intake_now)) =
+            (taking.subscribe(), watch::channel(intake::View::default()));
+        let subsystems: [Box<dyn Subsystem>; 10] = [
             Box::new(door::Agent { board: tasks.board() }),
             Box::new(door::Log { level }),
             Box::new(door::Storage { spool: spool.clone(), dir: state.path().join("spool") }),
@@ -273,6 +277,7 @@ impl Opened {
                 touched: false.into(),
             }),
             Box::new(door::Alarming { settings: alarming, shown: alarms_now.clone() }),
+            Box::new(door::Taking { settings: taking, view: intake_now.clone() }),
             // The last: it proves that the node can be reached under all the others.
             Box::new(door::Session::new(session, link_now.clone())),
         ];
@@ -381,7 +386,8 @@ impl Opened {
             test_interval: None,
         };
         let watched = spool.clone();
-        tasks.spawn("clock", move || clock.clone().watch(watched.clone()));
+        let watch = clock.clone();
+        tasks.spawn("clock", move || watch.clone().watch(watched.clone()));
         spawn_samplers(tasks, &source, boot.test.cpu_interval_ms);
         let handover = mesh::Handover {
             socket: boot::mesh_socket(&boot.socket),
@@ -455,6 +461,16 @@ impl Opened {
             damage,
         };
         let sources = Arc::new(sources);
+        let owner = intake::Owner::new(intake::Wiring {
+            settings: taken,
+            spool: spool.clone(),
+            clock: clock.clone(),
+            socket: boot.socket.with_file_name("otlp.sock"),
+            state_dir: boot.state_dir.clone(),
+            journal_dir: boot.test.journal.clone().map(PathBuf::from),
+            view: intake_view,
+        });
+        spawn_owner(tasks, "intake", owner, |owner| Box::pin(owner.run()));
         let poster = (sources.identity.clone(), judging.clone(), alarms_now);
         tasks.spawn("webhook", move || {
             let (identity, settings, shown) = poster.clone();
@@ -480,6 +496,7 @@ impl Opened {
             placement,
             enforced: enforced.clone(),
             rack: rack_now,
+            intake: intake_now,
             lines,
             mqtt,
         };

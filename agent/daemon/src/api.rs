@@ -42,6 +42,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     alarm,
     door::Ask,
+    intake,
     inventory::Ask as HardwareAsk,
     logging::Lines,
     placement::Client as PlacementClient,
@@ -91,6 +92,8 @@ pub struct Access {
     pub alarms: alarm::Client,
     /// The rack.
     pub rack: watch::Receiver<rack::run::View>,
+    /// What workloads hand in.
+    pub intake: watch::Receiver<intake::View>,
     /// The log.
     pub lines: Lines,
     /// How to reach a broker, for the link test.

@@ -56,6 +56,19 @@ impl Clock {
         record.encode_to_vec()
     }
 
+    /// The same of an instant that is past, in milliseconds since 1970.
+    pub fn stamp_at(&self, body: Body, at_unix_ms: u64) -> Vec<u8> {
+        let (now, boot_ms) = (unix_ms(), boot_ms());
+        let record = Record {
+            unix_ms: at_unix_ms,
+            boot_ms: boot_ms.saturating_sub(now.saturating_sub(at_unix_ms)),
+            boot: self.boot,
+            clock_untrusted: !self.is_trusted(),
+            body: Some(body),
+        };
+        record.encode_to_vec()
+    }
+
     /// Watches for the clock being set, for ever.
     pub async fn watch(self, spool: Spool) -> Result<(), String> {
         let mut was = (offset(), self.is_trusted());

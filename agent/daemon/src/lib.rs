@@ -20,6 +20,7 @@ pub mod door;
 mod enforce;
 pub mod helper;
 pub mod history;
+mod intake;
 pub mod inventory;
 pub mod kubelet;
 mod ledger;

@@ -35,7 +35,7 @@ pub fn queue(boot: &Boot) -> Result<api::Queue, String> {
             .map_err(|error| format!("can't read {}: {error}", dir.display()))
     });
     let classes = classes.into_iter().collect::<Result<_, _>>()?;
-    Ok(api::Queue { incarnation, classes })
+    Ok(api::Queue { incarnation, classes, sources: Vec::new() })
 }
 
 /// `purlin alarm list`

@@ -24,6 +24,9 @@ use crate::{
     spool::{Spool, shelf::hash_of},
 };
 
+/// How often a dictionary is kept again, so that it isn't among the oldest.
+const KEEP_EVERY: Duration = Duration::from_secs(3600);
+
 /// What one sampler's task needs.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -80,7 +83,7 @@ impl Source {
         &self,
         sampler: Sampler,
         root: &Root,
-        last_dictionary: &mut Option<u64>,
+        last_dictionary: &mut Option<(u64, Instant)>,
     ) -> Option<String> {
         let (points, problems) = match sampler {
             Sampler::Temperature => {
@@ -94,8 +97,9 @@ impl Source {
             self.alarms.observe(&points);
             let (sample, dictionary) = split(sampler.name(), points);
             let hash = sample.dictionary;
-            if *last_dictionary != Some(hash) && self.spool.keep_dictionary(hash, dictionary) {
-                *last_dictionary = Some(hash);
+            let kept = last_dictionary.filter(|it| it.0 == hash && it.1.elapsed() < KEEP_EVERY);
+            if kept.is_none() && self.spool.keep_dictionary(hash, dictionary) {
+                *last_dictionary = Some((hash, Instant::now()));
             }
             self.spool.append(Body::Sample(sample));
         }

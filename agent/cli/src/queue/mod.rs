@@ -2,7 +2,7 @@
 //! from a file, and gone.
 
 use purlin_daemon::offline;
-use purlin_proto::api::{Queue, QueueClass};
+use purlin_proto::api::{IntakeSource, Queue, QueueClass};
 
 use crate::{
     args::{Global, QueueCommand},
@@ -42,6 +42,7 @@ impl Page for Queue {
             classes(&self.classes, width),
             sequences(&self.classes, width),
             flash(&self.classes, width),
+            sources(&self.sources, width),
         ])
     }
 }
@@ -123,6 +124,33 @@ fn sequences(classes: &[QueueClass], width: Width) -> String {
         ]
     };
     table::columns(&header, classes.iter().map(row), width)
+}
+
+/// What workloads handed in.
+fn sources(sources: &[IntakeSource], width: Width) -> String {
+    let header = [
+        Left("SOURCE"),
+        Right("RECORDS"),
+        Right("BYTES"),
+        Right("TODAY"),
+        Right("SERIES"),
+        Right("PUT OFF"),
+        Right("DROPPED"),
+        Left("WHY"),
+    ];
+    let row = |it: &IntakeSource| {
+        vec![
+            it.source.clone(),
+            it.records.to_string(),
+            units::size(it.bytes),
+            units::size(it.bytes_today),
+            it.series.to_string(),
+            it.refused.to_string(),
+            it.dropped.to_string(),
+            it.why.clone(),
+        ]
+    };
+    table::columns(&header, sources.iter().map(row), width)
 }
 
 /// What it costs the disk.

@@ -34,7 +34,9 @@ pub async fn queue(State(access): State<Access>) -> Result<Json<api::Queue>, Fai
 /// Figures of all classes.
 pub(super) async fn figures(access: &Access) -> Result<api::Queue, Failure> {
     let classes = access.spool.figures().await.ok_or_else(stopping)?;
-    Ok(api::Queue { incarnation: access.sources.identity.incarnation.to_string(), classes })
+    let incarnation = access.sources.identity.incarnation.to_string();
+    let sources = access.intake.borrow().sources.clone();
+    Ok(api::Queue { incarnation, classes, sources })
 }
 
 /// Where to read.

@@ -6,7 +6,10 @@ use purlin_core::{
     alarm::rule,
     inventory::Inventory,
     rack::config as rack,
-    settings::{self, Desired, Draft, Reader, Refusal, Settings, Start, spool::ClassDraft},
+    settings::{
+        self, Desired, Draft, IntakeDraft, QuotaDraft, Reader, Refusal, Settings, Start,
+        spool::ClassDraft,
+    },
 };
 use purlin_proto::v1;
 use ring::digest;
@@ -108,7 +111,22 @@ fn draft(desired: &v1::Desired, mesh: Option<settings::Mesh>) -> Draft {
         alarm_rules: alarms.rules.into_iter().map(|(name, it)| (name, rule_draft(it))).collect(),
         alarm_webhook: alarms.webhook,
         rack: desired.rack.unwrap_or_default().buses.into_iter().map(bus).collect(),
+        intake: desired.intake.map(intake).unwrap_or_default(),
         mesh,
+    }
+}
+
+fn intake(intake: v1::Intake) -> IntakeDraft {
+    let quota = |it: v1::IntakeQuota| QuotaDraft { kib_s: it.kib_s, mib_day: it.mib_day };
+    let own = intake.quota_by_source.into_iter().map(|(source, it)| (source, quota(it)));
+    IntakeDraft {
+        otlp_socket: intake.otlp_socket,
+        otlp_port: intake.otlp_port,
+        journal: intake.journal,
+        journal_units: intake.journal_units,
+        journal_priority: intake.journal_priority,
+        quota: intake.quota.map(quota).unwrap_or_default(),
+        quota_by_source: own.collect(),
     }
 }
 

@@ -32,7 +32,7 @@ pub use self::{
     judge::{decode, read},
     subsystem::{
         Agent, Alarming, Log, Meshing, Placing, Racking, Sampling, Session, Storage, Subsystem,
-        Subsystems, Ticking,
+        Subsystems, Taking, Ticking,
     },
 };
 use crate::{

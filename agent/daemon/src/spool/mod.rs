@@ -141,6 +141,12 @@ impl Spool {
         _ = self.live.set(live);
     }
 
+    /// Hands over stamped records of one class, in order and without others between: the
+    /// last one's number. `None` if the thread is behind; nothing was taken then.
+    pub async fn take(&self, class: Class, records: Vec<Vec<u8>>) -> Option<u64> {
+        self.ask(|reply| Command::Take { class, records, reply }).await
+    }
+
     /// Has the local history hear each record from now on.
     pub fn tell(&self, history: History) {
         _ = self.history.set(history);

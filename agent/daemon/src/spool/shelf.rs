@@ -12,9 +12,9 @@ use prost::bytes::Bytes;
 
 use crate::state;
 
-/// Dictionaries that are kept: a source has another one only when its series
-/// change, as when a disk is plugged in.
-const MAX_KEPT: usize = 256;
+/// Dictionaries that are kept: a source has another one only when its series change, as
+/// when a disk is plugged in, and workloads may make some hundreds a week.
+const MAX_KEPT: usize = 1024;
 
 /// The directory of dictionaries.
 #[derive(Debug)]

@@ -42,6 +42,7 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 #[allow(missing_docs, reason = "the handle's methods say what each is")]
 pub enum Command {
     Append(Class, Vec<u8>),
+    Take { class: Class, records: Vec<Vec<u8>>, reply: oneshot::Sender<u64> },
     KeepDictionary(u64, Bytes),
     Dictionary(u64, oneshot::Sender<Option<Bytes>>),
     Read { class: Class, from: u64, max_bytes: usize, reply: oneshot::Sender<Option<Frame>> },
@@ -151,6 +152,10 @@ impl Thread {
     fn serve(&mut self, command: Command) {
         match command {
             Command::Append(class, record) => self.append(class, &record),
+            Command::Take { class, records, reply } => {
+                records.iter().for_each(|record| self.append(class, record));
+                _ = reply.send(self.log(class).last_seq());
+            }
             Command::KeepDictionary(hash, dictionary) => self.shelf.keep(hash, dictionary),
             Command::Dictionary(hash, reply) => _ = reply.send(self.shelf.get(hash)),
             Command::Read { class, from, max_bytes, reply } => {

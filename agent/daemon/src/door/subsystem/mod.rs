@@ -22,6 +22,7 @@ mod placing;
 mod racking;
 mod sampling;
 mod spool;
+mod taking;
 mod uplink;
 
 pub use self::{
@@ -33,6 +34,7 @@ pub use self::{
     racking::Racking,
     sampling::{Sampling, Ticking},
     spool::Storage,
+    taking::Taking,
     uplink::Session,
 };
 

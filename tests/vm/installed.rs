@@ -206,10 +206,10 @@ fn make(guest: &mut Guest, runtime: &str, id: &str, annotations: Value) -> Resul
 }
 
 /// The same in a scope that systemd makes, as on a node of Kubernetes.
-fn make_in_scope(guest: &mut Guest, runtime: &str, id: &str, annotations: Value) -> Result {
+fn make_in_scope(guest: &mut Guest, id: &str, annotations: Value) -> Result {
     let mut specification = specification(id, "/srv/rootfs", &["sleep", "9000"], annotations);
     specification["linux"]["cgroupsPath"] = format!("box.slice:it:{id}").into();
-    run(guest, &format!("{runtime} --systemd-cgroup"), id, &specification)
+    run(guest, "runc --systemd-cgroup", id, &specification)
 }
 
 fn run(guest: &mut Guest, runtime: &str, id: &str, specification: &Value) -> Result {
@@ -273,36 +273,29 @@ fn pinned(guest: &mut Guest) -> Result {
     Ok(())
 }
 
+/// Only runc's: crun asks the system's bus for scopes, and this node has none.
 fn in_scopes(guest: &mut Guest) -> Result {
     let taken = own(guest)?;
-    for runtime in ["runc", "crun"] {
-        if guest.run(&format!("test -e /usr/bin/{runtime}"))?.code != 0 {
-            println!("no {runtime}");
-            continue;
-        }
-        let [plain, pinned] = ["plain", "pinned"].map(|id| format!("{runtime}-{id}"));
-        let cgroup = |id: &str| format!("box.slice/it-{id}.scope");
-        make_in_scope(guest, runtime, &plain, json!({}))?;
-        make_in_scope(guest, runtime, &pinned, json!({"purlin.dev/exclusive-cpus": "1"}))?;
-        let is = granted(guest, &cgroup(&pinned))?;
-        ensure!(is.parse::<u32>().is_ok() && is != taken, "{pinned} is on {is}, not on one");
-        // systemd holds these cpusets for its own, and writes them when it likes.
-        let scope = format!("it-{pinned}.scope");
-        guest.output(&format!(
-            "systemctl daemon-reload && systemctl set-property --runtime {scope} CPUWeight=50 && \
-             systemctl set-property --runtime {scope} AllowedCPUs=0-3"
-        ))?;
-        wait::until("both are where they belong", SOON, || {
-            let now = [&pinned, &plain].map(|id| granted(guest, &cgroup(id)));
-            let [Ok(own), Ok(shared)] = now else { return Err(format!("{now:?}")) };
-            let clash =
-                members(&shared).iter().any(|cpu| [&is, &taken].contains(&&cpu.to_string()));
-            if own == is && !clash { Ok(()) } else { Err(format!("{own} and {shared}")) }
-        })?;
-        for id in [&plain, &pinned] {
-            let delete = format!("/usr/libexec/purlin/{runtime} --systemd-cgroup delete --force");
-            guest.output(&format!("{delete} {id}"))?;
-        }
+    let cgroup = |id: &str| format!("box.slice/it-{id}.scope");
+    make_in_scope(guest, "plain", json!({}))?;
+    make_in_scope(guest, "pinned", json!({"purlin.dev/exclusive-cpus": "1"}))?;
+    let is = granted(guest, &cgroup("pinned"))?;
+    ensure!(is.parse::<u32>().is_ok() && is != taken, "it is on {is}, not on one");
+    // systemd holds these cpusets for its own, and writes them when it likes.
+    guest.output(
+        "systemctl daemon-reload && \
+         systemctl set-property --runtime it-pinned.scope CPUWeight=50 && \
+         systemctl set-property --runtime it-pinned.scope AllowedCPUs=0-3",
+    )?;
+    wait::until("both are where they belong", SOON, || {
+        let now = ["pinned", "plain"].map(|id| granted(guest, &cgroup(id)));
+        let [Ok(own), Ok(shared)] = now else { return Err(format!("{now:?}")) };
+        let clash = members(&shared).iter().any(|cpu| [&is, &taken].contains(&&cpu.to_string()));
+        if own == is && !clash { Ok(()) } else { Err(format!("{own} and {shared}")) }
+    })?;
+    for id in ["plain", "pinned"] {
+        let delete = "/usr/libexec/purlin/runc --systemd-cgroup delete --force";
+        guest.output(&format!("{delete} {id}"))?;
     }
     Ok(())
 }

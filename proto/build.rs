@@ -3,8 +3,9 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "purlin/v1/agent.proto",
+    "purlin/v1/collect.proto",
     "purlin/v1/desired.proto",
     "purlin/v1/history.proto",
     "purlin/v1/ledger.proto",

@@ -3,7 +3,7 @@
 //! Help, man pages and completions all come from this tree. It says what was typed;
 //! the commands decide what is meant. Nothing here reads a file or the environment.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -14,8 +14,9 @@ use clap_complete::Shell;
 use purlin_core::{
     identity::Class,
     inventory::Part,
-    settings::{Endpoint, Impossible},
+    settings::{Endpoint, Impossible, Webhook},
 };
+use purlin_daemon::mqtt::Mqtt;
 
 use crate::{
     exit::CODES,
@@ -1092,7 +1093,7 @@ Examples:
 Examples:
   purlin fleet push new.toml --nodes 'edge-*' --keys keys --broker mqtts://core
   purlin fleet push new.toml --nodes n1,n2 --canary 0 --broker mqtt://core")]
-    Push(PushArgs),
+    Push(Box<PushArgs>),
     /// Show what each node of a fleet runs on
     #[command(after_help = "\
 Examples:
@@ -1103,6 +1104,22 @@ Examples:
 Examples:
   purlin fleet watch --broker mqtts://core.example --nodes 'edge-*'")]
     Watch(FleetStatusArgs),
+    /// Take what nodes measured off the broker, and hand it on to what you already run
+    ///
+    /// It decodes batches, drops what comes a second time, keeps the order of each node,
+    /// marks what is missing, and acknowledges to the broker only what the far side has
+    /// taken. When the far side is away, the broker queues and nothing is lost. It runs
+    /// until it is told to stop (SIGTERM), and goes on where it was: give each copy a
+    /// name and a state directory of its own. docs/fleet.md has partitions and standbys.
+    #[command(after_help = "\
+Examples:
+  purlin fleet collect --broker mqtts://core --state /var/lib/collect \\
+      --to otlp=http://127.0.0.1:4318
+  purlin fleet collect --broker mqtt://core --fleet site7 --state s \\
+      --to 'influx=http://db:8086/api/v2/write?org=o&bucket=b'
+  purlin fleet collect --broker mqtt://core --partition 1/2 --state s \\
+      --to jsonl=/srv/purlin")]
+    Collect(Box<CollectArgs>),
 }
 
 /// `purlin fleet keygen`
@@ -1213,15 +1230,131 @@ pub struct FleetStatusArgs {
     pub at: Broker,
 }
 
-/// The fleet's broker, and what it takes to be let in.
+/// `purlin fleet collect`
+#[derive(Debug, Args)]
+pub struct CollectArgs {
+    /// The broker.
+    #[command(flatten)]
+    pub login: Login,
+    /// Where to: otlp=http://HOST:PORT, influx=http://HOST:PORT/PATH?QUERY (the whole
+    /// write URL, precision ns) or jsonl=DIR
+    #[arg(long, value_name = "KIND=WHERE")]
+    pub to: Destination,
+    /// Directory that keeps what was seen, the dictionaries, and what was set aside
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// File of a token that the far side asks for, read at the start
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A fleet; several times for several [default: all of them]
+    #[arg(long, value_name = "FLEET", value_parser = level)]
+    pub fleet: Vec<String>,
+    /// A node; several times for several. The broker sends no others [default: all]
+    #[arg(long, value_name = "NODE", value_parser = level)]
+    pub node: Vec<String>,
+    /// The K-th of N parts of the nodes, by the hash of their id. Each copy is sent
+    /// everything and keeps its part
+    #[arg(long, value_name = "K/N", default_value = "1/1")]
+    pub partition: Partition,
+    /// Share the messages with other copies of this name (a shared subscription): any of
+    /// them may get any message, so no order is kept and no holes are looked for
+    #[arg(long, value_name = "NAME", value_parser = level)]
+    pub share: Option<String>,
+    /// Name of this copy: the broker's session is kept under it [default: from --partition]
+    #[arg(long, value_name = "NAME", value_parser = level)]
+    pub name: Option<String>,
+    /// How long the broker queues for this copy while it is away
+    #[arg(long, value_name = "TIME", default_value = "7d",
+          value_parser = humantime::parse_duration)]
+    pub session: Duration,
+    /// Messages that the broker sends ahead of our acknowledgements
+    #[arg(long, value_name = "N", default_value_t = 256,
+          value_parser = value_parser!(u16).range(1..=4096))]
+    pub ahead: u16,
+    /// A number that is missing for so long, while nothing of the past came, is a hole
+    #[arg(long, value_name = "TIME", default_value = "15m",
+          value_parser = humantime::parse_duration)]
+    pub hole_after: Duration,
+    /// How often to say how it goes
+    #[arg(long, value_name = "TIME", default_value = "10s",
+          value_parser = humantime::parse_duration)]
+    pub every: Duration,
+}
+
+/// Where what was collected goes.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// A receiver of OTLP over HTTP.
+    Otlp(Webhook),
+    /// InfluxDB's write API, or what speaks it.
+    Influx(Webhook),
+    /// A directory of JSON lines.
+    Jsonl(PathBuf),
+}
+
+impl FromStr for Destination {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url = |url: &str| {
+            url.parse::<Webhook>().map_err(|it| format!("may be {}; {}", it.limit, it.hint))
+        };
+        match text.split_once('=') {
+            Some(("otlp", to)) => Ok(Self::Otlp(url(to)?)),
+            Some(("influx", to)) => Ok(Self::Influx(url(to)?)),
+            Some(("jsonl", dir)) if !dir.is_empty() => Ok(Self::Jsonl(dir.into())),
+            _ => Err("may be otlp=http://HOST:PORT, influx=http://HOST:PORT/api/v2/write?… or \
+                      jsonl=DIR"
+                .into()),
+        }
+    }
+}
+
+/// The K-th of N parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Partition {
+    /// From 1.
+    pub part: u64,
+    /// How many there are.
+    pub of: u64,
+}
+
+impl FromStr for Partition {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text
+            .split_once('/')
+            .and_then(|(part, of)| Some(Self { part: part.parse().ok()?, of: of.parse().ok()? }));
+        let possible = parsed.filter(|it| (1..=1024).contains(&it.of) && it.part >= 1);
+        possible
+            .filter(|it| it.part <= it.of)
+            .ok_or_else(|| "may be K/N, N up to 1024 and K from 1 to N: 1/2 and 2/2".into())
+    }
+}
+
+fn level(text: &str) -> Result<String, String> {
+    match purlin_proto::topic::is_level(text) {
+        true => Ok(text.into()),
+        false => Err("may be 1 to 64 letters, digits, -, _ or .".into()),
+    }
+}
+
+/// The fleet's broker, the fleet, and what it takes to be let in.
 #[derive(Debug, Args)]
 pub struct Broker {
-    /// `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`
-    #[arg(long, value_name = "URL", value_parser = endpoint)]
-    pub broker: Endpoint,
+    /// The broker.
+    #[command(flatten)]
+    pub login: Login,
     /// The fleet
     #[arg(long, default_value = "default")]
     pub fleet: String,
+}
+
+/// A broker, and what it takes to be let in.
+#[derive(Debug, Args)]
+pub struct Login {
+    /// `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`
+    #[arg(long, value_name = "URL", value_parser = endpoint)]
+    pub broker: Endpoint,
     /// User name
     #[arg(long, value_name = "NAME", requires = "password_file")]
     pub username: Option<String>,
@@ -1231,6 +1364,26 @@ pub struct Broker {
     /// PEM file of the certificate authorities that mqtts:// trusts
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
+    /// PEM file of our own certificate
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+}
+
+impl Login {
+    /// Who we are to the broker; without a user name the client id stands for it.
+    pub fn mqtt(&self, client_id: String) -> Mqtt {
+        Mqtt {
+            username: self.username.clone().unwrap_or_else(|| client_id.clone()),
+            client_id,
+            password_file: self.password_file.clone(),
+            trust_anchors: self.ca.clone(),
+            identity: self.cert.clone().zip(self.key.clone()),
+            proxy: None,
+        }
+    }
 }
 
 fn count(least: u64, most: u64) -> impl TypedValueParser<Value = usize> {

@@ -26,7 +26,7 @@ impl FromStr for Incarnation {
 
 /// What kind of record it is; each class has its own log, budget and sequence.
 /// The numbers stand in files on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// Something a person must know of. Made durable at once, drained first.
     Alarm = 0,

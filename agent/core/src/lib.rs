@@ -40,6 +40,7 @@
 extern crate alloc;
 
 pub mod alarm;
+pub mod arrival;
 pub mod backoff;
 pub mod cdi;
 pub mod column;

@@ -20,6 +20,7 @@ pub mod door;
 mod enforce;
 pub mod helper;
 pub mod history;
+pub mod http;
 mod intake;
 pub mod inventory;
 pub mod kubelet;
@@ -28,6 +29,7 @@ mod logging;
 mod mesh;
 pub mod nri;
 pub mod offline;
+pub mod otlp;
 mod placement;
 pub mod rack;
 mod sample;
@@ -51,5 +53,6 @@ pub mod mqtt {
     pub use crate::uplink::{
         Answer, Message, PendingAnswer, Session, Transport,
         mqtt::{Connection, Mqtt},
+        subscriber::{Arrived, Durable, Filter, Receipt, Subscriber},
     };
 }

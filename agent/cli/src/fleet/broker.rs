@@ -7,7 +7,7 @@ use std::{
 
 use prost::Message as _;
 use purlin_core::trust::selects;
-use purlin_daemon::mqtt::{Connection, Message, Mqtt, PendingAnswer, Session, Transport};
+use purlin_daemon::mqtt::{Connection, Message, PendingAnswer, Session, Transport};
 use purlin_proto::{
     topic::Topics,
     v1::{self, Outcome},
@@ -39,17 +39,10 @@ impl Fleet {
     pub async fn connect(at: &Broker) -> Result<Self, Failure> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let client_id = format!("purlin-fleet-{}-{}", std::process::id(), since.subsec_nanos());
-        let mqtt = Mqtt {
-            username: at.username.clone().unwrap_or_else(|| client_id.clone()),
-            client_id,
-            password_file: at.password_file.clone(),
-            trust_anchors: at.ca.clone(),
-            identity: None,
-            proxy: None,
-        };
-        let failed = |why: String| Failure::Failed(format!("{}: {why}", at.broker));
+        let (mqtt, broker) = (at.login.mqtt(client_id), &at.login.broker);
+        let failed = |why: String| Failure::Failed(format!("{broker}: {why}"));
         let connected = async {
-            let mut session = mqtt.connect(&at.broker).await?;
+            let mut session = mqtt.connect(broker).await?;
             session.subscribe(&format!("purlin/v1/{}/+/reported", at.fleet)).await?;
             Ok(session)
         };

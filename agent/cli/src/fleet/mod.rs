@@ -8,6 +8,7 @@
 use crate::{args::FleetCommand, exit::Ended, output::Output};
 
 mod broker;
+mod collect;
 mod keys;
 mod page;
 mod push;
@@ -22,5 +23,6 @@ pub async fn run(command: &FleetCommand, output: &Output) -> Ended {
         FleetCommand::Push(args) => push::run(args, output).await,
         FleetCommand::Status(args) => broker::status(args, output).await,
         FleetCommand::Watch(args) => broker::watch(args, output).await,
+        FleetCommand::Collect(args) => collect::run(args, output).await,
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 mod export;
 mod file;
 mod import;
-mod peek;
+pub mod peek;
 mod purge;
 mod source;
 

@@ -106,7 +106,9 @@ pub async fn run(args: &PeekArgs, global: &Global, output: &Output) -> Ended {
                 if let Some(Body::Sample(sample)) = &record.body {
                     name(&source, sample.dictionary, &mut dictionaries).await?;
                 }
-                peek.records.push(tell(class, seq, record, &dictionaries));
+                peek.records.push(tell(class, seq, record, |hash| {
+                    dictionaries.get(&hash).and_then(Option::as_ref)
+                }));
                 left -= 1;
             }
             peek.gaps.extend(batch.gaps.iter().map(|gap| told(class, gap)));
@@ -129,7 +131,13 @@ async fn name(source: &Source, hash: u64, known: &mut Dictionaries) -> Result<()
     Ok(())
 }
 
-fn tell(class: Class, seq: u64, record: v1::Record, known: &Dictionaries) -> Peeked {
+/// A record in words, and a sample by the names of its dictionary.
+pub fn tell<'a>(
+    class: Class,
+    seq: u64,
+    record: v1::Record,
+    known: impl FnOnce(u64) -> Option<&'a v1::Dictionary>,
+) -> Peeked {
     let mut it = Peeked {
         class: class.name(),
         seq,
@@ -144,7 +152,7 @@ fn tell(class: Class, seq: u64, record: v1::Record, known: &Dictionaries) -> Pee
     match record.body {
         Some(Body::Sample(sample)) => {
             it.kind = "sample";
-            let dictionary = known.get(&sample.dictionary).and_then(Option::as_ref);
+            let dictionary = known(sample.dictionary);
             it.name = dictionary.map_or_else(
                 || format!("dictionary {:016x} is lost", sample.dictionary),
                 |it| it.source.clone(),
@@ -285,12 +293,12 @@ mod tests {
             body: Some(body),
             ..v1::Record::default()
         };
-        let known = [(7, Some(dictionary))].into();
+        let known = |hash| (hash == 7).then_some(&dictionary);
         let gap = v1::Gap { first_seq: 3, last_seq: 9, lost: 7, cause: Cause::Full.into() };
         let peek = Peek {
             records: vec![
-                tell(Class::Event, 1, record(Body::Event(event), true), &known),
-                tell(Class::Metric, 2, record(Body::Sample(values), false), &known),
+                tell(Class::Event, 1, record(Body::Event(event), true), known),
+                tell(Class::Metric, 2, record(Body::Sample(values), false), known),
             ],
             gaps: vec![told(Class::Metric, &gap)],
         };

@@ -53,6 +53,7 @@ use crate::{
 pub mod mqtt;
 pub mod relay;
 mod sent_today;
+pub mod subscriber;
 mod way;
 
 use relay::{Carry, MAX_CARRIED, Peer};

@@ -27,16 +27,16 @@ use crate::boot;
 
 use super::{Answer, Closed, MAX_IN_FLIGHT, Message, PendingAnswer, Session, Transport};
 
-mod answer;
+pub(super) mod answer;
 
 /// Announced to the broker: over what a document may have, so that one too
 /// large still arrives and is refused with a reason.
-const MAX_PACKET_BYTES: u32 = 1 << 20;
+pub(super) const MAX_PACKET_BYTES: u32 = 1 << 20;
 /// A broker that is silent for one and a half of it is taken for dead.
 const KEEP_ALIVE_S: u16 = 30;
 /// Messages that may wait to be taken in; TCP holds the rest back.
 const INBOX: usize = 8;
-const GOODBYE: Duration = Duration::from_millis(500);
+pub(super) const GOODBYE: Duration = Duration::from_millis(500);
 const TEST_STEP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Who we are to a broker, and whom we trust.
@@ -57,7 +57,11 @@ pub struct Mqtt {
 }
 
 impl Mqtt {
-    fn options(&self, endpoint: &Endpoint, client_id: &str) -> Result<MqttOptions, String> {
+    pub(super) fn options(
+        &self,
+        endpoint: &Endpoint,
+        client_id: &str,
+    ) -> Result<MqttOptions, String> {
         let mut options = MqttOptions::new(client_id, (endpoint.host.clone(), endpoint.port));
         options
             .set_keep_alive(KEEP_ALIVE_S)

@@ -966,3 +966,42 @@ pub enum Quality {
     /// There is none.
     Bad,
 }
+
+/// What was done to the node, as far as the record can be believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Audit {
+    /// Number of the first line that is kept.
+    pub first: u64,
+    /// Where it ends; absent while it is empty, or broken.
+    pub head: Option<AuditHead>,
+    /// Public key (Ed25519, hexadecimal digits) that its checkpoints were verified by.
+    pub key: String,
+    /// Where it is not what was written, and why; from there on nothing of it is shown.
+    pub broken: Option<String>,
+    /// The oldest first.
+    pub entries: Vec<AuditEntry>,
+}
+
+/// The newest line of an audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditHead {
+    /// Its number.
+    pub number: u64,
+    /// Its SHA-256, in hexadecimal digits.
+    pub sha256: String,
+}
+
+/// One thing that was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntry {
+    /// Counts from 1.
+    pub number: u64,
+    /// By the node's clock.
+    pub unix_ms: u64,
+    /// Who did it, e.g. uid 1000 (local).
+    pub by: String,
+    /// What was done, e.g. config.confirmed.
+    pub what: String,
+    /// To what, and what came of it.
+    pub text: String,
+}

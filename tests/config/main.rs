@@ -19,6 +19,7 @@ use purlin_tests::{
 };
 use serde_json::Value;
 
+mod audit;
 mod fleet;
 mod power;
 mod trial;
@@ -44,9 +45,10 @@ fn main() -> ExitCode {
     let remote = remote
         .into_iter()
         .chain(trial::remote())
+        .chain(audit::remote())
         .chain(fleet::tests())
         .map(|test| test.needs(&mosquitto));
-    let local = local.into_iter().chain(trial::local()).chain(power::tests());
+    let local = local.into_iter().chain(trial::local()).chain(power::tests()).chain(audit::local());
     purlin_tests::run(local.chain(remote))
 }
 

@@ -18,6 +18,8 @@ use purlin_core::{
 };
 use purlin_daemon::mqtt::Mqtt;
 
+use purlin_proto::api::AuditHead;
+
 use crate::{
     exit::CODES,
     output::{Color, Format},
@@ -167,6 +169,14 @@ Examples:
     /// it is latched.
     #[command(subcommand)]
     Alarm(AlarmCommand),
+
+    /// Show what was done to this node, and prove that the record is whole
+    ///
+    /// Changes over the agent's socket, what became of documents and commands, and what the
+    /// agent did by itself. Each line is chained to the one before, and each file of them
+    /// ends with a line that the node's key has signed.
+    #[command(subcommand)]
+    Audit(AuditCommand),
 
     /// Show what the rack's buses say: power supplies, UPS, sensors
     ///
@@ -610,6 +620,46 @@ Examples:
 Examples:
   purlin numa resume")]
     Resume,
+}
+
+/// `purlin audit …`
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// List what was done, the newest last
+    ///
+    /// Without a running agent it reads the state directory.
+    #[command(after_help = "\
+Examples:
+  purlin audit list                      the last actions
+  purlin audit list -n 1000 -o json      all of them, for a program")]
+    List {
+        /// So many at most, the newest
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+        count: usize,
+    },
+    /// Verify that no line was changed, removed or cut off
+    ///
+    /// The running agent knows where its log ends. Whoever can write the node's disk can
+    /// make a whole new log all the same, so give what the node has reported to the core
+    /// (`purlin fleet status -o json`), or what an earlier `verify` printed. Exits 2 if the
+    /// log is not what was written.
+    #[command(after_help = "\
+Examples:
+  purlin audit verify                    is it whole?
+  purlin audit verify --anchor 412:9f2c… does it go on from what was told?")]
+    Verify {
+        /// Number and SHA-256 of a line that was told before
+        #[arg(long, value_name = "NUMBER:SHA256", value_parser = anchor)]
+        anchor: Vec<AuditHead>,
+    },
+}
+
+fn anchor(text: &str) -> Result<AuditHead, String> {
+    let wrong = || "is not NUMBER:SHA256, as purlin audit verify prints it".to_owned();
+    let (number, sha256) = text.split_once(':').ok_or_else(wrong)?;
+    let is_sha256 = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = number.parse().ok().filter(|_| is_sha256).ok_or_else(wrong)?;
+    Ok(AuditHead { number, sha256: sha256.to_ascii_lowercase() })
 }
 
 /// `purlin alarm …`

@@ -125,7 +125,7 @@ impl Client {
     pub async fn get_or_read<T: DeserializeOwned>(
         &self,
         path: &str,
-        read: fn(&Boot) -> Result<T, String>,
+        read: impl FnOnce(&Boot) -> Result<T, String>,
     ) -> Result<Answer<T>, Failure> {
         match (self.get(path).await, &self.boot) {
             (Err(Failure::Unreachable(unreachable)), Some(boot)) => {
@@ -264,7 +264,7 @@ fn decode<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, Failure> {
 fn read_instead<T>(
     unreachable: Unreachable,
     boot: &Boot,
-    read: fn(&Boot) -> Result<T, String>,
+    read: impl FnOnce(&Boot) -> Result<T, String>,
 ) -> Result<Answer<T>, Failure> {
     let place = boot.state_dir.display();
     match read(boot) {

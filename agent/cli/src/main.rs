@@ -20,6 +20,7 @@ use crate::{
 
 mod alarm;
 mod args;
+mod audit;
 mod client;
 mod config;
 mod document;
@@ -85,6 +86,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         },
         Command::Status(args) => wait(status::run(&args, &global, &output)),
         Command::Top(args) => wait(top::run(&args, &global, &output)),
+        Command::Audit(command) => wait(audit::run(&command, &global, &output)),
         Command::Alarm(command) => wait(alarm::run(&command, &global, &output)),
         Command::Rack(command) => wait(rack::run(&command, &global, &output)),
         Command::Driver(command) => wait(driver::run(&command, &output)),

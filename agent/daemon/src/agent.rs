@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `log` | lines | answers with the latest |
 //! | `config` | documents ([`door`](crate::door)) | `Settings`, `Reported` |
+//! | `audit` | what was done | `audit::State`, the record on disk |
 //! | `helper` | requests | answers, `Helper` |
 //! | `inventory` | uevents, the helper | `Inventory`, `Hardware`, the baseline, requests for CDI files |
 //! | `placement` | containers, `Inventory`, `Settings` | `Targets`, the book on disk |
@@ -55,7 +56,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    alarm, api,
+    alarm, api, audit,
     boot::{self, Boot},
     cdi::Runtimes,
     clock::Clock,
@@ -91,6 +92,8 @@ const NEXT: [(&str, &str); 4] = [
     ("queue show", "what waits for the core"),
     ("config default", "the agent's own file, to make this a service"),
 ];
+/// Who did what nobody asked for.
+const AGENT: &str = "the agent";
 /// Exit code of a refused configuration file.
 const INVALID: u8 = 3;
 
@@ -133,7 +136,8 @@ async fn run(boot: Boot, started: Instant) -> Result<(), String> {
     let stop = CancellationToken::new();
     let mut tasks = Tasks::new(stop.clone());
     let opened = Opened::open(boot, &tasks.board())?;
-    let (spool, socket) = (opened.spool.clone(), opened.boot.socket.clone());
+    let (spool, audit) = (opened.spool.clone(), opened.audit.0.clone());
+    let socket = opened.boot.socket.clone();
     let state_dir = opened.state.path().to_owned();
     // Held until the very end.
     let _state = opened.spawn(&mut tasks, &stop, started);
@@ -141,6 +145,7 @@ async fn run(boot: Boot, started: Instant) -> Result<(), String> {
     // Outside systemd there is nobody to tell.
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     spool.event("agent.started", VERSION);
+    audit.tell(AGENT, "agent.started", VERSION);
     match History::start(state_dir.join("history"), state_dir.join("spool/dict")) {
         Ok(history) => spool.tell(history),
         Err(error) => tracing::warn!(%error, "there is no local history"),
@@ -154,6 +159,7 @@ async fn run(boot: Boot, started: Instant) -> Result<(), String> {
     _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
     spool.event("agent.stopped", VERSION);
+    audit.note(AGENT, "agent.stopped", VERSION).await;
     stop.cancel();
     if !tasks.drain(DRAIN).await {
         tracing::warn!(after = ?DRAIN, "some tasks did not end by themselves");
@@ -182,6 +188,7 @@ struct Opened {
     door: Door,
     placements: (Store, Book),
     alarms: (alarm::Store, Alarms),
+    audit: (audit::Client, audit::Owner),
     inventory: watch::Sender<Arc<Inventory>>,
     damage: Vec<String>,
 }
@@ -200,11 +207,13 @@ impl Opened {
         let spool = Spool::open(&path, identity.incarnation, clock.clone(), board.clone())
             .map_err(|error| format!("can't open the spool in {}: {error}", path.display()))?;
         let inventory = watch::channel(Arc::new(Inventory::default())).0;
+        let audit = audit::new(state.path().join(audit::store::DIR));
         let opening = Opening {
             identity: identity.clone(),
             start: boot.start.clone(),
             spool: spool.clone(),
             inventory: inventory.subscribe(),
+            audit: audit.0.clone(),
             keys: boot.trust_keys.clone(),
             test: boot.test.clone(),
         };
@@ -231,6 +240,7 @@ impl Opened {
             door,
             placements,
             alarms,
+            audit,
             inventory,
             damage,
         })
@@ -242,6 +252,7 @@ impl Opened {
         let Self { boot, state, listener, level, keeper, identity, mqtt, spool, clock, .. } = self;
         let (mut door, inventory) = (self.door, self.inventory);
         let (placements, alarms, damage) = (self.placements, self.alarms, self.damage);
+        let (audit, auditor) = self.audit;
         let (alarm_client, alarm_inbox) = alarm::client();
         let (alarms_shown, alarms_now) = watch::channel(Arc::new(alarm::Shown::of(&alarms.1)));
         let (settings, reported, lines) = (door.settings(), door.reported(), keeper.lines());
@@ -289,6 +300,7 @@ impl Opened {
 
         spawn_owner(tasks, "log", keeper, |keeper| Box::pin(keeper.run()));
         spawn_owner(tasks, "config", (door, inbox), |(door, inbox)| Box::pin(door.run(inbox)));
+        spawn_owner(tasks, "audit", auditor, |auditor| Box::pin(auditor.run()));
         spawn_owner(tasks, "helper", helpers, |helpers| Box::pin(helpers.run()));
         let owner = Owner {
             helper: client.clone(),
@@ -457,6 +469,7 @@ impl Opened {
             mesh: mesh_now,
             hardware: hardware_now,
             enforced: enforced.clone(),
+            audit: audit.state(),
             alarms: alarms_now.clone(),
             damage,
         };
@@ -487,6 +500,7 @@ impl Opened {
         spawn_owner(tasks, "alarm", owner, |owner| Box::pin(owner.run()));
         let access = api::Access {
             sources,
+            audit,
             alarms: alarm_client,
             spool,
             door: asks,

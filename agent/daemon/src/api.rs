@@ -19,6 +19,7 @@ use axum::{
     Extension, Json, Router,
     extract::{DefaultBodyLimit, Query, State, rejection::QueryRejection},
     http::StatusCode,
+    middleware,
     routing::get,
 };
 use hyper::server::conn::http1;
@@ -40,7 +41,7 @@ use utoipa::{IntoParams, OpenApi as _, openapi::OpenApi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    alarm,
+    alarm, audit,
     door::Ask,
     intake,
     inventory::Ask as HardwareAsk,
@@ -53,6 +54,7 @@ use crate::{
 };
 
 mod alarms;
+mod audited;
 mod config;
 mod metrics;
 pub mod placement;
@@ -88,6 +90,8 @@ pub struct Access {
     pub placement: PlacementClient,
     /// What was made of the placements.
     pub enforced: watch::Receiver<Arc<api::Enforcement>>,
+    /// The record of what is done.
+    pub audit: audit::Client,
     /// The alarms' owner.
     pub alarms: alarm::Client,
     /// The rack.
@@ -109,7 +113,7 @@ impl Peer {
     pub fn may_change(&self) -> Result<String, Failure> {
         match &self.0 {
             Some(peer) if peer.uid() == 0 || peer.uid() == Uid::effective().as_raw() => {
-                Ok(format!("uid {} (local)", peer.uid()))
+                Ok(self.name())
             }
             peer => {
                 let who = peer.as_ref().map_or("unknown".into(), |peer| peer.uid().to_string());
@@ -123,6 +127,14 @@ impl Peer {
                 ))
             }
         }
+    }
+}
+
+impl Peer {
+    /// For the record.
+    fn name(&self) -> String {
+        let who = self.0.as_ref().map_or("unknown".into(), |peer| peer.uid().to_string());
+        format!("uid {who} (local)")
     }
 }
 
@@ -164,6 +176,7 @@ pub async fn serve(listener: UnixListener, access: Access) -> Result<(), String>
         .fallback(async || {
             failure(StatusCode::NOT_FOUND, "no such path: /openapi.json has them all")
         })
+        .layer(middleware::from_fn_with_state(access.clone(), audited::record))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(access);
     let mut connections = JoinSet::new();
@@ -209,6 +222,7 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(rack_view))
         .routes(routes!(alarms::alarms))
         .routes(routes!(alarms::act))
+        .routes(routes!(audited::audit))
         .routes(routes!(link))
         .routes(routes!(link_test))
         .routes(routes!(config::config, config::attempt))
@@ -351,6 +365,7 @@ mod tests {
             [
                 "/v1/alarms",
                 "/v1/alarms/{id}",
+                "/v1/audit",
                 "/v1/config",
                 "/v1/config/confirm",
                 "/v1/config/diff",

@@ -9,6 +9,7 @@
 mod agent;
 mod alarm;
 mod api;
+pub mod audit;
 pub mod baseline;
 pub mod boot;
 #[cfg(feature = "broker")]

@@ -14,6 +14,7 @@ use purlin_proto::{api, v1};
 
 use crate::{
     alarm,
+    audit::{self, chain::Head},
     baseline::Baseline,
     boot::Boot,
     document::{self, Format},
@@ -46,6 +47,11 @@ pub fn alarms(boot: &Boot) -> Result<api::Alarms, String> {
         Some(problem) => Err(problem.clone()),
         None => Ok(alarm::views(&alarm::Shown::of(&alarms))),
     }
+}
+
+/// `purlin audit …`
+pub fn audit(boot: &Boot, anchors: Vec<Head>) -> Result<api::Audit, String> {
+    audit::store::read(&boot.state_dir.join(audit::store::DIR), anchors).map(audit::view)
 }
 
 /// The spool of a dead agent, for `purlin queue peek|export`: nothing of it is changed,

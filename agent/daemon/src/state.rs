@@ -8,6 +8,7 @@
 //! ledger.a .b    the configuration the node boots from
 //! baseline.json  the accepted hardware
 //! placement.a .b  who is placed where
+//! audit/         what was done to this node, and the key that signs for it
 //! spool/         telemetry on its way to the core
 //! sent-today     bytes that the uplink sent, and on which day
 //! history/       the last day's measurements; history.bad what was set aside of it

@@ -12,7 +12,7 @@ use purlin_proto::api;
 use tokio::sync::watch;
 
 use crate::{
-    alarm, document,
+    alarm, audit, document,
     door::{Identity, VERSION},
     helper::{Client, WRITER_SOCKET},
     inventory::{Hardware, KEPT_CHANGES},
@@ -53,6 +53,8 @@ pub struct Sources {
     pub hardware: watch::Receiver<Arc<Hardware>>,
     /// What was made of the placements.
     pub enforced: watch::Receiver<Arc<api::Enforcement>>,
+    /// The record of what was done.
+    pub audit: watch::Receiver<audit::State>,
     /// The alarms.
     pub alarms: watch::Receiver<Arc<alarm::Shown>>,
     /// What was found damaged at the start.
@@ -102,6 +104,7 @@ impl Sources {
         faults.extend(hardware_faults(&self.hardware.borrow()));
         faults.extend(nri::faults(&self.nri));
         faults.extend(kubelet::faults(&self.kubelet));
+        faults.extend(audit::faults(&self.audit));
         faults.extend(mesh::faults(&self.mesh.borrow().view));
         faults.extend(placement_faults(&self.enforced.borrow()));
         faults

@@ -99,7 +99,9 @@ impl Door {
         }
         let (version, epoch) = (next.set.version, next.set.epoch);
         tracing::info!(version, epoch, "a key set follows");
-        self.spool.event("config.keys", format!("key set {version} of epoch {epoch} is in force"));
+        let text = format!("key set {version} of epoch {epoch} is in force");
+        self.audit.tell("the fleet's roots", "config.keys", &text);
+        self.spool.event("config.keys", text);
         self.trust = Trust::Keys(next.clone());
         Ok(next)
     }

@@ -36,7 +36,7 @@ pub use self::{
     },
 };
 use crate::{
-    clock,
+    audit, clock,
     document::{self, Format},
     ledger::Ledger,
     spool::Spool,
@@ -191,6 +191,8 @@ pub struct Door {
     subsystems: Subsystems,
     machine_read: watch::Receiver<Arc<Inventory>>,
     settings: watch::Sender<Arc<Settings>>,
+    audit: audit::Client,
+    audited: watch::Receiver<audit::State>,
     reported: watch::Sender<Arc<v1::Reported>>,
     spool: Spool,
     terms: Terms,
@@ -225,6 +227,8 @@ pub struct Opening {
     pub spool: Spool,
     /// The machine.
     pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// Takes what became of documents, for the record.
+    pub audit: audit::Client,
     /// Key set of the fleet.
     pub keys: Option<PathBuf>,
     /// For this project's own tests.
@@ -236,7 +240,7 @@ impl Door {
     /// One that this agent can't read any more is left in the ledger, and the defaults
     /// hold.
     pub fn open(state: &state::StateDir, opening: Opening) -> (Self, Vec<String>) {
-        let Opening { identity, start, spool, inventory, keys, test } = opening;
+        let Opening { identity, start, spool, inventory, audit, keys, test } = opening;
         let (ledger, content, mut problems) = Ledger::open(state.path());
         let active = match content.active.as_ref().map(|entry| decode(&entry.document, &identity)) {
             None => None,
@@ -282,6 +286,8 @@ impl Door {
             content,
             active,
             spool,
+            audited: audit.state(),
+            audit,
         };
         door.publish();
         (door, problems)
@@ -317,6 +323,7 @@ impl Door {
                 biased;
                 () = time::sleep_until(self.looks) => self.look().await,
                 done = act::finished(&mut self.effect) => self.finished(done).await,
+                Ok(()) = self.audited.changed() => self.publish(),
                 ask = inbox.recv() => match ask {
                     Some(ask) => self.answer(ask).await,
                     None => return,
@@ -576,6 +583,7 @@ impl Door {
             _ => ("config.reverted", format!("version {version}: {}", verdict.why)),
         };
         tracing::info!(event = name, text, "a document was judged");
+        self.audit.tell(&verdict.by, name, &text);
         self.spool.event(name, text);
     }
 

@@ -10,7 +10,7 @@ use purlin_proto::{
 };
 
 use super::{Door, VERSION, believe::Trust, record};
-use crate::{clock, document, state};
+use crate::{audit, clock, document, state};
 
 impl Door {
     /// What the core is told.
@@ -32,6 +32,7 @@ impl Door {
             subsystems: self.said.clone(),
             key_set: keys.map_or(0, |keys| keys.set.version),
             epoch: keys.map_or(0, |keys| keys.set.epoch),
+            audit: audit_head(&self.audited.borrow()),
         }
     }
 
@@ -102,6 +103,12 @@ impl Door {
             problems: self.unwell(trial.terms.confirm_after.is_none()),
         })
     }
+}
+
+fn audit_head(state: &audit::State) -> Option<v1::AuditHead> {
+    let head = &state.head;
+    let sha256 = audit::chain::unhex(&head.sha256).unwrap_or_default().into();
+    (head.number > 0).then(|| v1::AuditHead { number: head.number, sha256 })
 }
 
 fn phase(phase: Phase) -> &'static str {

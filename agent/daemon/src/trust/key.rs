@@ -64,7 +64,8 @@ impl SigningKey {
         id_of(&self.public())
     }
 
-    pub(super) fn sign(&self, data: &[u8]) -> Vec<u8> {
+    /// Its signature.
+    pub fn sign(&self, data: &[u8]) -> Vec<u8> {
         self.0.sign(data).as_ref().to_vec()
     }
 }

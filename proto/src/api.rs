@@ -380,6 +380,9 @@ pub struct QueueClass {
     /// When the oldest of them was made, by the node's clock.
     #[serde(default)]
     pub oldest_unix_ms: Option<u64>,
+    /// Until the core has it all, as it went in the last minute; absent while it grows.
+    #[serde(default)]
+    pub sent_in_ms: Option<u64>,
     /// Bytes on disk.
     pub bytes: u64,
     /// The most bytes it may take.

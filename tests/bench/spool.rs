@@ -25,7 +25,7 @@ use purlin_core::{
 use purlin_daemon::{
     door::Identity,
     mqtt::{Answer, Message, Mqtt, Session, Transport},
-    spool::{Limits, log::Log},
+    spool::{Keys, Limits, log::Log},
     wire,
 };
 use purlin_proto::v1::{Record, Sample, record::Body};
@@ -72,12 +72,17 @@ fn measure(lab: &Lab) -> Result {
     println!("| what | measured | aim |");
     println!("| --- | --- | --- |");
     append(lab)?;
+    sealed(lab)?;
     large(lab)?;
     publish(lab)
 }
 
 fn open(dir: &Path) -> Result<Log> {
-    let mut log = Log::open(dir, Class::Metric, Incarnation(7))?;
+    open_with(dir, &Keys::default())
+}
+
+fn open_with(dir: &Path, keys: &Keys) -> Result<Log> {
+    let mut log = Log::open_with(dir, Class::Metric, Incarnation(7), keys.clone())?;
     let window = Duration::from_secs(60);
     log.limit(Limits { cap: 4 << 30, window, when_full: WhenFull::DropOldest, ttl: None });
     Ok(log)
@@ -135,6 +140,47 @@ fn append(lab: &Lab) -> Result {
     Ok(())
 }
 
+/// The same appending, sealed and plain; in memory, where nothing hides its cost.
+fn sealed(lab: &Lab) -> Result {
+    let shm = memory(lab)?;
+    let records: Vec<_> = (0..IN_COMMIT).map(record).collect();
+    let (mut ratios, mut micros) = (Vec::new(), Vec::new());
+    let keys = Keys::of(&[[7; 32]]);
+    let mut logs = [("plain", Keys::default()), ("sealed", keys)]
+        .map(|(name, keys)| open_with(&shm.path().join(name), &keys));
+    for _ in 0..TURNS {
+        let mut took = [0.0; 2];
+        for (log, took) in logs.iter_mut().zip(&mut took) {
+            let log = log.as_mut().map_err(|_| "a log")?;
+            let spent = time(|| {
+                for _ in 0..COMMITS {
+                    for record in &records {
+                        ensure!(log.append(record, Instant::now()).is_ok(), "a record");
+                    }
+                    log.commit(Instant::now())?;
+                }
+                Ok(())
+            })?;
+            *took = spent.as_secs_f64();
+            log.acknowledge(log.durable());
+        }
+        ratios.push(took[1] / took[0]);
+        micros.push((took[1] - took[0]) * 1e6 / (COMMITS * IN_COMMIT) as f64);
+    }
+    println!(
+        "| appending sealed : plain, in memory, and a record's part of it | {:.2}, {:.2} µs | |",
+        median(&mut ratios),
+        median(&mut micros)
+    );
+    Ok(())
+}
+
+/// A directory in memory, where there is one.
+fn memory(lab: &Lab) -> Result<tempfile::TempDir> {
+    let shm = Path::new("/dev/shm");
+    Ok(tempfile::tempdir_in(if shm.is_dir() { shm } else { lab.dir() })?)
+}
+
 /// Bytes that the loop device was given, everything flushed.
 fn device_bytes(disk: &Disk) -> Result<u64> {
     nix::unistd::sync();
@@ -154,11 +200,7 @@ fn device_bytes(disk: &Disk) -> Result<u64> {
 
 fn large(lab: &Lab) -> Result {
     // In memory: it is not the disk that is measured.
-    let shm = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() {
-        "/dev/shm".into()
-    } else {
-        lab.dir().to_path_buf()
-    })?;
+    let shm = memory(lab)?;
     let dir = shm.path().join("metric");
     let mut log = open(&dir)?;
     let mut n = 0;

@@ -37,7 +37,12 @@ fn carried(lab: &Lab) -> Result {
     ensure!(alive["metric"] >= 200, "{alive:?}");
     origin.kill()?;
     let stick = lab.dir().join("dead.purlin");
+    broken_off(&stick, &fs::read(lab.dir().join("alive.purlin"))?)?;
     let dead = export(&origin, &stick)?;
+    let after = fs::read(&stick)?;
+    let alive_bytes = fs::read(lab.dir().join("alive.purlin"))?;
+    let kept = alive_bytes.iter().zip(&after).take_while(|(a, b)| a == b).count();
+    ensure!(kept > alive_bytes.len() / 3, "it began anew: {kept} bytes are the same");
     ensure!(dead["metric"] >= alive["metric"], "{dead:?} with it dead, {alive:?} alive");
     ensure!(!lab.dir().join("dead.purlin.part").exists(), "nothing half is left");
     let peeked: Value = origin.cli(&["queue", "peek", "-n", "2", "-o", "json"])?.json()?;
@@ -81,6 +86,15 @@ fn carried(lab: &Lab) -> Result {
         ensure!(of.values().all(|times| *times == 1), "{class}: some came twice");
     }
     println!("{sum} records carried: {dead:?}");
+    Ok(())
+}
+
+/// A stick that was pulled out half way: what is whole of it is gone on with.
+fn broken_off(stick: &Path, alive: &[u8]) -> Result {
+    let mut half = alive[..alive.len() * 2 / 3].to_vec();
+    let end = half.len() - 100;
+    half[end..].fill(0);
+    fs::write(format!("{}.part", stick.display()), half)?;
     Ok(())
 }
 

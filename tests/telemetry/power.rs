@@ -25,7 +25,7 @@ use purlin_core::{
 };
 use purlin_daemon::{
     history::store::Store,
-    spool::{Limits, log::Log},
+    spool::{Keys, Limits, log::Log},
 };
 use purlin_proto::v1::HistoryChunk;
 use purlin_tests::{
@@ -44,12 +44,21 @@ pub fn tests() -> Vec<Test> {
     let xfs = Need::Is(|| disk::missing("xfs"));
     let tools = |kind| [Need::Program("perl"), Need::Program("mount"), Need::Program(kind)];
     vec![
-        test("power_cuts_on_ext4_lose_nothing_durable", 400, |lab| cuts(lab, "ext4", 64, 200))
-            .needs(&tools("mkfs.ext4"))
-            .needs(&[ext4]),
-        test("power_cuts_on_xfs_lose_nothing_durable", 200, |lab| cuts(lab, "xfs", 320, 50))
-            .needs(&tools("mkfs.xfs"))
-            .needs(&[xfs]),
+        test("power_cuts_on_ext4_lose_nothing_durable", 400, |lab| {
+            cuts(lab, "ext4", 64, 200, &Keys::default())
+        })
+        .needs(&tools("mkfs.ext4"))
+        .needs(&[ext4]),
+        test("power_cuts_on_xfs_lose_nothing_durable", 200, |lab| {
+            cuts(lab, "xfs", 320, 50, &Keys::default())
+        })
+        .needs(&tools("mkfs.xfs"))
+        .needs(&[xfs]),
+        test("power_cuts_lose_nothing_sealed", 200, |lab| {
+            cuts(lab, "ext4", 64, 50, &Keys::of(&[[7; 32]]))
+        })
+        .needs(&tools("mkfs.ext4"))
+        .needs(&[Need::Is(|| disk::missing("ext4"))]),
         test("power_cuts_leave_the_local_history_whole", 200, history_cuts)
             .needs(&tools("mkfs.ext4"))
             .needs(&[ext4]),
@@ -59,14 +68,14 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-fn cuts(lab: &Lab, kind: &str, mib: u64, cuts: u32) -> Result {
+fn cuts(lab: &Lab, kind: &str, mib: u64, cuts: u32, keys: &Keys) -> Result {
     let mut random = Random::from_environment()?;
     let disk = Disk::make(lab, "disk", kind, mib)?;
     let dir = disk.path().join("metric");
     let promised = Promised::default();
     let mut slowest = Duration::ZERO;
     for cut in 0..cuts {
-        let log = open(&dir, &mut slowest)?;
+        let log = open(&dir, &mut slowest, keys)?;
         promised.begin(&log);
         let run = Duration::from_micros(random.below(LONGEST_RUN_MS * 1000));
         let mut theirs = random.fork();
@@ -81,7 +90,7 @@ fn cuts(lab: &Lab, kind: &str, mib: u64, cuts: u32) -> Result {
             done.map(|()| durable)
         })?;
         disk.cycle()?;
-        let mut log = open(&dir, &mut slowest)?;
+        let mut log = open(&dir, &mut slowest, keys)?;
         check(&mut log, durable, &promised).map_err(|e| format!("cut {cut}: {e:?}"))?;
     }
     let durable = promised.durable.load(Ordering::Acquire);
@@ -110,9 +119,9 @@ impl Promised {
     }
 }
 
-fn open(dir: &Path, slowest: &mut Duration) -> Result<Log> {
+fn open(dir: &Path, slowest: &mut Duration, keys: &Keys) -> Result<Log> {
     let began = Instant::now();
-    let mut log = Log::open(dir, Class::Metric, Incarnation(7))?;
+    let mut log = Log::open_with(dir, Class::Metric, Incarnation(7), keys.clone())?;
     *slowest = (*slowest).max(began.elapsed());
     let window = Duration::ZERO;
     log.limit(Limits { cap: 8 << 20, window, when_full: WhenFull::DropOldest, ttl: None });

@@ -56,6 +56,7 @@ pub mod irq;
 pub mod mesh;
 pub mod metric;
 pub mod modbus;
+pub mod pace;
 pub mod pacing;
 pub mod pattern;
 pub mod place;

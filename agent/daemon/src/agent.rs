@@ -69,7 +69,7 @@ use crate::{
     placement::{self, Store, features},
     rack::run::{Rack, View},
     sample, sparkplug,
-    spool::Spool,
+    spool::{Keys, Spool, dir::SEALED},
     state::StateDir,
     status,
     tasks::{Board, Tasks},
@@ -204,8 +204,14 @@ impl Opened {
         let mqtt = mqtt(&mut boot, &identity, &state)?;
         let path = state.path().join("spool");
         let clock = Clock::new(state.boot());
-        let spool = Spool::open(&path, identity.incarnation, clock.clone(), board.clone())
-            .map_err(|error| format!("can't open the spool in {}: {error}", path.display()))?;
+        let (keys, unsealed) = match boot.spool_keys() {
+            Ok(keys) => (keys, None),
+            // What is measured meanwhile is worth more than its secrecy, and this is told.
+            Err(why) => (Keys::default(), Some(format!("{why}: the spool is written in plain"))),
+        };
+        let spool =
+            Spool::open_with(&path, identity.incarnation, clock.clone(), board.clone(), keys)
+                .map_err(|error| format!("can't open the spool in {}: {error}", path.display()))?;
         let inventory = watch::channel(Arc::new(Inventory::default())).0;
         let audit = audit::new(state.path().join(audit::store::DIR));
         let opening = Opening {
@@ -218,7 +224,8 @@ impl Opened {
             test: boot.test.clone(),
         };
         let (door, mut damage) = Door::open(&state, opening);
-        damage.extend(damaged);
+        damage.extend(damaged.into_iter().chain(unsealed));
+        damage.extend(sealed_aside(&path));
         let (store, saved, damaged) = Store::open(state.path());
         damage.extend(damaged);
         let placements = (store, Book::restore(saved));
@@ -401,6 +408,8 @@ impl Opened {
         let watch = clock.clone();
         tasks.spawn("clock", move || watch.clone().watch(watched.clone()));
         spawn_samplers(tasks, &source, boot.test.cpu_interval_ms);
+        let measured = spool.clone();
+        tasks.spawn("sample-spool", move || sample::run_spool(measured.clone()));
         let handover = mesh::Handover {
             socket: boot::mesh_socket(&boot.socket),
             wanted: mesh_wanted,
@@ -521,6 +530,20 @@ impl Opened {
         }
         state
     }
+}
+
+/// What is told of segments that wait for a key.
+fn sealed_aside(spool: &Path) -> Option<String> {
+    let logs = fs::read_dir(spool).into_iter().flatten().flatten();
+    let files = logs.filter_map(|log| fs::read_dir(log.path()).ok()).flatten().flatten();
+    let aside = files.filter(|file| file.path().extension().is_some_and(|it| it == SEALED));
+    let count = aside.count();
+    (count > 0).then(|| {
+        format!(
+            "{count} segments of the spool are sealed with a key that is not there: they are set \
+             aside and sent once spool.key_file has it (on a line of its own, behind the new one)"
+        )
+    })
 }
 
 fn spawn_samplers(tasks: &mut Tasks, source: &sample::Source, test_cpu_ms: Option<u32>) {

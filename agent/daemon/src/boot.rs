@@ -18,7 +18,7 @@ use purlin_proto::{
 };
 use serde_json::Value as Json;
 
-use crate::{document, sparkplug, state, uplink::relay};
+use crate::{document, sparkplug, spool::Keys, state, uplink::relay};
 
 /// The file whose presence means: this is a node's service.
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
@@ -72,6 +72,8 @@ pub struct Boot {
     pub nri_socket: Option<PathBuf>,
     /// Nothing is created by the OCI runtime wrapper while the agent can't be asked.
     pub oci_fail_closed: bool,
+    /// File of the key that the spool is sealed with; a name alone is a credential.
+    pub spool_key: Option<PathBuf>,
     /// Set by this project's own tests alone.
     pub test: v1::AgentTest,
 }
@@ -131,6 +133,22 @@ impl Boot {
         match self.state_dir == Path::new(SYSTEM_STATE) {
             true => "/var/lib/purlin-mesh".into(),
             false => self.state_dir.join("mesh"),
+        }
+    }
+
+    /// The spool's keys; none if no file is named. The error says why they can't be had.
+    pub fn spool_keys(&self) -> Result<Keys, String> {
+        let Some(file) = &self.spool_key else { return Ok(Keys::default()) };
+        if file.components().count() > 1 {
+            return Keys::read(file);
+        }
+        match env::var_os("CREDENTIALS_DIRECTORY") {
+            Some(dir) => Keys::read(&PathBuf::from(dir).join(file)),
+            None => Err(format!(
+                "spool.key_file {} is a credential, and systemd gave none: name a path, or \
+                 LoadCredential= in the unit",
+                file.display()
+            )),
         }
     }
 
@@ -206,6 +224,7 @@ impl Reader {
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
             nri_socket: path(file.nri.unwrap_or_default().socket),
             oci_fail_closed: file.oci_runtime.unwrap_or_default().fail_closed(),
+            spool_key: path(file.spool.unwrap_or_default().key_file),
             test: file.test.unwrap_or_default(),
             state_dir,
         };
@@ -575,7 +594,7 @@ mod tests {
             &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
             expect![[r#"
                 broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
-                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, trust, relay, sparkplug, test; did you mean "fleet"? (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, spool, trust, relay, sparkplug, test; did you mean "fleet"? (in FILE))
                 node: 7 (may be text in quotes; correct this value (in FILE))
                 test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
             "#]],

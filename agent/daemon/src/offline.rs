@@ -68,7 +68,7 @@ impl Spooled {
         let identity = identity(boot)?;
         let lock = StateDir::hold(&boot.state_dir).map_err(|error| error.to_string())?;
         let dir = boot.state_dir.join("spool");
-        let view = View::open(&dir, identity.incarnation, lock)
+        let view = View::open(&dir, identity.incarnation, lock, &boot.spool_keys()?)
             .map_err(|error| format!("can't read {}: {error}", dir.display()))?;
         Ok(Self { identity, view })
     }

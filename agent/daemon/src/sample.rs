@@ -18,14 +18,17 @@ use tokio::{
 };
 
 use crate::{
-    alarm,
+    alarm, clock,
     door::Ticking,
     helper::{Client, What},
-    spool::{Spool, shelf::hash_of},
+    spool::{Spool, figures::points, shelf::hash_of},
 };
 
 /// How often a dictionary is kept again, so that it isn't among the oldest.
 const KEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often the spool measures itself: a hundred values that seldom hurry.
+const SPOOL_EVERY: Duration = Duration::from_secs(60);
 
 /// What one sampler's task needs.
 #[derive(Clone, Debug)]
@@ -104,6 +107,20 @@ impl Source {
             self.spool.append(Body::Sample(sample));
         }
         problems.first().map(|problem| format!("{}: {}", problem.at, problem.what))
+    }
+}
+
+/// Measures the spool itself, into itself, for ever.
+pub async fn run_spool(spool: Spool) -> Result<(), String> {
+    let mut ticks = time::interval(SPOOL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let Some(classes) = spool.figures().await else { continue };
+        let (sample, dictionary) = split("spool", points(&classes, clock::unix_ms()));
+        if spool.keep_dictionary(sample.dictionary, dictionary) {
+            spool.append(Body::Sample(sample));
+        }
     }
 }
 

@@ -26,6 +26,11 @@ impl<W: Write> Writer<W> {
         Ok(Self { to, next: 0, bytes: MAGIC.len() as u64 })
     }
 
+    /// Goes on with a file behind `next` whole entries of `bytes` bytes in all.
+    pub fn go_on(to: W, next: u64, bytes: u64) -> Self {
+        Self { to, next, bytes }
+    }
+
     /// Writes the next entry.
     pub fn entry(&mut self, what: What) -> io::Result<()> {
         let entry = Exported { what: Some(what) }.encode_to_vec();
@@ -42,6 +47,16 @@ impl<W: Write> Writer<W> {
         self.bytes
     }
 
+    /// What it is written to.
+    pub fn get_ref(&self) -> &W {
+        &self.to
+    }
+
+    /// The same, to be flushed.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.to
+    }
+
     /// What it was written to.
     pub fn into_inner(self) -> W {
         self.to
@@ -52,6 +67,7 @@ impl<W: Write> Writer<W> {
 pub struct Reader<R> {
     from: R,
     next: u64,
+    bytes: u64,
     ended: bool,
 }
 
@@ -60,13 +76,20 @@ impl<R: BufRead> Reader<R> {
     pub fn new(mut from: R) -> Result<Self, String> {
         let mut magic = [0; MAGIC.len()];
         match from.read_exact(&mut magic) {
-            Ok(()) if magic == MAGIC => Ok(Self { from, next: 0, ended: false }),
+            Ok(()) if magic == MAGIC => {
+                Ok(Self { from, next: 0, bytes: MAGIC.len() as u64, ended: false })
+            }
             Ok(()) if magic[..7] == MAGIC[..7] => Err(format!(
                 "it is of format {}, and this purlin knows {}: use a newer one",
                 magic[7], MAGIC[7]
             )),
             _ => Err("it is no file of `purlin queue export`".into()),
         }
+    }
+
+    /// Whole entries that were read, and where the last of them ends.
+    pub fn read(&self) -> (u64, u64) {
+        (self.next, self.bytes)
     }
 
     /// The next entry; `None` after the tail. The error says what is wrong and where.
@@ -92,6 +115,7 @@ impl<R: BufRead> Reader<R> {
         let what = entry.what.ok_or_else(|| damaged(&"it says nothing"))?;
         self.ended = matches!(what, What::Tail(_));
         self.next += 1;
+        self.bytes += u64::from(length) + 8;
         Ok(Some(what))
     }
 }

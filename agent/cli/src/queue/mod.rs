@@ -162,6 +162,7 @@ fn flash(classes: &[QueueClass], width: Width) -> String {
         Right("COMMITS"),
         Right("LAST TOOK"),
         Right("SLOWEST"),
+        Right("SENT IN"),
         Left("OLDEST RECORD"),
     ];
     let row = |class: &QueueClass| {
@@ -172,6 +173,7 @@ fn flash(classes: &[QueueClass], width: Width) -> String {
             class.commits.to_string(),
             units::duration(class.commit_us.div_ceil(1000)),
             units::duration(class.slowest_commit_us.div_ceil(1000)),
+            class.sent_in_ms.map_or("-".into(), units::duration),
             class.oldest_unix_ms.map_or("-".into(), units::time),
         ]
     };
@@ -198,9 +200,9 @@ mod tests {
             metric       1   4711     4800  4803         2         200 ms  drop-oldest
             event        1   4803     4800  4803         2         200 ms  drop-oldest
 
-            DISK    A DAY  WRITTEN  COMMITS  LAST TOOK  SLOWEST  OLDEST RECORD
-            metric  1 MiB      0 B        0       0 ms     0 ms  -
-            event   1 MiB      0 B        0       0 ms     0 ms  -
+            DISK    A DAY  WRITTEN  COMMITS  LAST TOOK  SLOWEST  SENT IN  OLDEST RECORD
+            metric  1 MiB      0 B        0       0 ms     0 ms        -  -
+            event   1 MiB      0 B        0       0 ms     0 ms        -  -
         "#]]
         .assert_eq(&sample::page(&sample::queue()));
     }

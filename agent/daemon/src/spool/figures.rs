@@ -4,7 +4,7 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use prost::Message;
-use purlin_core::{gap::Cause, identity::Class};
+use purlin_core::{gap::Cause, identity::Class, metric::Point};
 use purlin_proto::{api, v1};
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     log::{Limits, Log},
     segment::{self, HEADER_BYTES},
 };
+use crate::clock;
 
 impl Log {
     /// How it stands, with samples that come every `interval_s` seconds.
@@ -29,13 +30,16 @@ impl Log {
         let bytes = self.bytes();
         let per_day = self.flash.written.per_day(dir::now_ms() / 1000);
         let left = self.limits.cap.saturating_sub(bytes);
+        let pending = self.last - self.cursor.acked.max(first_seq - 1);
+        let sent_in = self.flash.pace.note(pending, clock::since_boot());
         let micros = |took: Duration| took.as_micros() as u64;
         limited(
             api::QueueClass {
                 first_seq,
                 durable_seq: self.durable,
                 last_seq: self.last,
-                pending: self.last - self.cursor.acked.max(first_seq - 1),
+                pending,
+                sent_in_ms: sent_in.filter(|_| pending > 0).map(|it| it.as_millis() as u64),
                 oldest_unix_ms: self.oldest_unix_ms(),
                 bytes,
                 segments: self.segments.len() as u32,
@@ -59,6 +63,43 @@ impl Log {
         let (_, payload) = oldest?.records.into_iter().next()?;
         v1::Record::decode(&*payload).ok().map(|record| record.unix_ms)
     }
+}
+
+/// What the logs say of themselves, to be measured like all else.
+pub fn points(classes: &[api::QueueClass], now_ms: u64) -> Vec<Point> {
+    let mut points = Vec::new();
+    for it in classes {
+        let seconds = |us: u64| us as f64 / 1e6;
+        let age = it.oldest_unix_ms.map_or(0, |oldest| now_ms.saturating_sub(oldest));
+        let mut own = vec![
+            Point::gauge("purlin.spool.size", "By", it.bytes as f64),
+            Point::gauge("purlin.spool.pending", "{record}", it.pending as f64),
+            Point::gauge("purlin.spool.oldest.age", "s", age as f64 / 1e3),
+            Point::gauge("purlin.spool.commit.duration", "s", seconds(it.commit_us)),
+            Point::gauge("purlin.spool.commit.duration.max", "s", seconds(it.slowest_commit_us)),
+            Point::gauge("purlin.spool.flash.day", "By", it.written_day as f64),
+            Point::counter("purlin.spool.appended", "{record}", it.last_seq as f64),
+            Point::counter("purlin.spool.acknowledged", "{record}", it.acked_seq as f64),
+            Point::counter("purlin.spool.commits", "{commit}", it.commits as f64),
+        ];
+        let left = it.sent_in_ms.map(|ms| ms as f64 / 1e3);
+        own.extend(left.map(|s| Point::gauge("purlin.spool.replay.eta", "s", s)));
+        let lost = [
+            ("full", it.dropped),
+            ("expired", it.expired),
+            ("downsampled", it.thinned),
+            ("damaged", it.corrupt),
+            ("not-written", it.rejected),
+            ("refused", it.refused),
+            ("purged", it.purged),
+        ];
+        own.extend(lost.map(|(cause, count)| {
+            Point::counter("purlin.spool.lost", "{record}", count as f64)
+                .with("purlin.cause", cause)
+        }));
+        points.extend(own.into_iter().map(|point| point.with("purlin.class", it.class.as_str())));
+    }
+    points
 }
 
 /// Until so many bytes have come; `None` if none come.
@@ -88,7 +129,9 @@ pub fn inspect(dir: &Path, class: Class, limits: &Limits) -> io::Result<api::Que
                 std::iter::successors(segment::next_record(&content, HEADER_BYTES), |r| {
                     segment::next_record(&content, r.end)
                 });
-            let newest = records.last().map_or((newest - 1, HEADER_BYTES), |it| (it.seq, it.end));
+            let newest = records
+                .last()
+                .map_or((newest - 1, HEADER_BYTES), |it| (it.seq.max(newest - 1), it.end));
             // What is behind the last record is reserved.
             bytes -= (content.len() - newest.1.min(content.len())) as u64;
             (*first, newest.0)

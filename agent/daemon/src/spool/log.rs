@@ -11,6 +11,7 @@
 //! read past.
 
 use std::{
+    borrow::Cow,
     fmt,
     fs::{self, File},
     io,
@@ -22,6 +23,7 @@ use std::{
 use purlin_core::{
     gap::{Cause, Gap, Gaps},
     identity::{Class, Incarnation},
+    pace::Pace,
     rate::Rate,
     retention::{Tier, WhenFull},
 };
@@ -31,6 +33,7 @@ use super::{
     cursor::{self, Cursor},
     dir::{self, Segment},
     read::Position,
+    seal::Keys,
     segment::{self, Header, MAX_PAYLOAD_BYTES, MAX_RECORD_BYTES},
 };
 
@@ -81,6 +84,7 @@ pub struct Log {
     write_error: Option<String>,
     pub(super) read_error: Option<String>,
     pub(super) flash: Flash,
+    pub(super) keys: Keys,
 }
 
 /// What a log does to its disk.
@@ -94,6 +98,8 @@ pub struct Flash {
     pub last_commit: Duration,
     /// How long the slowest one took.
     pub slowest_commit: Duration,
+    /// What waited lately.
+    pub pace: Pace,
 }
 
 /// Why a record was not kept. It has used up its number, and a gap says so.
@@ -124,18 +130,39 @@ impl Log {
     /// read is set aside and counted, never a reason to fail; the error is the
     /// directory's own.
     pub fn open(dir: &Path, class: Class, incarnation: Incarnation) -> io::Result<Self> {
+        Self::open_with(dir, class, incarnation, Keys::default())
+    }
+
+    /// The same with keys: what is written is sealed, and what is sealed is read.
+    pub fn open_with(
+        dir: &Path,
+        class: Class,
+        incarnation: Incarnation,
+        keys: Keys,
+    ) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let gaps = cursor::read_gaps(dir);
-        let header = Header { incarnation, class, tier: Tier::Raw, first_seq: 0, through: 0 };
-        let dir::Found { mut segments, used } = dir::find(dir, &header)?;
-        let cursor = Cursor::read(dir).unwrap_or_else(|| {
+        let mut gaps = cursor::read_gaps(dir);
+        let header = header(incarnation, class, 0);
+        let mut cursor = Cursor::read(dir);
+        let was_acked = cursor.as_ref().map_or(0, |cursor| cursor.acked);
+        let back = dir::openable(dir, &header, &keys)?;
+        if let (Some(first), Some(cursor)) = (back.first(), &mut cursor) {
+            // What was sent since is sent again, and nothing is lost.
+            tracing::info!(dir = %dir.display(), segments = back.len(), "a key is back: put back");
+            cursor.acked = cursor.acked.min(first - 1);
+            cursor.write(dir, true)?;
+        }
+        back.iter().try_for_each(|first| dir::put_back(dir, *first))?;
+        let dir::Found { mut segments, used } = dir::find(dir, &header, &keys)?;
+        note_holes(dir, &segments, &back, &mut gaps);
+        let cursor = cursor.unwrap_or_else(|| {
             // What is not there any more, and in no gap, was acknowledged.
             let first = segments.first().map(|oldest| oldest.first_seq);
             let first = first.into_iter().chain(gaps.list().iter().map(|gap| gap.first)).min();
             Cursor { acked: first.unwrap_or(1).max(1) - 1, ..Cursor::default() }
         });
         let told = gaps.list().iter().map(|gap| gap.last).max().unwrap_or(0);
-        let used = used.max(cursor.acked).max(told);
+        let used = used.max(was_acked).max(cursor.acked).max(told);
         let newest = segments.last().copied().filter(|newest| newest.tier == Tier::Raw);
         let (durable, active) = match newest {
             None => (used, None),
@@ -143,14 +170,17 @@ impl Log {
                 let (last, bytes, file) = dir::recover(dir, newest)?;
                 segments.pop();
                 segments.push(Segment { bytes, ..newest });
-                (last.max(used), (used <= last).then_some(file))
+                // A number is sealed once in a segment.
+                let goes_on = used <= last && newest.seal.is_none() && !keys.seals();
+                (last.max(used), goes_on.then_some(file))
             }
         };
         let (active, write_error) = match active {
             Some(file) => (Some(file), None),
             None => {
                 let header = Header { first_seq: durable + 1, ..header };
-                let made = dir::create(dir, &header, 0);
+                let made = dir::create(dir, &header, 0, &keys);
+                segments.pop_if(|newest| newest.first_seq == durable + 1);
                 segments.push(made.as_ref().map_or(Segment::unmade(durable + 1), |made| made.0));
                 // A disk that is full is no reason not to start.
                 match made {
@@ -160,6 +190,7 @@ impl Log {
             }
         };
         let mut log = Self::at_rest(dir, class, incarnation, (segments, cursor, gaps, durable));
+        log.keys = keys;
         (log.active, log.write_error) = (active, write_error);
         log.forget_acked();
         Ok(log)
@@ -171,9 +202,9 @@ impl Log {
         dir: &Path,
         class: Class,
         incarnation: Incarnation,
+        keys: Keys,
     ) -> io::Result<Self> {
-        let header = Header { incarnation, class, tier: Tier::Raw, first_seq: 0, through: 0 };
-        let mut segments = dir::list(dir, &header)?;
+        let mut segments = dir::list(dir, &header(incarnation, class, 0), &keys)?;
         let gaps = cursor::read_gaps(dir);
         let cursor = Cursor::read(dir).unwrap_or_default();
         let told = gaps.list().iter().map(|gap| gap.last).max().unwrap_or(0);
@@ -187,7 +218,8 @@ impl Log {
                 newest.bytes = end as u64;
             }
         }
-        Ok(Self::at_rest(dir, class, incarnation, (segments, cursor, gaps, durable)))
+        let log = Self::at_rest(dir, class, incarnation, (segments, cursor, gaps, durable));
+        Ok(Self { keys, ..log })
     }
 
     /// A log of which this is on disk, and that is not written to.
@@ -215,6 +247,7 @@ impl Log {
             write_error: None,
             read_error: None,
             flash: Flash::default(),
+            keys: Keys::default(),
         }
     }
 
@@ -278,16 +311,16 @@ impl Log {
             return Ok(());
         }
         let began = Instant::now();
-        let result = self.write_buffer().and_then(|()| self.save_gaps());
+        let result = self.write_buffer().and_then(|bytes| self.save_gaps().map(|()| bytes));
         match &result {
-            Ok(()) => {
-                let (class, bytes) = (self.class.name(), self.buffer.bytes().len());
+            Ok(bytes) => {
+                let (class, bytes) = (self.class.name(), *bytes);
                 tracing::debug!(class, seq = self.last, bytes, "made durable");
                 self.durable = self.last;
                 self.flash.commits += 1;
                 self.flash.last_commit = began.elapsed();
                 self.flash.slowest_commit = self.flash.slowest_commit.max(began.elapsed());
-                self.flash.written.note(bytes as u64, dir::now_ms() / 1000);
+                self.flash.written.note(bytes, dir::now_ms() / 1000);
                 self.buffer.clear();
                 self.write_error = None;
                 self.make_room();
@@ -297,12 +330,13 @@ impl Log {
                 self.write_error = Some(format!("can't be written: {error}"));
             }
         }
-        result
+        result.map(drop)
     }
 
-    fn write_buffer(&mut self) -> io::Result<()> {
+    /// Bytes that were written.
+    fn write_buffer(&mut self) -> io::Result<u64> {
         if self.buffer.bytes().is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let room = segment::segment_bytes(self.limits.cap);
         let newest = self.newest();
@@ -311,22 +345,32 @@ impl Log {
         }
         let offset = self.newest().bytes;
         let active = self.active.as_ref().ok_or_else(|| io::Error::other("no segment"))?;
-        active.write_all_at(self.buffer.bytes(), offset)?;
+        let plain = self.buffer.bytes();
+        let bytes = match &self.newest().seal {
+            Some(seal) => Cow::Owned(self.keys.seal(seal, &self.header(self.newest()), plain)),
+            None => Cow::Borrowed(plain),
+        };
+        active.write_all_at(&bytes, offset)?;
         active.sync_data()?;
-        let written = self.buffer.bytes().len() as u64;
+        let written = bytes.len() as u64;
         let newest = self.segments.last_mut().expect("a log has a segment");
         newest.bytes += written;
         newest.newest_ms = dir::now_ms();
-        Ok(())
+        Ok(written)
+    }
+
+    /// What a segment's records are bound to.
+    pub(super) fn header(&self, segment: Segment) -> Header {
+        header(self.incarnation, self.class, segment.first_seq)
     }
 
     /// Begins another segment.
     pub(super) fn close_segment(&mut self, room: u64) -> io::Result<()> {
         // What was reserved and not used; a disk that can't do it keeps the zeros.
         _ = self.active.as_ref().map(|active| active.set_len(self.newest().bytes));
-        let (incarnation, class, first_seq) = (self.incarnation, self.class, self.durable + 1);
-        let header = Header { incarnation, class, tier: Tier::Raw, first_seq, through: 0 };
-        let (segment, file) = dir::create(&self.dir, &header, room)?;
+        let first_seq = self.durable + 1;
+        let header = header(self.incarnation, self.class, first_seq);
+        let (segment, file) = dir::create(&self.dir, &header, room, &self.keys)?;
         self.active = Some(file);
         // An empty one has the same name, and was written over.
         self.segments.pop_if(|newest| newest.first_seq == first_seq);
@@ -447,5 +491,22 @@ impl Log {
     /// Whether the disk can't be written now.
     pub fn is_failing(&self) -> bool {
         self.write_error.is_some()
+    }
+}
+
+fn header(incarnation: Incarnation, class: Class, first_seq: u64) -> Header {
+    Header { incarnation, class, tier: Tier::Raw, first_seq, through: 0, sealed: false }
+}
+
+/// Between segments that were put back and those after them are numbers that the core
+/// has: they are told, so that nobody waits for them, and count as no loss.
+fn note_holes(dir: &Path, segments: &[Segment], back: &[u64], gaps: &mut Gaps) {
+    for pair in segments.windows(2).filter(|pair| back.contains(&pair[0].first_seq)) {
+        let bytes = fs::read(dir.join(dir::file_name(pair[0].first_seq))).unwrap_or_default();
+        let (last, _) = dir::last_record(&bytes, pair[0].first_seq);
+        let (first, last) = (last + 1, pair[1].first_seq - 1);
+        if first <= last {
+            gaps.note(Gap { first, last, lost: 0, cause: Cause::Damaged });
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! | module | what it is about |
 //! | --- | --- |
 //! | [`segment`] | the format on disk |
+//! | [`seal`] | encryption at rest |
 //! | [`dir`] | which segments there are, and how one is made |
 //! | [`log`] | appending, committing, acknowledging |
 //! | [`buffer`] | what is not durable yet; a ring while the disk fails |
@@ -44,7 +45,9 @@ use purlin_proto::{
 use tokio::sync::{oneshot, watch};
 
 use self::thread::{Command, Thread};
-pub use self::{brought::Incoming, log::Limits, read::Frame, thread::Durable, view::View};
+pub use self::{
+    brought::Incoming, log::Limits, read::Frame, seal::Keys, thread::Durable, view::View,
+};
 use crate::{clock::Clock, history::History, tasks::Board};
 
 pub mod brought;
@@ -54,6 +57,7 @@ pub mod dir;
 pub mod figures;
 pub mod log;
 pub mod read;
+pub mod seal;
 pub mod segment;
 pub mod shed;
 pub mod shelf;
@@ -113,9 +117,20 @@ impl Spool {
         clock: Clock,
         board: Board,
     ) -> io::Result<Self> {
+        Self::open_with(dir, incarnation, clock, board, Keys::default())
+    }
+
+    /// The same, sealed by keys.
+    pub fn open_with(
+        dir: &Path,
+        incarnation: Incarnation,
+        clock: Clock,
+        board: Board,
+        keys: Keys,
+    ) -> io::Result<Self> {
         let (commands, inbox) = mpsc::sync_channel(INBOX);
         let missed = Arc::default();
-        let thread = Thread::open(dir, incarnation, clock.clone(), Arc::clone(&missed))?;
+        let thread = Thread::open(dir, incarnation, clock.clone(), Arc::clone(&missed), keys)?;
         let durable = thread.durable();
         thread.start(inbox, board)?;
         Ok(Self { commands, durable, clock, missed, history: Arc::default(), live: Arc::default() })

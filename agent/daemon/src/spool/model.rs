@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use super::{
     dir,
     log::{Limits, Log},
+    seal::Keys,
 };
 
 const STEPS: usize = 400;
@@ -46,8 +47,9 @@ impl Random {
     }
 }
 
-fn open(dir: &TempDir, cap: u64, when_full: WhenFull) -> Log {
-    let mut log = Log::open(dir.path(), Class::Event, Incarnation(7)).expect("a log opens");
+fn open(dir: &TempDir, cap: u64, when_full: WhenFull, keys: &Keys) -> Log {
+    let log = Log::open_with(dir.path(), Class::Event, Incarnation(7), keys.clone());
+    let mut log = log.expect("a log opens");
     log.limit(Limits { cap, window: Duration::ZERO, when_full, ttl: None });
     log
 }
@@ -95,7 +97,8 @@ fn run(seed: u64) {
     let dir = TempDir::new().expect("a directory");
     let when_full = WhenFull::ALL[random.below(3) as usize];
     let mut cap = 1 << 20;
-    let (mut log, mut model) = (open(&dir, cap, when_full), Model::default());
+    let keys = if random.below(2) == 0 { Keys::of(&[[5; 32]]) } else { Keys::default() };
+    let (mut log, mut model) = (open(&dir, cap, when_full, &keys), Model::default());
     for step in 0..STEPS {
         match random.below(100) {
             0..=59 => {
@@ -117,7 +120,7 @@ fn run(seed: u64) {
             85..=89 => {
                 // A crash. The cursor may be older, and what waited is gone or not.
                 drop(log);
-                log = open(&dir, cap, when_full);
+                log = open(&dir, cap, when_full, &keys);
                 assert!(log.acked() <= model.acked);
                 model.waiting.clear();
             }
@@ -163,7 +166,7 @@ fn run(seed: u64) {
     model.durable.append(&mut model.waiting);
     reconcile(&mut log, &model);
     drop(log);
-    reconcile(&mut open(&dir, cap, when_full), &model);
+    reconcile(&mut open(&dir, cap, when_full, &keys), &model);
 }
 
 #[test]

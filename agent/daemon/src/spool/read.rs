@@ -155,9 +155,20 @@ impl Log {
         &self,
         segment: Segment,
         offset: u64,
-        visit: impl FnMut(u64, &[u8]) -> bool,
+        mut visit: impl FnMut(u64, &[u8]) -> bool,
     ) -> io::Result<End> {
         let path = self.path(segment.first_seq);
+        let of = self.header(segment);
+        let visit = |seq: u64, payload: &[u8]| match &segment.seal {
+            None => visit(seq, payload),
+            // The seal itself.
+            Some(_) if seq == 0 => true,
+            // What can't be opened was not sealed here: it is damage.
+            Some(seal) => {
+                let plain = self.keys.open(seal, &of, seq, payload);
+                plain.is_none_or(|plain| visit(seq, &plain))
+            }
+        };
         let walked = File::open(&path).and_then(|file| {
             let size = file.metadata()?.len().min(segment.bytes);
             each_record(&file, offset, size, visit)

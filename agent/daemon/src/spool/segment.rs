@@ -1,7 +1,8 @@
 //! The on-disk format of the spool: one segment file.
 //!
 //! ```text
-//! header   magic "PURLSPL" | version 2     8 bytes
+//! header   magic "PURLSPL" | version 2,    8 bytes
+//!                3 if it is sealed
 //!          incarnation                     u64
 //!          class: 0 alarm, 1 event,        u8
 //!                 2 metric, 3 log
@@ -11,6 +12,8 @@
 //!          first sequence number           u64
 //!          last one it stands for          u64, 0 while it is written
 //!          CRC-32C of the 36 bytes above   u32
+//! seal     a record of number 0, if it is  see the module `seal`
+//!          sealed
 //! record   payload length, never 0         u32
 //!          CRC-32C of sequence + payload   u32
 //!          sequence number                 u64
@@ -47,7 +50,11 @@ pub const MAX_RECORD_BYTES: usize = 64 << 10;
 /// Largest payload: another node's largest record, and whose it is.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_RECORD_BYTES + 256;
 
+/// Largest payload as it is stored: sealed, with its tag.
+const MAX_STORED_BYTES: usize = MAX_PAYLOAD_BYTES + 16;
+
 const MAGIC: [u8; 8] = *b"PURLSPL\x02";
+const MAGIC_SEALED: [u8; 8] = *b"PURLSPL\x03";
 
 /// The size at which a segment is closed. It is the unit of dropping, so there are
 /// some hundreds in a cap, but no more files than that, and none so large that
@@ -69,13 +76,15 @@ pub struct Header {
     pub first_seq: u64,
     /// The last number that it stands for; 0 while it is written.
     pub through: u64,
+    /// Its records are sealed.
+    pub sealed: bool,
 }
 
 impl Header {
     /// The header's bytes.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[..8].copy_from_slice(if self.sealed { &MAGIC_SEALED } else { &MAGIC });
         bytes[8..16].copy_from_slice(&self.incarnation.0.to_le_bytes());
         bytes[16] = self.class as u8;
         bytes[17] = self.tier as u8;
@@ -91,20 +100,23 @@ impl Header {
         let bytes: &[u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
         let class = Class::ALL.into_iter().find(|&class| class as u8 == bytes[16])?;
         let tier = Tier::ALL.into_iter().find(|&tier| tier as u8 == bytes[17])?;
-        let whole = bytes[..8] == MAGIC && crc32c::crc32c(&bytes[..36]) == u32_at(bytes, 36);
+        let sealed = bytes[..8] == MAGIC_SEALED;
+        let ours = sealed || bytes[..8] == MAGIC;
+        let whole = ours && crc32c::crc32c(&bytes[..36]) == u32_at(bytes, 36);
         whole.then(|| Self {
             incarnation: Incarnation(u64_at(bytes, 8)),
             class,
             tier,
             first_seq: u64_at(bytes, 20),
             through: u64_at(bytes, 28),
+            sealed,
         })
     }
 }
 
 /// Appends one record to `out`.
 pub fn encode_record(seq: u64, payload: &[u8], out: &mut Vec<u8>) {
-    debug_assert!((1..=MAX_PAYLOAD_BYTES).contains(&payload.len()));
+    debug_assert!((1..=MAX_STORED_BYTES).contains(&payload.len()));
     out.extend((payload.len() as u32).to_le_bytes());
     out.extend(record_crc(seq, payload).to_le_bytes());
     out.extend(seq.to_le_bytes());
@@ -131,7 +143,7 @@ pub fn record_at(bytes: &[u8], offset: usize) -> Option<Record<'_>> {
     let rest = bytes.get(offset..)?;
     let header = rest.get(..RECORD_HEADER_BYTES)?;
     let length = u32_at(header, 0) as usize;
-    if !(1..=MAX_PAYLOAD_BYTES).contains(&length) {
+    if !(1..=MAX_STORED_BYTES).contains(&length) {
         return None;
     }
     let payload = rest.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length)?;
@@ -166,10 +178,13 @@ mod tests {
         tier: Tier::Minute,
         first_seq: 42,
         through: 77,
+        sealed: false,
     };
 
     #[test]
     fn a_header_is_read_back_and_a_flipped_bit_is_seen() {
+        let sealed = Header { sealed: true, ..HEADER };
+        assert_eq!(Header::decode(&sealed.encode()), Some(sealed));
         let bytes = HEADER.encode();
         assert_eq!(Header::decode(&bytes), Some(HEADER));
         for bit in 0..8 * HEADER_BYTES {

@@ -134,9 +134,10 @@ impl Log {
             self.save_gaps()?;
         }
         let (incarnation, class) = (self.incarnation, self.class);
-        let header = Header { incarnation, class, tier: to, first_seq, through: last };
+        let header =
+            Header { incarnation, class, tier: to, first_seq, through: last, sealed: false };
         let newest_ms = run.iter().map(|segment| segment.newest_ms).max().unwrap_or_default();
-        let thinned = dir::replace(&self.dir, &header, &records, newest_ms)?;
+        let thinned = dir::replace(&self.dir, &header, &records, newest_ms, &self.keys)?;
         self.flash.written.note(thinned.bytes, dir::now_ms() / 1000);
         for segment in &run[1..] {
             _ = std::fs::remove_file(self.path(segment.first_seq));

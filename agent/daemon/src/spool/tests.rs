@@ -17,6 +17,7 @@ use super::{
     dir,
     figures::inspect,
     log::{Limits, Log, Rejected},
+    seal::{Keys, SEAL_BYTES},
     segment::{HEADER_BYTES, RECORD_HEADER_BYTES},
 };
 
@@ -28,6 +29,20 @@ fn open(dir: &TempDir) -> Log {
     let mut log = Log::open(dir.path(), Class::Metric, INCARNATION).expect("a writable directory");
     log.limit(LIMITS);
     log
+}
+
+/// Bytes that a sealed record has more.
+const TAG_BYTES: usize = 16;
+
+fn open_by(dir: &TempDir, keys: &[[u8; 32]]) -> Log {
+    let log = Log::open_with(dir.path(), Class::Metric, INCARNATION, Keys::of(keys));
+    let mut log = log.expect("a writable directory");
+    log.limit(LIMITS);
+    log
+}
+
+fn sealed(dir: &TempDir) -> Log {
+    open_by(dir, &[[1; 32]])
 }
 
 fn payload(seq: u64) -> Vec<u8> {
@@ -127,14 +142,19 @@ fn a_damaged_cursor_sends_again_rather_than_losing() {
 
 #[test]
 fn a_torn_tail_is_cut_off_wherever_it_is_torn() {
+    torn(open, HEADER_BYTES, 100);
+    torn(sealed, HEADER_BYTES + RECORD_HEADER_BYTES + SEAL_BYTES, 100 + TAG_BYTES);
+}
+
+fn torn(open: fn(&TempDir) -> Log, head: usize, payload: usize) {
     let dir = TempDir::new().expect("a directory");
     fill(&mut open(&dir), 1, 3);
     let path = newest_segment(&dir);
-    let end = HEADER_BYTES + 3 * (RECORD_HEADER_BYTES + 100);
+    let end = head + 3 * (RECORD_HEADER_BYTES + payload);
     let whole = fs::read(&path).expect("a segment")[..end].to_vec();
     for cut in 0..whole.len() {
         fs::write(&path, &whole[..cut]).expect("a write");
-        let records = cut.saturating_sub(HEADER_BYTES) / (RECORD_HEADER_BYTES + 100);
+        let records = cut.saturating_sub(head) / (RECORD_HEADER_BYTES + payload);
         let mut log = open(&dir);
         assert_eq!(drain(&mut log), Vec::from_iter(1..=records as u64), "cut at {cut}");
         // And it goes on from there.
@@ -148,21 +168,62 @@ fn a_torn_tail_is_cut_off_wherever_it_is_torn() {
 
 #[test]
 fn a_flipped_byte_costs_one_record_and_is_counted_once() {
+    flipped(open, HEADER_BYTES, 100);
+    flipped(sealed, HEADER_BYTES + RECORD_HEADER_BYTES + SEAL_BYTES, 100 + TAG_BYTES);
+}
+
+fn flipped(open: fn(&TempDir) -> Log, head: usize, payload: usize) {
     let dir = TempDir::new().expect("a directory");
     fill(&mut open(&dir), 1, 10);
     let path = newest_segment(&dir);
     let whole = fs::read(&path).expect("a segment");
-    for at in HEADER_BYTES..HEADER_BYTES + 10 * (RECORD_HEADER_BYTES + 100) {
+    for at in head..head + 10 * (RECORD_HEADER_BYTES + payload) {
+        // What was begun at the last opening is no part of it.
+        fs::remove_dir_all(&dir).and_then(|()| fs::create_dir(&dir)).expect("an empty one");
         let mut damaged = whole.clone();
         damaged[at] ^= 0x55;
         fs::write(&path, damaged).expect("a write");
         let mut log = open(&dir);
-        let lost = 1 + ((at - HEADER_BYTES) / (RECORD_HEADER_BYTES + 100)) as u64;
+        let lost = 1 + ((at - head) / (RECORD_HEADER_BYTES + payload)) as u64;
         let kept: Vec<u64> = (1..=10).filter(|&seq| seq != lost).collect();
         assert_eq!((drain(&mut log), drain(&mut log)), (kept.clone(), kept), "byte {at}");
         // The last record's loss can't be told from a torn tail.
         assert_eq!(log.figures().corrupt, u64::from(lost < 10), "byte {at}");
     }
+}
+
+#[test]
+fn plain_and_sealed_segments_are_read_together_and_a_key_that_is_gone_loses_nothing() {
+    let dir = TempDir::new().expect("a directory");
+    fill(&mut open(&dir), 1, 100);
+    fill(&mut open_by(&dir, &[[1; 32]]), 101, 200);
+    let new = [[2; 32], [1; 32]];
+    fill(&mut open_by(&dir, &new), 201, 300);
+    assert_eq!(drain(&mut open_by(&dir, &new)), Vec::from_iter(1..=300));
+    let of = |seq: u64| fs::read(dir.path().join(dir::file_name(seq))).expect("a segment");
+    let shows = |seq: u64| of(seq).windows(100).any(|bytes| *bytes == payload(seq));
+    assert!(shows(1) && !shows(101) && !shows(201));
+
+    // Without the keys it goes on, in numbers that were not used.
+    let mut log = open(&dir);
+    assert_eq!(drain(&mut log), Vec::from_iter(1..=100));
+    fill(&mut log, 301, 310);
+    assert_eq!(log.figures().corrupt, 200);
+    log.acknowledge(310);
+    log.save_cursor().expect("a cursor");
+    drop(log);
+    let aside = || {
+        let entries = fs::read_dir(dir.path()).expect("a directory").flatten();
+        entries.filter(|it| it.path().extension().is_some_and(|it| it == dir::SEALED)).count()
+    };
+    assert_eq!((aside(), drain(&mut open(&dir))), (2, Vec::new()));
+
+    // One key is back, and then the other.
+    assert_eq!(drain(&mut open_by(&dir, &[[2; 32]])).first(), Some(&201));
+    assert_eq!(aside(), 1);
+    let mut log = open_by(&dir, &new);
+    assert_eq!(drain(&mut log)[..200], Vec::from_iter(101..=300));
+    assert_eq!((aside(), log.figures().corrupt), (0, 200), "told once");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use purlin_core::{
 use purlin_proto::api;
 use tokio::sync::{oneshot, watch};
 
-use super::{Frame, Incoming, brought::Brought, limits, log::Log, shelf::Shelf};
+use super::{Frame, Incoming, Keys, brought::Brought, limits, log::Log, shelf::Shelf};
 use crate::{
     clock::Clock,
     tasks::{self, Board},
@@ -63,6 +63,7 @@ pub type Durable = [u64; Class::ALL.len()];
 pub struct Thread {
     dir: PathBuf,
     incarnation: Incarnation,
+    keys: Keys,
     clock: Clock,
     logs: Vec<Log>,
     shelf: Shelf,
@@ -82,11 +83,13 @@ impl Thread {
         incarnation: Incarnation,
         clock: Clock,
         missed: Arc<[AtomicU64; Class::ALL.len()]>,
+        keys: Keys,
     ) -> io::Result<Self> {
-        let (logs, shelf) = open_logs(dir, incarnation)?;
+        let (logs, shelf) = open_logs(dir, incarnation, &keys)?;
         Ok(Self {
             dir: dir.to_owned(),
             incarnation,
+            keys,
             clock,
             publish: watch::channel(durable(&logs)).0,
             logs,
@@ -111,7 +114,7 @@ impl Thread {
             while let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| self.run(&inbox))) {
                 board.ended(TASK, Some(&tasks::panic_text(Some(panic))));
                 thread::sleep(RESTART_AFTER);
-                match open_logs(&self.dir, self.incarnation) {
+                match open_logs(&self.dir, self.incarnation, &self.keys) {
                     Ok((logs, shelf)) => (self.logs, self.shelf) = (logs, shelf),
                     Err(error) => tracing::error!(%error, "can't open the spool again"),
                 }
@@ -294,8 +297,9 @@ fn tell_rarely(class: Class, count: u64, why: &str) {
     }
 }
 
-fn open_logs(dir: &Path, incarnation: Incarnation) -> io::Result<(Vec<Log>, Shelf)> {
-    let open = |class: Class| Log::open(&dir.join(class.name()), class, incarnation);
+fn open_logs(dir: &Path, incarnation: Incarnation, keys: &Keys) -> io::Result<(Vec<Log>, Shelf)> {
+    let open =
+        |class: Class| Log::open_with(&dir.join(class.name()), class, incarnation, keys.clone());
     let logs = Class::ALL.map(open).into_iter().collect::<io::Result<_>>()?;
     Ok((logs, Shelf::open(&dir.join("dict"))?))
 }

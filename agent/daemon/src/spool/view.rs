@@ -7,7 +7,7 @@ use nix::fcntl::Flock;
 use prost::bytes::Bytes;
 use purlin_core::identity::{Class, Incarnation};
 
-use super::{Frame, log::Log, shelf};
+use super::{Frame, Keys, log::Log, shelf};
 
 /// The logs of a node's own records, and its dictionaries.
 #[derive(Debug)]
@@ -23,9 +23,10 @@ impl View {
         dir: &Path,
         incarnation: Incarnation,
         lock: Option<Flock<File>>,
+        keys: &Keys,
     ) -> io::Result<Self> {
         let open = |class: Class| {
-            let log = Log::untouched(&dir.join(class.name()), class, incarnation)?;
+            let log = Log::untouched(&dir.join(class.name()), class, incarnation, keys.clone())?;
             Ok((class, log))
         };
         let logs = Class::OWN.into_iter().map(open).collect::<io::Result<_>>()?;

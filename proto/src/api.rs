@@ -295,6 +295,12 @@ pub struct Link {
     /// Most bytes a second that are sent; absent: as many as the link carries.
     #[serde(default)]
     pub rate_bytes_s: Option<u64>,
+    /// Sessions that the broker ended within the last ten minutes.
+    #[serde(default)]
+    pub ended: u32,
+    /// The broker has said that another client has this client id.
+    #[serde(default)]
+    pub taken_over: bool,
     /// Publishes that the broker refused since the agent started.
     pub refused: u64,
     /// Publishes acknowledged to nobody (no matching subscribers).

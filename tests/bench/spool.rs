@@ -23,6 +23,7 @@ use purlin_core::{
     retention::WhenFull,
 };
 use purlin_daemon::{
+    clock::Floor,
     door::Identity,
     mqtt::{Answer, Message, Mqtt, Session, Transport},
     spool::{Keys, Limits, log::Log},
@@ -88,9 +89,10 @@ fn open_with(dir: &Path, keys: &Keys) -> Result<Log> {
     Ok(log)
 }
 
-/// A sample of 70 values that move: some 600 bytes.
+/// A sample of 70 values that waver: some 600 bytes.
 fn record(n: u64) -> Vec<u8> {
-    let gauges = (0..70).map(|k| (n * 31 + k * 7) as f64 / 10.0).collect();
+    let wavers = |k: u64| (n * 70 + k).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57;
+    let gauges = (0..70).map(|k| (400 + k * 7 + wavers(k)) as f64 / 10.0).collect();
     let sample = Sample { dictionary: 77, gauges, counters: Vec::new(), span_s: 0 };
     let (unix_ms, body) = (1_790_000_000_000 + n * 1000, Some(Body::Sample(sample)));
     Record { unix_ms, boot_ms: n * 1000, boot: 1, clock_untrusted: false, body }.encode_to_vec()
@@ -292,6 +294,7 @@ async fn published(broker: &Broker, line: &str) -> Result {
         password_file: None,
         trust_anchors: None,
         identity: None,
+        floor: Floor::default(),
         proxy: None,
     };
     let endpoint = broker.endpoint().parse().map_err(|_| "no endpoint")?;

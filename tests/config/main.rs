@@ -21,6 +21,7 @@ use serde_json::Value;
 
 mod audit;
 mod fleet;
+mod identity;
 mod power;
 mod trial;
 
@@ -46,9 +47,15 @@ fn main() -> ExitCode {
         .into_iter()
         .chain(trial::remote())
         .chain(audit::remote())
+        .chain(identity::remote())
         .chain(fleet::tests())
         .map(|test| test.needs(&mosquitto));
-    let local = local.into_iter().chain(trial::local()).chain(power::tests()).chain(audit::local());
+    let local = local
+        .into_iter()
+        .chain(trial::local())
+        .chain(power::tests())
+        .chain(audit::local())
+        .chain(identity::local());
     purlin_tests::run(local.chain(remote))
 }
 

@@ -16,7 +16,7 @@ use purlin_core::{
     inventory::Part,
     settings::{Endpoint, Impossible, Webhook},
 };
-use purlin_daemon::mqtt::Mqtt;
+use purlin_daemon::{clock::Floor, mqtt::Mqtt};
 
 use purlin_proto::api::AuditHead;
 
@@ -169,6 +169,10 @@ Examples:
     /// it is latched.
     #[command(subcommand)]
     Alarm(AlarmCommand),
+
+    /// Make this node forget: a factory reset
+    #[command(subcommand)]
+    Node(NodeCommand),
 
     /// Show what was done to this node, and prove that the record is whole
     ///
@@ -620,6 +624,42 @@ Examples:
 Examples:
   purlin numa resume")]
     Resume,
+}
+
+/// `purlin node …`
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Empty the state directory; the agent must be stopped
+    ///
+    /// Before a node goes elsewhere, or where two have one identity because a disk or an
+    /// image was copied with its state. The agent's own file and the certificates that it
+    /// names are not touched, nor is the mesh's directory. The numbers of records begin
+    /// anew under another incarnation, so that the core takes none for an old one.
+    #[command(after_help = "\
+Examples:
+  systemctl stop purlind && purlin node reset --keep-identity
+  purlin node reset --all --yes          a copy becomes a node of its own")]
+    Reset {
+        /// What.
+        #[command(flatten)]
+        what: ResetWhat,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// One of both.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ResetWhat {
+    /// Keep the node's id, the keys that it believes, how far their documents have come, and
+    /// the audit log
+    #[arg(long)]
+    pub keep_identity: bool,
+    /// Keep nothing
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// `purlin audit …`
@@ -1432,6 +1472,7 @@ impl Login {
             trust_anchors: self.ca.clone(),
             identity: self.cert.clone().zip(self.key.clone()),
             proxy: None,
+            floor: Floor::default(),
         }
     }
 }

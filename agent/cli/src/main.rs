@@ -33,6 +33,7 @@ mod link;
 mod log;
 mod mesh;
 mod metrics;
+mod node;
 mod numa;
 mod oci;
 mod output;
@@ -86,6 +87,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         },
         Command::Status(args) => wait(status::run(&args, &global, &output)),
         Command::Top(args) => wait(top::run(&args, &global, &output)),
+        Command::Node(command) => node::run(&command, &global, &output),
         Command::Audit(command) => wait(audit::run(&command, &global, &output)),
         Command::Alarm(command) => wait(alarm::run(&command, &global, &output)),
         Command::Rack(command) => wait(rack::run(&command, &global, &output)),

@@ -59,7 +59,7 @@ use crate::{
     alarm, api, audit,
     boot::{self, Boot},
     cdi::Runtimes,
-    clock::Clock,
+    clock::{Clock, Floor},
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     enforce, helper,
     history::History,
@@ -220,6 +220,7 @@ impl Opened {
             spool: spool.clone(),
             inventory: inventory.subscribe(),
             audit: audit.0.clone(),
+            floor: mqtt.floor.clone(),
             keys: boot.trust_keys.clone(),
             test: boot.test.clone(),
         };
@@ -435,6 +436,7 @@ impl Opened {
         };
         let peer = boot.relay.clone().map(|config| relay::peer::Server {
             config: Arc::new(config),
+            floor: mqtt.floor.clone(),
             identity: identity.clone(),
             carried: carrying,
             link: link_now.clone(),
@@ -608,6 +610,7 @@ fn mqtt(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<Mqtt, 
         trust_anchors: boot.trust_anchors.clone(),
         identity: boot.identity.clone(),
         proxy: boot.proxy.clone(),
+        floor: Floor::default(),
     })
 }
 

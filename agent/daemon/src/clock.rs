@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -24,6 +24,40 @@ use crate::spool::Spool;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A step below it is what a time service does all the time.
 const LEAST_STEP_MS: u64 = 1000;
+
+/// The time that certificates are judged by: the wall clock, but unless a time service has
+/// set it never before this agent was built, or before a time that somebody who is believed
+/// has told. One whose own clock was years ahead does not make every certificate expire on
+/// nodes that know better. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Floor(Arc<AtomicU64>);
+
+impl Default for Floor {
+    fn default() -> Self {
+        Self(Arc::new(BUILT_UNIX_S.into()))
+    }
+}
+
+impl Floor {
+    /// Somebody who is believed has told that it is later than this, in seconds since 1970.
+    pub fn learn(&self, unix_s: u64) {
+        self.0.fetch_max(unix_s, Ordering::Relaxed);
+    }
+
+    /// What it is at least, in seconds since 1970.
+    pub fn least(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Now, in seconds since 1970.
+    pub fn now(&self) -> u64 {
+        self.judged(unix_ms() / 1000, purlin_drivers::clock_is_synchronized())
+    }
+
+    fn judged(&self, clock_s: u64, is_trusted: bool) -> u64 {
+        if is_trusted { clock_s } else { self.least().max(clock_s) }
+    }
+}
 
 /// What records are stamped with; cheap to clone.
 #[derive(Clone, Debug)]
@@ -123,6 +157,18 @@ mod tests {
     use super::*;
 
     /// A node whose battery is empty starts in 1970, and hours later has the time.
+    #[test]
+    fn a_clock_of_1970_is_the_time_that_was_told_last_unless_a_time_service_set_it() {
+        let floor = Floor::default();
+        assert_eq!(floor.judged(7, false), BUILT_UNIX_S);
+        let later = BUILT_UNIX_S + 100;
+        floor.learn(later);
+        floor.learn(later - 50);
+        assert_eq!(floor.judged(7, false), later);
+        assert_eq!(floor.judged(later + 1, false), later + 1);
+        assert_eq!(floor.judged(later - 1, true), later - 1);
+    }
+
     #[test]
     fn a_clock_that_was_wrong_at_boot_is_told_so_that_earlier_records_can_be_set_right() {
         let (booted, set_after) = (1_800_000_000_000_i64, 5_400_000_i64);

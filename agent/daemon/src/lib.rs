@@ -33,6 +33,7 @@ pub mod offline;
 pub mod otlp;
 mod placement;
 pub mod rack;
+pub mod reset;
 mod sample;
 mod sparkplug;
 pub mod spool;

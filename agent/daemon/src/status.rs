@@ -24,6 +24,10 @@ use crate::{
 /// Version of the local API.
 const API_VERSION: u32 = 1;
 
+/// Sessions that a broker may end within ten minutes before another node with this one's id
+/// is thought of.
+const SHARED: u32 = 5;
+
 /// What the status is made of.
 #[derive(Clone, Debug)]
 pub struct Sources {
@@ -105,6 +109,7 @@ impl Sources {
         faults.extend(nri::faults(&self.nri));
         faults.extend(kubelet::faults(&self.kubelet));
         faults.extend(audit::faults(&self.audit));
+        faults.extend(shared_identity(&self.link.borrow().view()));
         faults.extend(mesh::faults(&self.mesh.borrow().view));
         faults.extend(placement_faults(&self.enforced.borrow()));
         faults
@@ -159,6 +164,25 @@ fn faults(
         fault("state-damaged", damage.clone(), next)
     }));
     faults
+}
+
+/// Two clients with one client id throw each other out, and each of them sees it. Most
+/// brokers say so, others close the connection without a word.
+fn shared_identity(link: &api::Link) -> Option<api::Fault> {
+    (link.taken_over || link.ended >= SHARED).then(|| api::Fault {
+        id: "identity-shared".into(),
+        what: format!(
+            "the broker ended this node's session {} times in ten minutes{}",
+            link.ended,
+            if link.taken_over { ": another client has its id" } else { "" }
+        ),
+        next: format!(
+            "two nodes may have the id {}, as when a disk or an image was copied with its state: \
+             on the copy, `purlin node reset --all`, and a machine id of its own; else see the \
+             broker's log and the line",
+            link.client_id
+        ),
+    })
 }
 
 fn hardware_faults(hardware: &Hardware) -> Vec<api::Fault> {

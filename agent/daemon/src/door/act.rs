@@ -13,7 +13,7 @@ use purlin_proto::v1::{self, Origin, Outcome};
 use tokio::{task, time::Instant};
 
 use super::{
-    Candidate, Door, Manner, Offer, READ_BACK, TICK, believe, record,
+    Candidate, Door, Manner, Offer, READ_BACK, TICK, record,
     subsystem::{self, Said},
     view,
 };
@@ -205,7 +205,7 @@ impl Door {
         });
         let mut content = self.content.clone();
         record::intend(&mut content, document.clone(), verdict.clone(), over);
-        believe::mark(&mut content, offer.claims.as_deref());
+        self.mark(&mut content, offer.claims.as_deref());
         match self.store(content).await {
             Ok(()) => {
                 self.tell(&verdict);

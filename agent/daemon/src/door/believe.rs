@@ -106,6 +106,19 @@ impl Door {
         Ok(next)
     }
 
+    /// How far this node has come, once that document is durable.
+    pub(super) fn mark(&self, content: &mut v1::Ledger, claims: Option<&Claims>) {
+        let Some(claims) = claims else { return };
+        let before = content.mark.take().unwrap_or_default();
+        self.floor.learn(claims.issued_unix_s);
+        content.mark = Some(v1::Mark {
+            epoch: claims.epoch,
+            version: claims.version,
+            sha256: claims.sha256.clone().into(),
+            trusted_unix_s: before.trusted_unix_s.max(claims.issued_unix_s),
+        });
+    }
+
     /// Whether what a signed document says of itself fits this node, now.
     pub(super) fn check_claims(&self, claims: &Claims) -> Vec<Refusal> {
         let Trust::Keys(keys) = &self.trust else { return Vec::new() };
@@ -117,22 +130,10 @@ impl Door {
             mark: &Mark { epoch: mark.epoch, version: mark.version, sha256: mark.sha256.to_vec() },
             active_sha256: &record::sha256_of(self.content.active.as_ref()),
             clock_unix_s: clock::unix_ms() / 1000,
-            trusted_unix_s: clock::BUILT_UNIX_S.max(mark.trusted_unix_s),
+            trusted_unix_s: self.floor.least(),
         };
         checker.check(claims)
     }
-}
-
-/// How far the node has come once it has taken this document.
-pub fn mark(content: &mut v1::Ledger, claims: Option<&Claims>) {
-    let Some(claims) = claims else { return };
-    let before = content.mark.take().unwrap_or_default();
-    content.mark = Some(v1::Mark {
-        epoch: claims.epoch,
-        version: claims.version,
-        sha256: claims.sha256.clone().into(),
-        trusted_unix_s: before.trusted_unix_s.max(claims.issued_unix_s),
-    });
 }
 
 fn refusal(value: &str, limit: &str, hint: &str) -> Refusal {

@@ -36,7 +36,8 @@ pub use self::{
     },
 };
 use crate::{
-    audit, clock,
+    audit,
+    clock::{self, Floor},
     document::{self, Format},
     ledger::Ledger,
     spool::Spool,
@@ -192,6 +193,7 @@ pub struct Door {
     machine_read: watch::Receiver<Arc<Inventory>>,
     settings: watch::Sender<Arc<Settings>>,
     audit: audit::Client,
+    floor: Floor,
     audited: watch::Receiver<audit::State>,
     reported: watch::Sender<Arc<v1::Reported>>,
     spool: Spool,
@@ -229,6 +231,8 @@ pub struct Opening {
     pub inventory: watch::Receiver<Arc<Inventory>>,
     /// Takes what became of documents, for the record.
     pub audit: audit::Client,
+    /// Learns the time from what is believed.
+    pub floor: Floor,
     /// Key set of the fleet.
     pub keys: Option<PathBuf>,
     /// For this project's own tests.
@@ -240,7 +244,7 @@ impl Door {
     /// One that this agent can't read any more is left in the ledger, and the defaults
     /// hold.
     pub fn open(state: &state::StateDir, opening: Opening) -> (Self, Vec<String>) {
-        let Opening { identity, start, spool, inventory, audit, keys, test } = opening;
+        let Opening { identity, start, spool, inventory, audit, floor, keys, test } = opening;
         let (ledger, content, mut problems) = Ledger::open(state.path());
         let active = match content.active.as_ref().map(|entry| decode(&entry.document, &identity)) {
             None => None,
@@ -252,6 +256,7 @@ impl Door {
                 None
             }
         };
+        floor.learn(content.mark.as_ref().map_or(0, |mark| mark.trusted_unix_s));
         let trust = Trust::open(keys.as_deref(), &content);
         if let Trust::Nobody(why) = &trust {
             problems.push(format!("no document is taken from the uplink: {why}"));
@@ -288,6 +293,7 @@ impl Door {
             spool,
             audited: audit.state(),
             audit,
+            floor,
         };
         door.publish();
         (door, problems)
@@ -511,7 +517,7 @@ impl Door {
         };
         let mut content = self.content.clone();
         content.resume = Some(v1::Entry { applied: Some(applied), document });
-        believe::mark(&mut content, offer.claims.as_deref());
+        self.mark(&mut content, offer.claims.as_deref());
         record::note(&mut content, verdict.clone());
         if let Err(error) = self.store(content).await {
             verdict.accepted = false;

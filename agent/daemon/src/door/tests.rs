@@ -70,6 +70,7 @@ async fn open(state: &state::StateDir, patient: &Arc<Patient>) -> Door {
         spool,
         inventory: watch::channel(Arc::default()).1,
         audit: audit::new(state.path().join("audit")).0,
+        floor: Floor::default(),
         keys: None,
         test: v1::AgentTest {
             trial_ms: Some(2000),

@@ -18,7 +18,7 @@
 //! against a broker that misbehaves on demand.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     future::Future,
     path::PathBuf,
     pin::Pin,
@@ -54,6 +54,7 @@ pub mod mqtt;
 pub mod relay;
 mod sent_today;
 pub mod subscriber;
+mod tls;
 mod way;
 
 use relay::{Carry, MAX_CARRIED, Peer};
@@ -73,6 +74,10 @@ pub const MAX_IN_FLIGHT: usize = 32;
 const ACK_DEADLINE: Duration = Duration::from_secs(20);
 /// A connection attempt, TLS and MQTT included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Sessions that a broker ends are remembered for so long, and so many of them: what ends
+/// again and again has another reason than a bad line.
+const ENDED_WITHIN: Duration = Duration::from_secs(600);
+const MAX_ENDS: usize = 64;
 /// How long a lost connection may take to say why.
 const CLOSED_WITHIN: Duration = Duration::from_millis(200);
 /// A message's bytes beside its payload, at most: four levels of at most 64 bytes, what
@@ -140,12 +145,14 @@ pub struct Message {
 }
 
 /// How a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Closed {
     /// Why, and what to do.
     pub why: String,
     /// The broker closed it over a message that is too large (reason 0x95).
     pub too_large: bool,
+    /// Another client has our client id (reason 0x8E).
+    pub taken_over: bool,
 }
 
 impl From<Closed> for String {
@@ -177,13 +184,21 @@ pub struct Link {
     retry_at: Option<Instant>,
     /// The most that the broker takes in one message, while it is up.
     max_message: usize,
+    /// When it ended a session, the latest times.
+    ends: VecDeque<Instant>,
 }
 
 impl Link {
     /// As the local API shows it.
     pub fn view(&self) -> api::Link {
         let left = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-        api::Link { retry_in_ms: left.map(|left| left.as_millis() as u64), ..self.view.clone() }
+        let ended = self.ends.iter().filter(|at| at.elapsed() < ENDED_WITHIN).count() as u32;
+        api::Link {
+            retry_in_ms: left.map(|left| left.as_millis() as u64),
+            ended,
+            taken_over: self.view.taken_over && ended > 0,
+            ..self.view.clone()
+        }
     }
 }
 
@@ -468,7 +483,14 @@ impl<T: Transport> Uplink<T> {
             link.connects += 1;
             link.attempts = 0;
         });
-        let ended = self.serve(&mut session, ways).await?;
+        let ended = self.serve(&mut session, ways).await;
+        if ended.is_err() {
+            self.link.send_modify(|link| {
+                link.ends.push_back(Instant::now());
+                link.ends.drain(..link.ends.len().saturating_sub(MAX_ENDS));
+            });
+        }
+        let ended = ended?;
         session.disconnect().await;
         Ok(ended)
     }
@@ -579,6 +601,10 @@ impl<T: Transport> Uplink<T> {
             self.max_message = self.max_message.min(current.largest + TOPIC_BYTES - 1);
             let most = self.max_message;
             tracing::warn!(most, "the broker takes no message that large: smaller ones are sent");
+        }
+        if closed.taken_over {
+            tracing::warn!("another client has this node's client id");
+            self.link.send_modify(|link| link.view.taken_over = true);
         }
         closed.why
     }

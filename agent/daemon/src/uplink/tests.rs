@@ -34,7 +34,7 @@ pub(super) struct Fake(Arc<Lock<State>>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    moves: std::collections::VecDeque<Move>,
+    moves: VecDeque<Move>,
     /// Every (class, seq) that was published, taken or not.
     pub(super) seen: BTreeSet<(i32, u64)>,
     /// Batches in the order in which they were taken: class, first and last number.
@@ -173,7 +173,9 @@ impl Session for FakeSession {
     async fn incoming(&mut self) -> Result<Message, Closed> {
         match self.inbox.pop() {
             Some(message) => Ok(message),
-            None if self.closed => Err(Closed { why: "closed".into(), too_large: self.too_large }),
+            None if self.closed => {
+                Err(Closed { why: "closed".into(), too_large: self.too_large, ..Closed::default() })
+            }
             None => std::future::pending().await,
         }
     }

@@ -57,7 +57,7 @@ impl Transport for Rack {
 
     async fn connect_peer(&self, peer: &Peer) -> Result<Either, String> {
         let (config, identity) = self.relay.as_ref().ok_or("no peer is configured")?;
-        Relayed::connect(config, peer, identity).await.map(Either::Peer)
+        Relayed::connect(config, &self.mqtt.floor, peer, identity).await.map(Either::Peer)
     }
 }
 

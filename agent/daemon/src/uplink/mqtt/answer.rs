@@ -30,6 +30,7 @@ use rumqttc::{
 use crate::uplink::{Answer, Closed};
 
 const PACKET_TOO_LARGE: u8 = DisconnectReasonCode::PacketTooLarge as u8;
+const SESSION_TAKEN_OVER: u8 = DisconnectReasonCode::SessionTakenOver as u8;
 
 /// What became of a publish.
 pub async fn answer(notice: PublishNotice) -> Answer {
@@ -59,17 +60,20 @@ fn of_reason(reason: PubAckReason) -> Answer {
 
 /// Why a connection ended.
 pub fn closed(error: &ConnectionError) -> Closed {
-    let too_large = matches!(
-        error,
+    // It reads the reason of some DISCONNECTs as a CONNACK's.
+    let reason = match error {
         ConnectionError::MqttState(StateError::Deserialization(
-            MqttError::InvalidConnectReturnCode(PACKET_TOO_LARGE)
-        ))
-    );
-    let why = match too_large {
-        true => "the broker refused a publish: it is too large for it (0x95)".into(),
-        false => explain(error),
+            MqttError::InvalidConnectReturnCode(reason),
+        )) => *reason,
+        _ => 0,
     };
-    Closed { why, too_large }
+    let (too_large, taken_over) = (reason == PACKET_TOO_LARGE, reason == SESSION_TAKEN_OVER);
+    let why = match (too_large, taken_over) {
+        (true, _) => "the broker refused a publish: it is too large for it (0x95)".into(),
+        (_, true) => "another client with this node's client id has connected (0x8e)".into(),
+        _ => explain(error),
+    };
+    Closed { why, too_large, taken_over }
 }
 
 /// Why a connection could not be made or ended, and what to do.

@@ -5,6 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,9 +24,9 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::boot;
+use crate::{boot, clock::Floor};
 
-use super::{Answer, Closed, MAX_IN_FLIGHT, Message, PendingAnswer, Session, Transport};
+use super::{Answer, Closed, MAX_IN_FLIGHT, Message, PendingAnswer, Session, Transport, tls};
 
 pub(super) mod answer;
 
@@ -54,6 +55,8 @@ pub struct Mqtt {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// HTTP proxy that is asked to connect us (CONNECT).
     pub proxy: Option<boot::Proxy>,
+    /// What time it is at least.
+    pub floor: Floor,
 }
 
 impl Mqtt {
@@ -105,18 +108,14 @@ impl Mqtt {
             .trust_anchors
             .as_ref()
             .ok_or("mqtts:// needs uplink.trust_anchors: a PEM file of the authorities to trust")?;
-        let read = |key: &str, path: &Path| {
-            std::fs::read(path)
-                .map_err(|error| format!("can't read uplink.{key} {}: {error}", path.display()))
-        };
-        let ca = read("trust_anchors", path)?;
-        let client_auth = match &self.identity {
-            None => None,
-            Some((certificate, key)) => {
-                Some((read("client_certificate", certificate)?, read("client_key", key)?))
-            }
-        };
-        Ok(TlsConfiguration::Simple { ca, alpn: None, client_auth })
+        let roots = tls::roots("uplink.trust_anchors", path)?;
+        let identity = self.identity.as_ref().map(|(certificate, key)| {
+            let chain = tls::certificates("uplink.client_certificate", certificate)?;
+            Ok::<_, String>((chain, tls::key("uplink.client_key", key)?))
+        });
+        let config = tls::client(roots, identity.transpose()?, &self.floor)
+            .map_err(|error| format!("uplink.client_certificate and uplink.client_key: {error}"))?;
+        Ok(TlsConfiguration::Rustls(Arc::new(config)))
     }
 }
 
@@ -179,6 +178,7 @@ impl Connection {
                         Err(Closed {
                             why: format!("the broker closed the connection: {code:?}"),
                             too_large: code == DisconnectReasonCode::PacketTooLarge,
+                            taken_over: code == DisconnectReasonCode::SessionTakenOver,
                         })
                     }
                     Ok(_) => continue,
@@ -225,7 +225,7 @@ impl Session for Connection {
     }
 
     async fn incoming(&mut self) -> Result<Message, Closed> {
-        let ended = || Closed { why: "the connection has ended".into(), too_large: false };
+        let ended = || Closed { why: "the connection has ended".into(), ..Closed::default() };
         self.incoming.recv().await.unwrap_or_else(|| Err(ended()))
     }
 

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Config, HELLO_DEADLINE, Peer, Words, tls, write};
 use crate::{
+    clock::Floor,
     door::Identity,
     uplink::{Answer, Closed, MAX_IN_FLIGHT, Message, PendingAnswer, Session},
 };
@@ -29,11 +30,12 @@ impl Relayed {
     /// Connects; the error is the peer's own where it has one.
     pub async fn connect(
         config: &Config,
+        floor: &Floor,
         peer: &Peer,
         identity: &Identity,
     ) -> Result<Self, String> {
         let connected = async {
-            let stream = tls::connect(config, peer).await?;
+            let stream = tls::connect(config, floor, peer).await?;
             Self::begin(stream, identity).await
         };
         let connected = time::timeout(HELLO_DEADLINE, connected).await;
@@ -118,7 +120,7 @@ impl Session for Relayed {
     async fn incoming(&mut self) -> Result<Message, Closed> {
         let why = self.ended.recv().await;
         let why = why.unwrap_or_else(|| "the peer is gone".into());
-        Err(Closed { why, too_large: false })
+        Err(Closed { why, ..Closed::default() })
     }
 
     fn max_message(&self) -> Option<usize> {

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{Carry, Config, HELLO_DEADLINE, Words, read, tls, write};
 use crate::{
+    clock::Floor,
     door::Identity,
     uplink::{Answer, Link, MAX_IN_FLIGHT},
     wire,
@@ -35,6 +36,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 pub struct Server {
     /// What the agent's own file says.
     pub config: Arc<Config>,
+    /// What time it is at least.
+    pub floor: Floor,
     /// Who this node is.
     pub identity: Identity,
     /// Our own uplink's inbox.
@@ -74,7 +77,7 @@ impl Server {
 
     async fn serve(mut self, stream: TcpStream) -> Result<(), String> {
         let hello = async {
-            let mut stream = tls::accept(&self.config, stream).await?;
+            let mut stream = tls::accept(&self.config, &self.floor, stream).await?;
             let What::Hello(hello) = read(&mut stream).await? else {
                 return Err("it doesn't say hello".into());
             };

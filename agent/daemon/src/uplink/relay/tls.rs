@@ -1,14 +1,14 @@
 //! Certificates of the rack on both ends. Files are read anew at each connection, so that
 //! a renewed one is taken up without a restart.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use rumqttc::tokio_rustls::{
-    TlsAcceptor, TlsConnector, client, rustls,
+    TlsAcceptor, TlsConnector, client,
     rustls::{
-        ClientConfig, RootCertStore, ServerConfig,
+        RootCertStore, ServerConfig,
         client::verify_server_name,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+        pki_types::ServerName,
         server::{ParsedCertificate, WebPkiClientVerifier},
     },
     server,
@@ -16,15 +16,16 @@ use rumqttc::tokio_rustls::{
 use tokio::net::TcpStream;
 
 use super::{Config, Peer};
+use crate::{clock::Floor, uplink::tls};
 
 /// Our end, of a connection to `peer`, which is known to be it.
-pub async fn connect(config: &Config, peer: &Peer) -> Result<client::TlsStream<TcpStream>, String> {
-    let (chain, key, roots) = files(config)?;
-    let tls = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
+pub async fn connect(
+    config: &Config,
+    floor: &Floor,
+    peer: &Peer,
+) -> Result<client::TlsStream<TcpStream>, String> {
+    let (identity, roots) = files(config)?;
+    let tls = tls::client(roots, Some(identity), floor)
         .map_err(|error| format!("relay.certificate and relay.key: {error}"))?;
     let name = name_of(&peer.node)?;
     let stream = TcpStream::connect(&peer.address).await.map_err(|error| error.to_string())?;
@@ -38,11 +39,13 @@ pub async fn connect(config: &Config, peer: &Peer) -> Result<client::TlsStream<T
 /// The other end, of a connection from somebody who has a certificate of the rack.
 pub async fn accept(
     config: &Config,
+    floor: &Floor,
     stream: TcpStream,
 ) -> Result<server::TlsStream<TcpStream>, String> {
-    let (chain, key, roots) = files(config)?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider()).build();
-    let tls = ServerConfig::builder_with_provider(provider())
+    let ((chain, key), roots) = files(config)?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots.into(), tls::provider()).build();
+    let tls = ServerConfig::builder_with_details(tls::provider(), Arc::new(floor.clone()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_client_cert_verifier(verifier.map_err(|error| error.to_string())?)
@@ -68,22 +71,8 @@ fn name_of(node: &str) -> Result<ServerName<'static>, String> {
     name.map_err(|_| format!("node id {node} can't stand in a certificate: it is no DNS name"))
 }
 
-type Files = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, RootCertStore);
-
-fn files(config: &Config) -> Result<Files, String> {
-    let chain = certificates("certificate", &config.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&config.key);
-    let key = key.map_err(|error| format!("relay.key {}: {error}", config.key.display()))?;
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates("trust_anchors", &config.trust_anchors)?);
-    Ok((chain, key, roots))
-}
-
-fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    read.map_err(|error| format!("relay.{key} {}: {error}", path.display()))
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+fn files(config: &Config) -> Result<(tls::Identity, RootCertStore), String> {
+    let chain = tls::certificates("relay.certificate", &config.certificate)?;
+    let key = tls::key("relay.key", &config.key)?;
+    Ok(((chain, key), tls::roots("relay.trust_anchors", &config.trust_anchors)?))
 }

@@ -229,19 +229,18 @@ fn large(lab: &Lab) -> Result {
 
     let mut log = open(&dir)?;
     let identity = Identity { fleet: "f".into(), node: "n".into(), incarnation: Incarnation(7) };
-    let (mut from, mut bytes) = (1, 0);
+    let mut from = 1;
     let took = time(|| {
         while let Some(frame) = log.read(from, 128 << 10)? {
             from = frame.last_seq + 1;
             let batch = wire::encode(frame, Class::Metric, &identity, true);
-            bytes += wire::pack(&batch).len();
+            std::hint::black_box(wire::pack(&batch));
             log.acknowledge(from - 1);
         }
         Ok(())
     })?;
     let rate = n as f64 / took.as_secs_f64();
     println!("| drains, read, encoded and packed | {:.0} k records/s | ≥ 100 k |", rate / 1000.0);
-    println!("| a metric on the wire | {:.2} bytes | ≤ 2 |", bytes as f64 / (n * 70) as f64);
     let left = log.figures();
     println!("| segments left after the drain | {} | ≤ 1 |", left.segments);
     Ok(())

@@ -18,6 +18,7 @@ use std::{
 mod alarm;
 mod backlog;
 mod carry;
+mod collect;
 mod decoder;
 mod disk;
 mod intake;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     let mut all: Vec<Test> = tests.into_iter().map(|test| test.needs(&needs)).collect();
     all.extend(backlog::tests());
     all.extend(carry::tests());
+    all.extend(collect::tests());
     all.extend(decoder::tests());
     all.extend(disk::tests());
     all.extend(intake::tests());

@@ -26,6 +26,8 @@ pub struct Durable {
     pub expiry: Duration,
     /// Messages that it sends ahead of our acknowledgements.
     pub ahead: u16,
+    /// What it may have kept of us is thrown away.
+    pub anew: bool,
 }
 
 /// What is subscribed to.
@@ -48,6 +50,13 @@ pub struct Arrived {
     pub receipt: Receipt,
 }
 
+impl Arrived {
+    /// As if nobody waited for an acknowledgement.
+    pub fn without_receipt(self) -> Self {
+        Self { receipt: Receipt(None), ..self }
+    }
+}
+
 /// What tells the broker that a message is taken.
 #[derive(Debug)]
 pub struct Receipt(Option<ManualAck>);
@@ -57,7 +66,7 @@ pub struct Receipt(Option<ManualAck>);
 pub struct Subscriber {
     client: AsyncClient,
     incoming: mpsc::Receiver<Result<Arrived, String>>,
-    /// The broker knew our session.
+    /// The broker knew our session. The client library then lets nothing be subscribed to.
     pub resumed: bool,
     _driver: AbortOnDropHandle<()>,
 }
@@ -67,7 +76,7 @@ impl Subscriber {
     pub async fn connect(mqtt: &Mqtt, at: &Endpoint, keep: Durable) -> Result<Self, String> {
         let mut options = mqtt.options(at, &mqtt.client_id)?;
         options
-            .set_clean_start(false)
+            .set_clean_start(keep.anew)
             .set_session_expiry_interval(Some(keep.expiry.as_secs().min(u32::MAX.into()) as u32))
             .set_receive_maximum(Some(keep.ahead))
             // What the broker knows of our session is all that there is of it.

@@ -132,7 +132,10 @@ impl Intake {
         progress.duplicates += (came - taken.records.len()) as u64;
         let late = taken.records.iter().filter(|(seq, _)| arrival.holes.has(*seq, *seq));
         progress.late += late.count() as u64;
-        taken.holes.extend(within.into_iter().filter(|(first, _)| arrival.is_new(*first)));
+        // What comes again, and was told, is not told again.
+        let is_told =
+            |(first, last): &Range| !arrival.is_new(*first) || arrival.holes.has(*first, *last);
+        taken.holes.extend(within.into_iter().filter(|it| !is_told(it)));
         let gap = |it: &&v1::Gap| arrival.gap(it.cause, (it.first_seq, it.last_seq));
         taken.gaps = batch.gaps.iter().filter(gap).copied().collect();
         // What another node brings of it says nothing of what it sends itself.

@@ -18,11 +18,11 @@
 //! two orders at once: what was on the node's disk when its link came up comes beside what
 //! it measures now (docs/decisions/027), each in itself in order, and says which it is.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use purlin_daemon::{
     clock,
-    mqtt::{Arrived, Durable, Filter, Subscriber},
+    mqtt::{Arrived, Durable, Filter, Mqtt, Subscriber},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -66,7 +66,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Collects until it is told to stop.
 pub async fn run(args: &CollectArgs, output: &Output) -> Ended {
     let token = args.token_file.as_ref().map(|path| {
-        let read = std::fs::read_to_string(path).map(|it| it.trim().to_owned());
+        let read = fs::read_to_string(path).map(|it| it.trim().to_owned());
         read.map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))
     });
     let far = Far::open(&args.to, token.transpose()?.as_deref())?;
@@ -165,7 +165,9 @@ impl Collector<'_> {
                 }
                 _ = look.tick() => {
                     for topic in self.line.look(&mut self.progress)? {
-                        self.ask(session.as_ref(), topic).await;
+                        if session.is_some() {
+                            self.ask(topic).await;
+                        }
                     }
                 }
                 _ = every.tick() => {
@@ -215,26 +217,37 @@ impl Collector<'_> {
     }
 
     async fn connect(&mut self) -> Result<Subscriber, String> {
-        let (part, of) = (self.args.partition.part, self.args.partition.of);
-        let name = self.args.name.clone().unwrap_or_else(|| format!("{part}-of-{of}"));
-        let mqtt = self.args.login.mqtt(format!("purlin-collect-{name}"));
-        let keep = Durable { expiry: self.args.session, ahead: self.args.ahead };
-        let within = |what| async move {
-            time::timeout(CONNECT, what)
-                .await
-                .unwrap_or_else(|_| Err(format!("no answer within {CONNECT:?}")))
-        };
-        let session =
-            within(Box::pin(Subscriber::connect(&mqtt, &self.args.login.broker, keep))).await?;
-        for filter in self.filters() {
-            let subscribed = time::timeout(CONNECT, session.subscribe(&filter)).await;
-            subscribed.unwrap_or_else(|_| {
-                Err(format!("no answer within {CONNECT:?} to the subscription to {}", filter.topic))
-            })?;
+        let mqtt = self.args.login.mqtt(self.client_id());
+        let (filters, path) = (self.filters(), self.args.state.join("subscribed"));
+        let wanted = filters.iter().map(|it| format!("{}\n", it.topic)).collect::<String>();
+        let before = fs::read_to_string(&path).unwrap_or_default();
+        // A session that was never subscribed to all of it holds nothing that was promised.
+        let keep =
+            Durable { expiry: self.args.session, ahead: self.args.ahead, anew: before.is_empty() };
+        let session = self.session(&mqtt, keep).await?;
+        if session.resumed && before != wanted {
+            let held = before.trim_end().replace('\n', ", ");
+            return Err(format!(
+                "the broker keeps a session for other topics ({held}): give this one another \
+                 --name, and another --state"
+            ));
+        }
+        if !session.resumed {
+            for filter in &filters {
+                subscribe(&session, filter).await?;
+            }
+            let written = fs::write(&path, wanted);
+            written.map_err(|error| format!("{}: {error}", path.display()))?;
         }
         let known = if session.resumed { "it kept our session" } else { "a new session" };
         note(&format!("{}: connected, {known}", self.args.login.broker));
         Ok(session)
+    }
+
+    fn client_id(&self) -> String {
+        let (part, of) = (self.args.partition.part, self.args.partition.of);
+        let name = self.args.name.clone().unwrap_or_else(|| format!("{part}-of-{of}"));
+        format!("purlin-collect-{name}")
     }
 
     /// Dictionaries first, and never shared: each copy needs them.
@@ -275,11 +288,24 @@ impl Collector<'_> {
         filters
     }
 
-    /// Asks the broker for what it retains on a topic.
-    async fn ask(&self, session: Option<&Subscriber>, topic: String) {
-        if let Some(session) = session {
-            let filter = Filter { topic, retained_again: true };
-            _ = time::timeout(CONNECT, session.subscribe(&filter)).await;
+    async fn session(&self, mqtt: &Mqtt, keep: Durable) -> Result<Subscriber, String> {
+        let connected = Box::pin(Subscriber::connect(mqtt, &self.args.login.broker, keep));
+        let connected = time::timeout(CONNECT, connected).await;
+        connected.unwrap_or_else(|_| Err(format!("no answer within {CONNECT:?}")))
+    }
+
+    /// Asks the broker for what it retains on a topic, over a session that ends with it: in
+    /// one that the broker kept, nothing can be subscribed to.
+    async fn ask(&mut self, topic: String) {
+        let mqtt = self.args.login.mqtt(format!("{}-asks", self.client_id()));
+        let keep = Durable { expiry: Duration::ZERO, ahead: 8, anew: true };
+        let asked = async {
+            let mut session = self.session(&mqtt, keep).await?;
+            subscribe(&session, &Filter { topic, retained_again: true }).await?;
+            session.next().await
+        };
+        if let Ok(Ok(arrived)) = time::timeout(CONNECT, asked).await {
+            self.line.came(arrived.without_receipt(), &mut self.progress);
         }
     }
 
@@ -327,4 +353,11 @@ async fn sent(task: &mut Option<JoinHandle<(Far, Load, Delivered)>>) -> (Far, Lo
         },
         None => std::future::pending().await,
     }
+}
+
+async fn subscribe(session: &Subscriber, filter: &Filter) -> Result<(), String> {
+    let subscribed = time::timeout(CONNECT, session.subscribe(filter)).await;
+    subscribed.unwrap_or_else(|_| {
+        Err(format!("no answer within {CONNECT:?} to the subscription to {}", filter.topic))
+    })
 }

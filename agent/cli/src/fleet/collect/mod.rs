@@ -4,9 +4,9 @@
 //!
 //! | file | what it owns |
 //! | --- | --- |
-//! | [`line`] | messages between the broker and the far side, in their order |
+//! | [`mod@line`] | messages between the broker and the far side, in their order |
 //! | [`intake`] | what came of each log: decoding, deduplication, holes |
-//! | [`deliver`], [`to`] | the far side |
+//! | [`mod@deliver`], [`to`] | the far side |
 //! | [`journal`], [`shelf`] | the state directory |
 //!
 //! **Invariant: the broker is told that a message is taken after the far side took it and

@@ -18,6 +18,9 @@ const SOON: Duration = Duration::from_secs(30);
 /// Debian's writer of journal files.
 const WRITER: &str = "/lib/systemd/systemd-journal-remote";
 
+/// A sender that is not ours.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/telemetry/otlp.py");
+
 pub fn tests() -> Vec<Test> {
     let mut sdk = test("an_sdk_hands_in_metrics_and_logs_and_is_put_off_over_its_quota", 120, sdk)
         .needs(&[Need::Program("journalctl")]);
@@ -71,7 +74,7 @@ fn sdk(lab: &Lab) -> Result {
     let (mut node, port) = taking(lab, "[intake.quota]\nkib_s = 1\n")?;
     let run = |what: &str| -> Result<String> {
         let mut command = Command::new("timeout");
-        command.args(["-k", "1", "60", &python, "tests/telemetry/otlp.py", what]);
+        command.args(["-k", "1", "60", &python, SCRIPT, what]);
         let output = command.arg(port.to_string()).output()?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{what}: {}: {text}", output.status);

@@ -11,13 +11,13 @@ use clap::{
     value_parser,
 };
 use clap_complete::Shell;
+use hex::FromHex;
 use purlin_core::{
     identity::Class,
     inventory::Part,
     settings::{Endpoint, Impossible, Webhook},
 };
 use purlin_daemon::{clock::Floor, mqtt::Mqtt};
-
 use purlin_proto::api::AuditHead;
 
 use crate::{
@@ -697,7 +697,7 @@ Examples:
 fn anchor(text: &str) -> Result<AuditHead, String> {
     let wrong = || "is not NUMBER:SHA256, as purlin audit verify prints it".to_owned();
     let (number, sha256) = text.split_once(':').ok_or_else(wrong)?;
-    let is_sha256 = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_sha256 = <[u8; 32]>::from_hex(sha256).is_ok();
     let number = number.parse().ok().filter(|_| is_sha256).ok_or_else(wrong)?;
     Ok(AuditHead { number, sha256: sha256.to_ascii_lowercase() })
 }
@@ -1490,12 +1490,8 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
 pub struct Sha256(pub Vec<u8>);
 
 fn hex(text: &str) -> Result<Sha256, String> {
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes = text.as_bytes().chunks(2).map(pair).collect::<Option<Vec<_>>>();
-    bytes
-        .filter(|bytes| bytes.len() == 32)
-        .map(Sha256)
-        .ok_or_else(|| "64 hexadecimal digits".into())
+    let sha256 = <[u8; 32]>::from_hex(text).map_err(|_| "64 hexadecimal digits")?;
+    Ok(Sha256(sha256.into()))
 }
 
 /// How a document is to be tried.

@@ -23,6 +23,7 @@ mod args;
 mod audit;
 mod client;
 mod config;
+mod confirm;
 mod document;
 mod driver;
 mod exit;

@@ -1,13 +1,12 @@
 //! `purlin node`: the node as such.
 
-use std::io::{self, IsTerminal, Write};
-
 use purlin_daemon::reset;
 use serde::Serialize;
 
 use crate::{
     args::{Global, NodeCommand},
     client::Client,
+    confirm,
     exit::{Ended, Exit, Failure},
     output::{Output, Page},
     table::{Width, pair},
@@ -32,31 +31,15 @@ pub fn run(command: &NodeCommand, global: &Global, output: &Output) -> Ended {
         ),
     };
     if !yes {
-        confirm(&consequence)?;
+        let what = format!(
+            "{consequence}. What waits for the core is part of it: `purlin queue export` keeps it."
+        );
+        confirm::typed("reset", &what)?;
     }
     let removed = reset::reset(&boot.state_dir, !what.all).map_err(Failure::Failed)?;
     let done = Done { removed };
     output.show(&done, |width| done.page(width))?;
     Ok(Exit::Ok)
-}
-
-/// Goes on only if it is typed.
-fn confirm(consequence: &str) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        let what = format!("{consequence}. Say --yes to do it without being asked.");
-        return Err(Failure::Usage(what));
-    }
-    anstream::eprint!(
-        "{consequence}.\nWhat waits for the core is part of it: `purlin queue export` keeps it.\n\
-         Type reset to go on: "
-    );
-    _ = io::stderr().flush();
-    let mut typed = String::new();
-    io::stdin().read_line(&mut typed)?;
-    match typed.trim() == "reset" {
-        true => Ok(()),
-        false => Err(Failure::Failed("nothing was removed".into())),
-    }
 }
 
 #[derive(Serialize)]

@@ -115,17 +115,15 @@ impl Peer {
             Some(peer) if peer.uid() == 0 || peer.uid() == Uid::effective().as_raw() => {
                 Ok(self.name())
             }
-            peer => {
-                let who = peer.as_ref().map_or("unknown".into(), |peer| peer.uid().to_string());
-                Err(failure(
-                    StatusCode::FORBIDDEN,
-                    format!(
-                        "uid {who} may not change this node: only root and the agent's own user \
-                         (uid {}) may; try sudo",
-                        Uid::effective()
-                    ),
-                ))
-            }
+            _ => Err(failure(
+                StatusCode::FORBIDDEN,
+                format!(
+                    "uid {} may not change this node: only root and the agent's own user (uid {}) \
+                     may; try sudo",
+                    self.uid(),
+                    Uid::effective()
+                ),
+            )),
         }
     }
 }
@@ -133,8 +131,11 @@ impl Peer {
 impl Peer {
     /// For the record.
     fn name(&self) -> String {
-        let who = self.0.as_ref().map_or("unknown".into(), |peer| peer.uid().to_string());
-        format!("uid {who} (local)")
+        format!("uid {} (local)", self.uid())
+    }
+
+    fn uid(&self) -> String {
+        self.0.as_ref().map_or("unknown".into(), |peer| peer.uid().to_string())
     }
 }
 

@@ -203,7 +203,7 @@ pub fn node_of_machine() -> Option<String> {
         return None;
     }
     let key = hmac::Key::new(hmac::HMAC_SHA256, machine_id.as_bytes());
-    Some(hex(&hmac::sign(&key, APPLICATION).as_ref()[..8]))
+    Some(hex::encode(&hmac::sign(&key, APPLICATION).as_ref()[..8]))
 }
 
 /// Random bits from the kernel.
@@ -217,11 +217,6 @@ pub fn random_u64() -> io::Result<u64> {
 /// 16 random hexadecimal digits.
 fn random_hex() -> io::Result<String> {
     random_u64().map(|random| format!("{random:016x}"))
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

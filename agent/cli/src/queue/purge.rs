@@ -1,13 +1,12 @@
 //! `purlin queue purge`: gives up what waits of one class. It asks first, and the core
 //! is told which numbers are gone and that a person did it.
 
-use std::io::{self, IsTerminal, Write};
-
 use purlin_proto::api::{Purged, Queue};
 
 use crate::{
     args::Global,
     client::{Body, Client, DEADLINE},
+    confirm,
     exit::{Ended, Exit, Failure},
     output::{Output, Page},
     table::{Width, pair},
@@ -32,27 +31,12 @@ pub async fn run(class: &str, yes: bool, global: &Global, output: &Output) -> En
             "{records} of class {class} that the core does not have{since} would be gone for good. \
              `purlin queue export` keeps them in a file."
         );
-        ask(class, &what)?;
+        confirm::typed(class, &what)?;
     }
     let path = format!("/v1/queue/purge?class={class}");
     let purged: Purged = client.post(&path, Body::default(), DEADLINE).await?;
     output.show(&purged, |width| purged.page(width))?;
     Ok(Exit::Ok)
-}
-
-/// Goes on only if the class's name is typed.
-fn ask(class: &str, what: &str) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{what} Say --yes to do it without being asked.")));
-    }
-    anstream::eprint!("{what}\nType {class} to remove them: ");
-    _ = io::stderr().flush();
-    let mut typed = String::new();
-    io::stdin().read_line(&mut typed)?;
-    match typed.trim() == class {
-        true => Ok(()),
-        false => Err(Failure::Failed("nothing was removed".into())),
-    }
 }
 
 impl Page for Purged {

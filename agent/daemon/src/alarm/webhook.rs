@@ -11,13 +11,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    Request,
-    client::conn::http1,
-    header::{CONTENT_TYPE, HOST},
-};
-use hyper_util::rt::TokioIo;
 use prost::bytes::Bytes;
 use purlin_core::{
     alarm::Alarm,
@@ -25,10 +18,10 @@ use purlin_core::{
     settings::{Settings, Webhook},
 };
 use serde::Serialize;
-use tokio::{net::TcpStream, sync::watch, time};
+use tokio::{sync::watch, time};
 
 use super::Shown;
-use crate::{door::Identity, state};
+use crate::{door::Identity, http::Poster, state};
 
 /// For one post, connecting included.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -186,27 +179,12 @@ fn time_of(unix_ms: u64) -> String {
 
 /// The error is for a person.
 async fn post(webhook: &Webhook, body: Bytes) -> Result<(), String> {
-    let authority = webhook.authority();
-    let stream = TcpStream::connect(&authority).await.map_err(|error| error.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error: hyper::Error| error.to_string())?;
-    let request = Request::post(&webhook.path)
-        .header(HOST, authority)
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(body))
-        .map_err(|error| error.to_string())?;
-    let asked = async {
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        // Read to its end, bounded by the deadline, and thrown away.
-        let mut body = response.into_body();
-        while let Some(Ok(_)) = body.frame().await {}
-        drop(sender);
-        if status.is_success() { Ok(()) } else { Err(format!("it answers {status}")) }
-    };
-    let (answered, _) = tokio::join!(asked, connection);
-    answered
+    let mut poster = Poster::new(webhook.clone());
+    let answer = poster.post(&webhook.path, &[], "application/json", body).await?;
+    match answer.status {
+        200..=299 => Ok(()),
+        status => Err(format!("it answers {status}")),
+    }
 }
 
 #[cfg(test)]

@@ -11,10 +11,7 @@ use std::fmt;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    state::hex,
-    trust::{self, SigningKey},
-};
+use crate::trust::{self, SigningKey};
 
 /// What the last line of a file is.
 pub const CHECKPOINT: &str = "audit.checkpoint";
@@ -75,18 +72,18 @@ impl Line {
         let number = line.number;
         // None of its fields can fail to be written.
         let text = serde_json::to_string(&line).unwrap_or_default();
-        let sha256 = hex(&trust::sha256(text.as_bytes()));
+        let sha256 = hex::encode(trust::sha256(text.as_bytes()));
         (text + "\n", Head { number, sha256 })
     }
 
     /// The checkpoint after `head`.
     pub fn checkpoint(head: &Head, unix_ms: u64, key: &SigningKey) -> Line {
-        let signature = hex(&key.sign(&signed(head)));
+        let signature = hex::encode(key.sign(&signed(head)));
         Line {
             unix_ms,
             by: "the agent".into(),
             what: CHECKPOINT.into(),
-            text: format!("by key {}", hex(&key.id())),
+            text: format!("by key {}", hex::encode(key.id())),
             signature: Some(signature),
             ..Line::default()
         }
@@ -147,12 +144,13 @@ impl Verifier {
         self.is_closed = line.what == CHECKPOINT;
         if self.is_closed {
             let before = Head { number: line.number - 1, sha256: line.before.clone() };
-            let signature = line.signature.as_deref().and_then(unhex).unwrap_or_default();
+            let signature =
+                line.signature.as_deref().and_then(|it| hex::decode(it).ok()).unwrap_or_default();
             let key = UnparsedPublicKey::new(&ED25519, self.public);
             key.verify(&signed(&before), &signature)
                 .map_err(|_| "a checkpoint that this node's key has not signed".to_owned())?;
         }
-        let head = Head { number: line.number, sha256: hex(&trust::sha256(text)) };
+        let head = Head { number: line.number, sha256: hex::encode(trust::sha256(text)) };
         let differs = |anchor: &&Head| anchor.number == head.number && **anchor != head;
         if self.anchors.iter().any(|anchor| differs(&anchor)) {
             return Err(format!("line {} is not the one that was told", head.number));
@@ -171,11 +169,4 @@ impl Verifier {
         }
         Ok(head)
     }
-}
-
-/// Bytes of hexadecimal digits.
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(byte).collect())?
 }

@@ -19,7 +19,7 @@ use self::{
     chain::{Head, Line},
     store::Store,
 };
-use crate::{clock, state::hex};
+use crate::clock;
 
 /// What may wait to be written.
 const INBOX: usize = 64;
@@ -183,7 +183,7 @@ pub fn view(read: store::Read) -> api::Audit {
         first: read.lines.first().map_or(0, |line| line.number),
         head: Some(api::AuditHead { number: read.head.number, sha256: read.head.sha256 })
             .filter(|head| head.number > 0),
-        key: hex(&read.public),
+        key: hex::encode(read.public),
         broken: read.broken.map(|broken| broken.to_string()),
         entries: read.lines.into_iter().map(entry).collect(),
     }

@@ -11,7 +11,6 @@ use std::{
 use super::chain::{Broken, Head, Line, MAX_LINE_BYTES, Verifier};
 use crate::{
     clock,
-    state::hex,
     trust::{self, SigningKey},
 };
 
@@ -56,7 +55,7 @@ impl Store {
         }
         let last = bytes[..whole].strip_suffix(b"\n").unwrap_or_default();
         let last = &last[last.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)..];
-        let sha256 = if last.is_empty() { String::new() } else { hex(&trust::sha256(last)) };
+        let sha256 = if last.is_empty() { String::new() } else { hex::encode(trust::sha256(last)) };
         let problem = match serde_json::from_slice::<Line>(last) {
             Ok(line) => {
                 store.head = Head { number: line.number, sha256 };

@@ -10,7 +10,7 @@ use purlin_proto::{
 };
 
 use super::{Door, VERSION, believe::Trust, record};
-use crate::{audit, clock, document, state};
+use crate::{audit, clock, document};
 
 impl Door {
     /// What the core is told.
@@ -107,7 +107,7 @@ impl Door {
 
 fn audit_head(state: &audit::State) -> Option<v1::AuditHead> {
     let head = &state.head;
-    let sha256 = audit::chain::unhex(&head.sha256).unwrap_or_default().into();
+    let sha256 = hex::decode(&head.sha256).unwrap_or_default().into();
     (head.number > 0).then(|| v1::AuditHead { number: head.number, sha256 })
 }
 
@@ -192,7 +192,7 @@ fn applied_view(applied: &v1::Applied) -> api::Applied {
     api::Applied {
         generation: applied.generation,
         version: applied.version,
-        sha256: state::hex(&applied.sha256),
+        sha256: hex::encode(&applied.sha256),
         origin: origin_name(applied.origin()).into(),
         unix_ms: applied.unix_ms,
         by: applied.by.clone(),
@@ -248,7 +248,7 @@ pub fn verdict(verdict: &v1::Verdict) -> api::Verdict {
         why: verdict.why.clone(),
         generation: verdict.generation,
         version: verdict.version,
-        sha256: state::hex(&verdict.sha256),
+        sha256: hex::encode(&verdict.sha256),
         origin: origin_name(verdict.origin()).into(),
         by: verdict.by.clone(),
         unix_ms: verdict.unix_ms,

@@ -47,7 +47,7 @@ fn line(record: LogRecord, service: &str, source: &str) -> Line {
     let mut all = attributes(record.attributes.iter());
     for (key, id) in [("trace_id", &record.trace_id), ("span_id", &record.span_id)] {
         if !id.is_empty() && id.len() <= 16 {
-            all.insert(key.into(), crate::state::hex(id));
+            all.insert(key.into(), hex::encode(id));
         }
     }
     if !record.event_name.is_empty() {
@@ -133,7 +133,7 @@ fn write(value: Option<&AnyValue>, out: &mut String, most: usize, depth: usize) 
         Some(Value::BoolValue(it)) => out.push_str(&it.to_string()),
         Some(Value::IntValue(it)) => out.push_str(&it.to_string()),
         Some(Value::DoubleValue(it)) => out.push_str(&it.to_string()),
-        Some(Value::BytesValue(it)) => out.push_str(&crate::state::hex(&it[..it.len().min(most)])),
+        Some(Value::BytesValue(it)) => out.push_str(&hex::encode(&it[..it.len().min(most)])),
         Some(Value::ArrayValue(all)) => {
             for (n, it) in all.values.iter().enumerate() {
                 out.push_str(if n == 0 { "[" } else { ", " });

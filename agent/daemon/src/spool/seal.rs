@@ -17,6 +17,7 @@ use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305, XNonce,
     aead::{Aead, Payload},
 };
+use hex::FromHex;
 use ring::rand::SecureRandom;
 
 use super::segment::{self, Header};
@@ -101,7 +102,8 @@ impl Keys {
         }
         let text = std::str::from_utf8(bytes).ok()?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let keys: Vec<[u8; 32]> = lines.map(unhex).collect::<Option<_>>()?;
+        let keys: Vec<[u8; 32]> =
+            lines.map(|it| <[u8; 32]>::from_hex(it).ok()).collect::<Option<_>>()?;
         (1..=MAX_KEYS).contains(&keys.len()).then(|| Self::of(&keys))
     }
 
@@ -169,19 +171,6 @@ fn context(of: &Header) -> [u8; 17] {
     bytes[8] = of.class as u8;
     bytes[9..].copy_from_slice(&of.first_seq.to_le_bytes());
     bytes
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes().as_chunks::<2>();
-    let mut key = [0; 32];
-    if digits.0.len() != key.len() || !digits.1.is_empty() {
-        return None;
-    }
-    for (byte, pair) in key.iter_mut().zip(digits.0) {
-        let pair = std::str::from_utf8(pair).ok().filter(|it| !it.starts_with('+'))?;
-        *byte = u8::from_str_radix(pair, 16).ok()?;
-    }
-    Some(key)
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl Envelope {
         let key = signer(header, |id| keys.key(id, Role::Config)).ok_or_else(|| {
             format!(
                 "no key with the id {} may sign documents in key set {}",
-                crate::state::hex(&header.key_id),
+                hex::encode(&header.key_id),
                 keys.version
             )
         })?;

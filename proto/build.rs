@@ -3,10 +3,11 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "purlin/v1/agent.proto",
     "purlin/v1/collect.proto",
     "purlin/v1/desired.proto",
+    "purlin/v1/export.proto",
     "purlin/v1/history.proto",
     "purlin/v1/ledger.proto",
     "purlin/v1/mesh.proto",

@@ -4,8 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
-    ffi::OsString,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -22,6 +20,8 @@ use purlin_tests::{
     process::Process, test, wait,
 };
 use serde_json::Value;
+
+use crate::receiver::{Receiver, no_python};
 
 /// For anything to come about.
 const SOON: Duration = Duration::from_secs(30);
@@ -42,19 +42,6 @@ pub fn tests() -> Vec<Test> {
     let programs = ["mosquitto", "mosquitto_sub", "mosquitto_pub"].map(Need::Program);
     let python = python.map(|it| it.needs(&[Need::Is(no_python)]));
     tests.into_iter().chain(python).map(|it| it.needs(&programs)).collect()
-}
-
-fn no_python() -> Option<String> {
-    let import = "import opentelemetry.proto.collector.logs.v1.logs_service_pb2, \
-                  line_protocol_parser, prometheus_client";
-    let tried = Command::new(python()).args(["-c", import]).output();
-    let here = tried.is_ok_and(|output| output.status.success());
-    (!here).then(|| "no opentelemetry-proto: start it with ./tests/run telemetry".to_owned())
-}
-
-/// The Python that `./tests/run` has given the receivers' packages to.
-pub fn python() -> OsString {
-    env::var_os("PURLIN_RECEIVERS_PYTHON").unwrap_or("python3".into())
 }
 
 /// `purlin fleet collect`, started and killed as often as it takes.
@@ -144,42 +131,6 @@ impl Collector {
             found.insert(node.file_name().display().to_string(), lines);
         }
         Ok(found)
-    }
-}
-
-/// A far side that is not ours.
-struct Receiver {
-    process: Process,
-    port: String,
-    mode: PathBuf,
-    took: PathBuf,
-}
-
-impl Receiver {
-    fn start(lab: &Lab, mode: &str) -> Result<Self> {
-        let (mode, took) = (lab.file("mode", mode)?, lab.dir().join("took"));
-        let mut command = Command::new(python());
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("telemetry/receiver.py");
-        command.arg(script).arg(&mode).stdin(Stdio::null());
-        command.stdout(File::create(&took)?).stderr(File::create(lab.dir().join("receiver.log"))?);
-        let process = Process::start(&mut command)?;
-        let port = wait::until("the receiver listens", SOON, || {
-            let took = fs::read_to_string(&took).map_err(|it| it.to_string())?;
-            took.lines().next().map(str::to_owned).ok_or_else(|| "not yet".into())
-        })?;
-        Ok(Self { process, port, mode, took })
-    }
-
-    fn answers(&self, mode: &str) -> Result {
-        Ok(fs::write(&self.mode, mode)?)
-    }
-
-    /// Everything that it took, in order.
-    fn took(&self) -> Result<Vec<Value>> {
-        ensure!(self.process.ended()?.is_none(), "the receiver has ended");
-        let text = fs::read_to_string(&self.took)?;
-        let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
-        whole.lines().skip(1).map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 }
 

@@ -2,8 +2,8 @@
 //! hanging, cutting connections, denying a topic), whatever the disk does ([`disk`],
 //! [`power`]), whatever the network does ([`netns`]), behind TLS and a proxy ([`secure`]),
 //! through a peer ([`relay`]), in a form that others read ([`decoder`], [`sparkplug`]), by
-//! hand ([`carry`]), also what workloads hand in ([`intake`]), and what of it is seen on the
-//! node ([`local`]).
+//! hand ([`carry`]), also what workloads hand in ([`intake`]), what of it is seen on the node
+//! ([`local`]), and what is handed on on site ([`export`]).
 
 #![forbid(unsafe_code)]
 
@@ -21,10 +21,12 @@ mod carry;
 mod collect;
 mod decoder;
 mod disk;
+mod export;
 mod intake;
 mod local;
 mod netns;
 mod power;
+mod receiver;
 mod relay;
 mod secure;
 mod sparkplug;
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
     all.extend(collect::tests());
     all.extend(decoder::tests());
     all.extend(disk::tests());
+    all.extend(export::tests());
     all.extend(intake::tests());
     all.extend(local::tests());
     all.extend(netns::tests());

@@ -20,11 +20,13 @@ pub mod spool;
 
 use spool::{ClassDraft, ClassSettings, ClassWanted};
 
+mod export;
 mod intake;
 mod mesh;
 mod placement;
 mod webhook;
 
+pub use export::{Export, ExportDraft};
 pub use intake::{Intake, IntakeDraft, Journal, Priority, QuotaDraft};
 pub use webhook::Webhook;
 
@@ -51,6 +53,8 @@ pub const COMMIT_WINDOW_S_DEFAULT: u32 = 60;
 pub const RATE_KIB_S: RangeInclusive<u32> = 0..=1 << 20;
 /// Brokers beside the first: a round over all takes 10 s for each that is silent.
 pub const MAX_FALLBACKS: usize = 7;
+/// A TCP port; 0: none.
+const PORT: RangeInclusive<u32> = 0..=65_535;
 
 /// Values as they stand in a document, none of them checked.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,6 +77,7 @@ pub struct Draft {
     pub alarm_webhook: Option<String>,
     pub rack: BTreeMap<String, rack::Draft>,
     pub intake: IntakeDraft,
+    pub export: ExportDraft,
     /// Checked where it is read from the wire.
     pub mesh: Option<Mesh>,
 }
@@ -95,6 +100,7 @@ pub struct Desired {
     alarm_webhook: Option<Webhook>,
     rack: Vec<rack::Bus>,
     intake: Option<Intake>,
+    export: Option<Export>,
     mesh: Option<Mesh>,
 }
 
@@ -150,6 +156,7 @@ pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>
         alarm_webhook: parsed("alarms.webhook", &draft.alarm_webhook, &mut refusals),
         rack: rack::check(&draft.rack, reader.maps, &mut refusals),
         intake: intake::check(&draft.intake, &mut refusals),
+        export: export::check(&draft.export, &mut refusals),
         mesh: draft.mesh.clone(),
     };
     if refusals.is_empty() { Ok(desired) } else { Err(refusals) }
@@ -450,6 +457,8 @@ pub struct Settings {
     pub rack: Setting<Vec<rack::Bus>>,
     /// What workloads may hand in.
     pub intake: Setting<Intake>,
+    /// What is handed to others on site.
+    pub export: Setting<Export>,
     /// What the mesh is to do; `None`: nothing.
     pub mesh: Setting<Option<Mesh>>,
     /// Which document they are of, counted by this node; 0: of none, and `None` where
@@ -501,6 +510,7 @@ impl Settings {
                 Vec::new(),
             ),
             intake: wanted.setting(wanted.intake.clone(), None, Intake::default()),
+            export: wanted.setting(wanted.export.clone(), None, Export::default()),
             mesh: wanted.setting(wanted.mesh.clone().map(Some), None, None),
             generation: None,
         }
@@ -554,7 +564,8 @@ impl Settings {
             ("alarms.webhook".into(), webhook.to_string(), &self.alarm_webhook.origin)
         });
         let own = classes.chain(self.placement.rows()).chain(rules).chain(webhook).chain(buses);
-        let own = own.chain(intake::rows(&self.intake)).chain(mesh::rows(&self.mesh));
+        let own = own.chain(intake::rows(&self.intake)).chain(export::rows(&self.export));
+        let own = own.chain(mesh::rows(&self.mesh));
         first.into_iter().chain(sampling).chain(others).chain(own).collect()
     }
 }
@@ -699,6 +710,8 @@ mod tests {
             intake.otlp_port = none (default)
             intake.journal = not read (default)
             intake.quota = 64 KiB/s, 32 MiB a day (default)
+            export.openmetrics_port = none (default)
+            export.otlp = none (default)
         "#]]
         .assert_eq(&rows);
     }

@@ -20,6 +20,7 @@
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
 //! | `intake` | what workloads hand in, the journal, `Settings` | records into the spool, `View`, a place in the journal |
 //! | `webhook` | `Shown` | posts on site |
+//! | `export` | records, `Settings` | what is read and posted on site, `View` |
 //! | `relay` | frames of peers whose uplink is down | hands them to `uplink` |
 //! | `uplink` | the spool, `Reported`, `Shown` | `Link`, documents to `config` |
 //! | `sparkplug` | samples, `Settings` | Sparkplug B to a broker |
@@ -61,7 +62,7 @@ use crate::{
     cdi::Runtimes,
     clock::{Clock, Floor},
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
-    enforce, helper,
+    enforce, export, helper,
     history::History,
     intake,
     inventory::{Due, Hardware, Owner},
@@ -268,8 +269,8 @@ impl Opened {
         let (link, link_now) = watch::channel(uplink::Link::default());
         let inventory_now = inventory.subscribe();
         let in_force = settings.borrow().clone();
-        let [sampling, placing, racking, alarming, taking, session] =
-            [(); 6].map(|()| watch::channel(in_force.clone()).0);
+        let [sampling, placing, racking, alarming, taking, exporting, session] =
+            [(); 7].map(|()| watch::channel(in_force.clone()).0);
         let (sampled, connected) = (sampling.subscribe(), session.subscribe());
         let (placed, (planned, planned_now)) = (placing.subscribe(), watch::channel(None));
         let (obeyed, obeyed_now) = watch::channel(None);
@@ -282,7 +283,9 @@ impl Opened {
         let judging = alarming.subscribe();
         let (taken, (intake_view, intake_now)) =
             (taking.subscribe(), watch::channel(intake::View::default()));
-        let subsystems: [Box<dyn Subsystem>; 10] = [
+        let (exported, (export_view, export_now)) =
+            (exporting.subscribe(), watch::channel(export::View::default()));
+        let subsystems: [Box<dyn Subsystem>; 11] = [
             Box::new(door::Agent { board: tasks.board() }),
             Box::new(door::Log { level }),
             Box::new(door::Storage { spool: spool.clone(), dir: state.path().join("spool") }),
@@ -296,7 +299,8 @@ impl Opened {
                 touched: false.into(),
             }),
             Box::new(door::Alarming { settings: alarming, shown: alarms_now.clone() }),
-            Box::new(door::Taking { settings: taking, view: intake_now.clone() }),
+            Box::new(door::Listening { settings: taking, view: intake_now.clone() }),
+            Box::new(door::Listening { settings: exporting, view: export_now }),
             // The last: it proves that the node can be reached under all the others.
             Box::new(door::Session::new(session, link_now.clone())),
         ];
@@ -409,8 +413,12 @@ impl Opened {
         let watch = clock.clone();
         tasks.spawn("clock", move || watch.clone().watch(watched.clone()));
         spawn_samplers(tasks, &source, boot.test.cpu_interval_ms);
-        let measured = spool.clone();
-        tasks.spawn("sample-spool", move || sample::run_spool(measured.clone()));
+        let counts = Arc::new(export::Counts::default());
+        let measured = (spool.clone(), link_now.clone(), counts.clone());
+        tasks.spawn("sample-self", move || {
+            let (spool, link, counts) = measured.clone();
+            sample::run_self(spool, link, counts)
+        });
         let handover = mesh::Handover {
             socket: boot::mesh_socket(&boot.socket),
             wanted: mesh_wanted,
@@ -452,14 +460,11 @@ impl Opened {
             async { Uplink::new(transport, wiring).await.run().await }
         });
         if let Some(config) = boot.sparkplug.clone() {
-            let (live, samples) = mpsc::channel(sparkplug::INBOX);
-            spool.tell_live(live);
             let facade = sparkplug::Facade {
                 config,
                 mqtt: mqtt.clone(),
                 settings: settings.clone(),
                 spool: spool.clone(),
-                samples: Arc::new(Mutex::new(samples)),
                 bd_seq: state.path().join("sparkplug-bdseq"),
                 stop: stop.clone(),
             };
@@ -495,6 +500,14 @@ impl Opened {
             view: intake_view,
         });
         spawn_owner(tasks, "intake", owner, |owner| Box::pin(owner.run()));
+        let export = export::Source {
+            identity: sources.identity.clone(),
+            settings: exported,
+            spool: spool.clone(),
+            counts,
+            view: export_view,
+        };
+        tasks.spawn("export", move || export::run(export.clone()));
         let poster = (sources.identity.clone(), judging.clone(), alarms_now);
         tasks.spawn("webhook", move || {
             let (identity, settings, shown) = poster.clone();

@@ -22,11 +22,6 @@ use axum::{
     middleware,
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use nix::unistd::Uid;
 use purlin_core::{inventory::Inventory, settings::Settings};
 use purlin_proto::{api, topic::Topics};
@@ -34,8 +29,6 @@ use serde::Deserialize;
 use tokio::{
     net::{UnixListener, unix::UCred},
     sync::{mpsc, oneshot, watch},
-    task::JoinSet,
-    time,
 };
 use utoipa::{IntoParams, OpenApi as _, openapi::OpenApi};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -48,6 +41,7 @@ use crate::{
     logging::Lines,
     placement::Client as PlacementClient,
     rack,
+    serve::Connections,
     spool::Spool,
     status::Sources,
     uplink::mqtt::{self, Mqtt},
@@ -64,8 +58,6 @@ mod queue;
 const MAX_BODY_BYTES: usize = 1 << 20;
 /// Connections at once: many times what technicians and scripts need.
 const MAX_CONNECTIONS: usize = 64;
-/// For a request's head to arrive.
-const HEADER_DEADLINE: Duration = Duration::from_secs(5);
 /// For everything on one connection: the longest, a link test, takes 20 s.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(60);
 /// Owner and group may connect.
@@ -180,22 +172,11 @@ pub async fn serve(listener: UnixListener, access: Access) -> Result<(), String>
         .layer(middleware::from_fn_with_state(access.clone(), audited::record))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(access);
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::new(MAX_CONNECTIONS, CONNECTION_DEADLINE);
     loop {
         let (stream, _) = listener.accept().await.map_err(|error| error.to_string())?;
-        while connections.try_join_next().is_some() {}
-        if connections.len() >= MAX_CONNECTIONS {
-            // It is closed; the client says so and asks again.
-            continue;
-        }
         let peer = Peer(stream.peer_cred().ok());
-        let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_DEADLINE)
-            .serve_connection(TokioIo::new(stream), service);
-        // How it ended is the client's affair.
-        connections.spawn(async { _ = time::timeout(CONNECTION_DEADLINE, connection).await });
+        connections.serve(stream, router.clone().layer(Extension(peer)));
     }
 }
 

@@ -30,6 +30,34 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// Why something was not taken.
+#[derive(Clone, Debug)]
+pub enum Refused {
+    /// It may be taken later.
+    Now(String, Option<Duration>),
+    /// Just this never will be.
+    Never(String),
+}
+
+impl Answer {
+    /// What its status means: 400, 413 and 422 are about what was sent, and anything else
+    /// about the receiver, who may be set right.
+    fn judged(self) -> Result<Self, Refused> {
+        let why = || {
+            let said = String::from_utf8_lossy(&self.body);
+            let said: String = said.chars().filter(|it| !it.is_control()).take(200).collect();
+            format!("it answers {}: {said}", self.status)
+        };
+        match self.status {
+            200..=299 => Ok(self),
+            400 | 413 | 422 => Err(Refused::Never(why())),
+            401 | 403 => Err(Refused::Now(why() + "; check the token", None)),
+            404 | 405 => Err(Refused::Now(why() + "; check the path", None)),
+            _ => Err(Refused::Now(why(), self.retry_after)),
+        }
+    }
+}
+
 /// A place that is posted to.
 #[derive(Debug)]
 pub struct Poster {
@@ -54,21 +82,20 @@ impl Poster {
         &self.to
     }
 
-    /// Posts once. The error says why there was no answer, and then it is not known
-    /// whether it was taken.
-    pub async fn post(
+    /// Posts once. Where there was no answer it is not known whether it was taken.
+    pub async fn put(
         &mut self,
         path: &str,
         headers: &[(&'static str, String)],
         content_type: &'static str,
         body: Bytes,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, Refused> {
         let posted = time::timeout(DEADLINE, self.once(path, headers, content_type, body)).await;
         let posted = posted.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")));
         if posted.is_err() {
             self.connection = None;
         }
-        posted
+        posted.map_err(|why| Refused::Now(why, None))?.judged()
     }
 
     async fn once(

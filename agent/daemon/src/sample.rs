@@ -20,15 +20,17 @@ use tokio::{
 use crate::{
     alarm, clock,
     door::Ticking,
+    export::Counts,
     helper::{Client, What},
     spool::{Spool, figures::points, shelf::hash_of},
+    uplink::Link,
 };
 
 /// How often a dictionary is kept again, so that it isn't among the oldest.
 const KEEP_EVERY: Duration = Duration::from_secs(3600);
 
-/// How often the spool measures itself: a hundred values that seldom hurry.
-const SPOOL_EVERY: Duration = Duration::from_secs(60);
+/// How often the agent measures itself: a hundred values that seldom hurry.
+const SELF_EVERY: Duration = Duration::from_secs(60);
 
 /// What one sampler's task needs.
 #[derive(Clone, Debug)]
@@ -110,14 +112,21 @@ impl Source {
     }
 }
 
-/// Measures the spool itself, into itself, for ever.
-pub async fn run_spool(spool: Spool) -> Result<(), String> {
-    let mut ticks = time::interval(SPOOL_EVERY);
+/// Measures the agent itself, for ever: its spool, its uplink, and what it hands on.
+pub async fn run_self(
+    spool: Spool,
+    link: watch::Receiver<Link>,
+    counts: Arc<Counts>,
+) -> Result<(), String> {
+    let mut ticks = time::interval(SELF_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
         let Some(classes) = spool.figures().await else { continue };
-        let (sample, dictionary) = split("spool", points(&classes, clock::unix_ms()));
+        let mut points = points(&classes, clock::unix_ms());
+        points.extend(link.borrow().points());
+        points.extend(counts.points());
+        let (sample, dictionary) = split("agent", points);
         if spool.keep_dictionary(sample.dictionary, dictionary) {
             spool.append(Body::Sample(sample));
         }

@@ -8,7 +8,7 @@ use alloc::{
 };
 use core::{ops::RangeInclusive, str::FromStr};
 
-use super::{Impossible, Origin, Refusal, Setting, check_range, one_of, parsed};
+use super::{Impossible, Origin, PORT, Refusal, Setting, check_range, one_of, parsed};
 use crate::quota::Quota;
 
 /// KiB a second of one source: below 1 not a line of a log would go through, beyond
@@ -20,8 +20,6 @@ pub const QUOTA_MIB_DAY: RangeInclusive<u32> = 1..=65_536;
 const QUOTA_KIB_S_DEFAULT: u32 = 64;
 /// An eighth of the default spool.
 const QUOTA_MIB_DAY_DEFAULT: u32 = 32;
-/// A TCP port; 0: none.
-const PORT: RangeInclusive<u32> = 0..=65_535;
 /// Units that are named, and sources with quotas of their own.
 const MAX_NAMED: usize = 64;
 

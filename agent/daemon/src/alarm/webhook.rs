@@ -21,7 +21,11 @@ use serde::Serialize;
 use tokio::{sync::watch, time};
 
 use super::Shown;
-use crate::{door::Identity, http::Poster, state};
+use crate::{
+    door::Identity,
+    http::{Poster, Refused},
+    state,
+};
 
 /// For one post, connecting included.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -180,10 +184,9 @@ fn time_of(unix_ms: u64) -> String {
 /// The error is for a person.
 async fn post(webhook: &Webhook, body: Bytes) -> Result<(), String> {
     let mut poster = Poster::new(webhook.clone());
-    let answer = poster.post(&webhook.path, &[], "application/json", body).await?;
-    match answer.status {
-        200..=299 => Ok(()),
-        status => Err(format!("it answers {status}")),
+    match poster.put(&webhook.path, &[], "application/json", body).await {
+        Ok(_) => Ok(()),
+        Err(Refused::Now(why, _) | Refused::Never(why)) => Err(why),
     }
 }
 

@@ -7,8 +7,8 @@ use purlin_core::{
     inventory::Inventory,
     rack::config as rack,
     settings::{
-        self, Desired, Draft, IntakeDraft, QuotaDraft, Reader, Refusal, Settings, Start,
-        spool::ClassDraft,
+        self, Desired, Draft, ExportDraft, IntakeDraft, QuotaDraft, Reader, Refusal, Settings,
+        Start, spool::ClassDraft,
     },
 };
 use purlin_proto::v1;
@@ -94,6 +94,7 @@ fn draft(desired: &v1::Desired, mesh: Option<settings::Mesh>) -> Draft {
     let spool = desired.spool.unwrap_or_default();
     let uplink = desired.uplink.unwrap_or_default();
     let alarms = desired.alarms.unwrap_or_default();
+    let v1::Export { openmetrics_port, otlp } = desired.export.unwrap_or_default();
     Draft {
         node: desired.node,
         version: desired.version,
@@ -112,6 +113,7 @@ fn draft(desired: &v1::Desired, mesh: Option<settings::Mesh>) -> Draft {
         alarm_webhook: alarms.webhook,
         rack: desired.rack.unwrap_or_default().buses.into_iter().map(bus).collect(),
         intake: desired.intake.map(intake).unwrap_or_default(),
+        export: ExportDraft { openmetrics_port, otlp },
         mesh,
     }
 }

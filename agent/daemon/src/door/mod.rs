@@ -31,8 +31,8 @@ use self::{act::Effect, believe::Trust};
 pub use self::{
     judge::{decode, read},
     subsystem::{
-        Agent, Alarming, Log, Meshing, Placing, Racking, Sampling, Session, Storage, Subsystem,
-        Subsystems, Taking, Ticking,
+        Agent, Alarming, Listening, Log, Meshing, Placing, Racking, Sampling, Session, Storage,
+        Subsystem, Subsystems, Ticking,
     },
 };
 use crate::{

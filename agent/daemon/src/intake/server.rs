@@ -21,21 +21,15 @@ use axum::{
     routing::post,
 };
 use flate2::read::MultiGzDecoder;
-use hyper::{rt, server::conn::http1};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use prost::Message;
 use purlin_proto::otlp;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{mpsc, oneshot},
-    task::JoinSet,
-    time,
 };
 
 use super::{Answer, BUSY, Offer, What, source};
+use crate::serve::Connections;
 
 /// A request's body as it comes, and unpacked: thousands of points, and what 20 exporters
 /// at once may cost in memory.
@@ -43,8 +37,6 @@ const MAX_BODY: usize = 1 << 20;
 const MAX_UNPACKED: usize = 4 << 20;
 /// Connections at once: exporters keep one each.
 const MAX_CONNECTIONS: usize = 64;
-/// For a request's head to arrive.
-const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// For everything on one connection: an exporter connects anew.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(3600);
 /// Every user of the node may hand in: what each may is bounded.
@@ -60,12 +52,12 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves the socket until it fails, which is what is returned.
 pub async fn serve_unix(listener: UnixListener, offers: mpsc::Sender<Offer>) -> String {
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::new(MAX_CONNECTIONS, CONNECTION_DEADLINE);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let source = source::of_peer(stream.peer_cred().ok());
-                serve(stream, source, &offers, &mut connections);
+                connections.serve(stream, router(source, &offers));
             }
             Err(error) => return error.to_string(),
         }
@@ -74,28 +66,19 @@ pub async fn serve_unix(listener: UnixListener, offers: mpsc::Sender<Offer>) -> 
 
 /// The same at loopback.
 pub async fn serve_loopback(listener: TcpListener, offers: mpsc::Sender<Offer>) -> String {
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::new(MAX_CONNECTIONS, CONNECTION_DEADLINE);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                serve(stream, source::LOOPBACK.into(), &offers, &mut connections);
+                connections.serve(stream, router(source::LOOPBACK.into(), &offers));
             }
             Err(error) => return error.to_string(),
         }
     }
 }
 
-fn serve<S>(stream: S, source: String, offers: &mpsc::Sender<Offer>, connections: &mut JoinSet<()>)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-    TokioIo<S>: rt::Read + rt::Write,
-{
-    while connections.try_join_next().is_some() {}
-    if connections.len() >= MAX_CONNECTIONS {
-        // It is closed; whoever it was tries again.
-        return;
-    }
-    let router = Router::new()
+fn router(source: String, offers: &mpsc::Sender<Offer>) -> Router {
+    Router::new()
         .route("/v1/metrics", post(metrics))
         .route("/v1/logs", post(logs))
         .fallback(async || {
@@ -104,12 +87,7 @@ where
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(Extension(Source(source)))
-        .with_state(offers.clone());
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_DEADLINE)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    connections.spawn(async { _ = time::timeout(CONNECTION_DEADLINE, connection).await });
+        .with_state(offers.clone())
 }
 
 #[derive(Clone)]

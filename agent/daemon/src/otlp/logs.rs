@@ -25,14 +25,16 @@ pub struct Logs {
 
 impl Logs {
     /// Adds a record with its number; a sample is none of ours.
-    pub fn add(&mut self, whose: &Whose, class: &str, seq: u64, record: &v1::Record) {
+    pub fn add(&mut self, whose: &Whose, of: Option<(&str, u64)>, record: &v1::Record) {
         let mut log = LogRecord {
             time_unix_nano: nanos(record.unix_ms),
             observed_time_unix_nano: nanos(record.unix_ms),
             severity_number: INFO,
-            attributes: vec![text("purlin.class", class), number("purlin.seq", seq)],
             ..LogRecord::default()
         };
+        if let Some((class, seq)) = of {
+            log.attributes.extend([text("purlin.class", class), number("purlin.seq", seq)]);
+        }
         if record.clock_untrusted {
             log.attributes.push(text("purlin.clock", "untrusted"));
         }

@@ -10,14 +10,30 @@ mod metrics;
 
 pub use logs::Logs;
 pub use metrics::Metrics;
-use purlin_proto::otlp::{AnyValue, KeyValue, Resource, Scope, any_value::Value};
+use prost::{Message, bytes::Bytes};
+use purlin_proto::otlp::{AnyValue, ExportResponse, KeyValue, Resource, Scope, any_value::Value};
+
+use crate::http::{Poster, Refused};
 
 /// Where metrics are posted to, below the receiver's address.
 pub const METRICS_PATH: &str = "/v1/metrics";
 /// Where logs are posted to.
 pub const LOGS_PATH: &str = "/v1/logs";
 /// What both are.
-pub const CONTENT_TYPE: &str = "application/x-protobuf";
+const CONTENT_TYPE: &str = "application/x-protobuf";
+
+/// Posts one of the two requests. How many of its points or lines the receiver left out.
+pub async fn put(
+    poster: &mut Poster,
+    headers: &[(&'static str, String)],
+    path: &str,
+    body: Bytes,
+) -> Result<u64, Refused> {
+    let path = format!("{}{path}", poster.to().path.trim_end_matches('/'));
+    let answer = poster.put(&path, headers, CONTENT_TYPE, body).await?;
+    let partial = ExportResponse::decode(answer.body).ok().and_then(|it| it.partial_success);
+    Ok(partial.map_or(0, |it| it.rejected.max(0) as u64))
+}
 
 /// Whose records these are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

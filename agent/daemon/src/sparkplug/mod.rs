@@ -24,10 +24,10 @@ use purlin_core::{
 };
 use purlin_proto::{
     sparkplug::{Payload, metric::Value},
-    v1::{Dictionary, Sample},
+    v1::{Dictionary, record::Body},
 };
 use tokio::{
-    sync::{Mutex, mpsc, watch},
+    sync::watch,
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use self::edge::{Edge, REBIRTH};
 use crate::{
     clock,
-    spool::Spool,
+    spool::{Listener, Spool},
     state,
     uplink::{
         Message, Session as _,
@@ -45,8 +45,6 @@ use crate::{
 
 mod edge;
 
-/// Samples that may wait; more are left out, and the next one has what changed.
-pub const INBOX: usize = 64;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// For the broker to take a death.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -73,10 +71,8 @@ pub struct Facade {
     pub mqtt: Mqtt,
     /// Which broker: the first.
     pub settings: watch::Receiver<Arc<Settings>>,
-    /// What the values of samples are.
+    /// Samples as they are taken, and what their values are.
     pub spool: Spool,
-    /// Samples as they are taken.
-    pub samples: Arc<Mutex<mpsc::Receiver<Sample>>>,
     /// Where `bdSeq` is kept.
     pub bd_seq: PathBuf,
     /// Cancelled when the agent stops.
@@ -101,9 +97,7 @@ struct HostState {
 impl Facade {
     /// Runs until the agent stops.
     pub async fn run(mut self) -> Result<(), String> {
-        let samples = self.samples.clone();
-        let mut samples = samples.lock().await;
-        let mut edge = Edge::default();
+        let (mut edge, mut heard) = (Edge::default(), self.spool.listen());
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         while !self.stop.is_cancelled() {
             let endpoint = self.settings.borrow_and_update().endpoint.value.clone();
@@ -111,7 +105,7 @@ impl Facade {
                 None => None,
                 Some(endpoint) => {
                     let began = Instant::now();
-                    match self.session(&endpoint, &mut edge, &mut samples).await {
+                    match self.session(&endpoint, &mut edge, &mut heard).await {
                         Ok(Ended::Stopped) => return Ok(()),
                         Ok(Ended::Moved) => Some(Duration::ZERO),
                         Ok(Ended::HostAway) => Some(RETRY_FIRST),
@@ -147,7 +141,7 @@ impl Facade {
         &mut self,
         endpoint: &Endpoint,
         edge: &mut Edge,
-        samples: &mut mpsc::Receiver<Sample>,
+        heard: &mut Listener,
     ) -> Result<Ended, String> {
         // On disk before the will is anywhere: no two sessions have one number.
         edge.begin(self.next_bd_seq()?);
@@ -216,7 +210,10 @@ impl Facade {
                         (true, true) => {}
                     }
                 }
-                Some(sample) = samples.recv() => {
+                Some(it) = heard.next() => {
+                    let Some(Body::Sample(sample)) = it.record.body.filter(|_| it.is_own) else {
+                        continue;
+                    };
                     let at = clock::unix_ms();
                     if !edge.knows(sample.dictionary) {
                         self.learn(edge, sample.dictionary).await;

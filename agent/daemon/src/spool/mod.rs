@@ -19,6 +19,7 @@
 //! | [`shelf`] | what the values of samples are |
 //! | [`brought`] | other nodes' records, to be sent on |
 //! | [`view`] | reading it all with the agent dead |
+//! | [`heard`] | what is handed over, for whoever shows it or hands it on at once |
 //! | [`figures`] | how it stands, with the agent alive or dead |
 
 use std::{
@@ -44,9 +45,18 @@ use purlin_proto::{
 };
 use tokio::sync::{oneshot, watch};
 
-use self::thread::{Command, Thread};
 pub use self::{
-    brought::Incoming, log::Limits, read::Frame, seal::Keys, thread::Durable, view::View,
+    brought::Incoming,
+    heard::{Heard, Listener},
+    log::Limits,
+    read::Frame,
+    seal::Keys,
+    thread::Durable,
+    view::View,
+};
+use self::{
+    heard::Hall,
+    thread::{Command, Thread},
 };
 use crate::{clock::Clock, history::History, tasks::Board};
 
@@ -55,6 +65,7 @@ pub mod buffer;
 pub mod cursor;
 pub mod dir;
 pub mod figures;
+mod heard;
 pub mod log;
 pub mod read;
 pub mod seal;
@@ -105,8 +116,8 @@ pub struct Spool {
     missed: Arc<[AtomicU64; Class::ALL.len()]>,
     /// Hears each record, from when it is there.
     history: Arc<OnceLock<History>>,
-    /// The same for who shows samples as they are taken.
-    live: Arc<OnceLock<tokio::sync::mpsc::Sender<v1::Sample>>>,
+    /// For whoever shows or hands on what happens now.
+    hall: Hall,
 }
 
 impl Spool {
@@ -133,7 +144,7 @@ impl Spool {
         let thread = Thread::open(dir, incarnation, clock.clone(), Arc::clone(&missed), keys)?;
         let durable = thread.durable();
         thread.start(inbox, board)?;
-        Ok(Self { commands, durable, clock, missed, history: Arc::default(), live: Arc::default() })
+        Ok(Self { commands, durable, clock, missed, history: Arc::default(), hall: Hall::new() })
     }
 
     /// Hands over a record without waiting. One that finds the inbox full is lost,
@@ -142,23 +153,22 @@ impl Spool {
         if let Some(history) = self.history.get() {
             history.hear(&body);
         }
-        if let (Body::Sample(sample), Some(live)) = (&body, self.live.get()) {
-            _ = live.try_send(sample.clone());
-        }
         let (class, record) = (class_of(&body), self.clock.stamp(body));
+        self.hall.say(&record, true);
         if self.commands.try_send(Command::Append(class, record)).is_err() {
             self.missed[class as usize].fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Hands out each sample from now on, as far as it is taken in time.
-    pub fn tell_live(&self, live: tokio::sync::mpsc::Sender<v1::Sample>) {
-        _ = self.live.set(live);
+    /// Each record that is handed over from now on, as far as it is received in time.
+    pub fn listen(&self) -> Listener {
+        self.hall.listen()
     }
 
     /// Hands over stamped records of one class, in order and without others between: the
     /// last one's number. `None` if the thread is behind; nothing was taken then.
     pub async fn take(&self, class: Class, records: Vec<Vec<u8>>) -> Option<u64> {
+        records.iter().for_each(|record| self.hall.say(record, false));
         self.ask(|reply| Command::Take { class, records, reply }).await
     }
 

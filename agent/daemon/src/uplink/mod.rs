@@ -31,6 +31,7 @@ use purlin_core::{
     backoff::Backoff,
     failover::{FAILBACK_EVERY, Failover},
     identity::Class,
+    metric::Point,
     pacing::{Pacer, Ready, Turn},
     settings::{Endpoint, Settings},
     window::{Lane, Span, Window},
@@ -199,6 +200,18 @@ impl Link {
             taken_over: self.view.taken_over && ended > 0,
             ..self.view.clone()
         }
+    }
+}
+
+impl Link {
+    /// To be measured like all else.
+    pub fn points(&self) -> [Point; 3] {
+        let is_up = self.view.state == api::LinkState::Up;
+        [
+            Point::gauge("purlin.uplink.up", "1", f64::from(u8::from(is_up))),
+            Point::gauge("purlin.uplink.sent.day", "By", self.view.sent_today_bytes as f64),
+            Point::counter("purlin.uplink.acknowledged", "By", self.view.acked_bytes as f64),
+        ]
     }
 }
 

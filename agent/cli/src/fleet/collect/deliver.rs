@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use purlin_core::backoff::Backoff;
-use purlin_daemon::clock;
+use purlin_daemon::{clock, http::Refused};
 use tokio::{sync::watch, time};
 
 use super::{
     taken::Taken,
-    to::{Far, Part, Refused},
+    to::{Far, Part},
 };
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);

@@ -16,25 +16,25 @@ use tokio::time;
 
 mod agent;
 mod alarming;
+mod listening;
 mod log;
 mod meshing;
 mod placing;
 mod racking;
 mod sampling;
 mod spool;
-mod taking;
 mod uplink;
 
 pub use self::{
     agent::Agent,
     alarming::Alarming,
+    listening::Listening,
     log::Log,
     meshing::Meshing,
     placing::Placing,
     racking::Racking,
     sampling::{Sampling, Ticking},
     spool::Storage,
-    taking::Taking,
     uplink::Session,
 };
 

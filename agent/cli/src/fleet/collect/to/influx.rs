@@ -6,10 +6,10 @@
 
 use std::fmt::Write;
 
-use purlin_daemon::http::Poster;
+use purlin_daemon::http::{Poster, Refused};
 use purlin_proto::v1::{self, record::Body};
 
-use super::{Header, Refused, judge};
+use super::Header;
 use crate::fleet::collect::taken::{Taken, cause};
 
 /// Records of one kind in one millisecond are parted by their number's last digits: a
@@ -24,7 +24,7 @@ pub async fn put(poster: &mut Poster, headers: &[Header], load: &[Taken]) -> Res
         return Ok(left_out);
     }
     let path = poster.to().path.clone();
-    judge(poster.post(&path, headers, "text/plain; charset=utf-8", body.into()).await)?;
+    poster.put(&path, headers, "text/plain; charset=utf-8", body.into()).await?;
     Ok(left_out)
 }
 

@@ -5,9 +5,7 @@
 //! an answer was lost, is the same to the far side: the same series at the same time, or
 //! a line with the same number.
 
-use std::time::Duration;
-
-use purlin_daemon::http::{Answer, Poster};
+use purlin_daemon::http::{Poster, Refused};
 
 use super::taken::Taken;
 use crate::{args::Destination, exit::Failure};
@@ -17,15 +15,6 @@ mod jsonl;
 mod otlp;
 
 pub use jsonl::lines;
-
-/// Why a load was not taken.
-#[derive(Debug)]
-pub enum Refused {
-    /// It may be taken later.
-    Now(String, Option<Duration>),
-    /// This very load never will be.
-    Never(String),
-}
 
 /// What of a load is handed on at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,23 +77,5 @@ impl Far {
             Self::Influx(poster, headers) => influx::put(poster, headers, load).await,
             Self::Jsonl(files) => files.put(load),
         }
-    }
-}
-
-/// What an HTTP status means: 400, 413 and 422 are about what was sent, and anything else
-/// about the receiver, who may be set right.
-fn judge(answered: Result<Answer, String>) -> Result<Answer, Refused> {
-    let answer = answered.map_err(|why| Refused::Now(why, None))?;
-    let why = || {
-        let said = String::from_utf8_lossy(&answer.body);
-        let said: String = said.chars().filter(|it| !it.is_control()).take(200).collect();
-        format!("it answers {}: {said}", answer.status)
-    };
-    match answer.status {
-        200..=299 => Ok(answer),
-        400 | 413 | 422 => Err(Refused::Never(why())),
-        401 | 403 => Err(Refused::Now(why() + "; check --token-file", None)),
-        404 | 405 => Err(Refused::Now(why() + "; check the path in --to", None)),
-        _ => Err(Refused::Now(why(), answer.retry_after)),
     }
 }

@@ -1,13 +1,12 @@
 //! OTLP over HTTP: metrics and logs, each with a request of its own.
 
-use prost::Message;
 use purlin_daemon::{
-    http::Poster,
-    otlp::{CONTENT_TYPE, LOGS_PATH, Logs, METRICS_PATH, Metrics},
+    http::{Poster, Refused},
+    otlp::{self, LOGS_PATH, Logs, METRICS_PATH, Metrics},
 };
-use purlin_proto::{otlp::ExportResponse, v1::record::Body};
+use purlin_proto::v1::record::Body;
 
-use super::{Header, Part, Refused, judge};
+use super::{Header, Part};
 use crate::fleet::collect::taken::{Taken, cause};
 
 /// Posts a part of a load. How many points or lines the receiver left out.
@@ -22,10 +21,7 @@ pub async fn put(
         _ => (LOGS_PATH, logs(load)),
     };
     let Some(body) = body else { return Ok(0) };
-    let path = format!("{}{path}", poster.to().path.trim_end_matches('/'));
-    let answer = judge(poster.post(&path, headers, CONTENT_TYPE, body.into()).await)?;
-    let partial = ExportResponse::decode(answer.body).ok().and_then(|it| it.partial_success);
-    Ok(partial.map_or(0, |it| it.rejected.max(0) as u64))
+    otlp::put(poster, headers, path, body.into()).await
 }
 
 fn metrics(load: &[Taken]) -> Option<Vec<u8>> {
@@ -46,7 +42,7 @@ fn logs(load: &[Taken]) -> Option<Vec<u8>> {
     for taken in load {
         let (whose, class, at) = (&taken.whose, taken.class.name(), taken.came_unix_ms);
         for (seq, record) in &taken.records {
-            logs.add(whose, class, *seq, record);
+            logs.add(whose, Some((class, *seq)), record);
         }
         for gap in &taken.gaps {
             let range = (gap.first_seq, gap.last_seq);

@@ -2,7 +2,10 @@
 //! agent alive or dead, imported by another node's agent, sent on once however often
 //! it is brought; and what a person removes is told to the core.
 
-use std::{collections::BTreeMap, fs, path::Path, thread::sleep, time::Duration};
+use std::{
+    collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, thread::sleep,
+    time::Duration,
+};
 
 use purlin_daemon::wire;
 use purlin_proto::v1::{Cause, Class};
@@ -24,7 +27,52 @@ pub fn tests() -> Vec<Test> {
         test("an_export_of_a_dead_node_is_sent_on_once_by_another", 120, carried),
         test("what_is_purged_is_told_to_the_core", 90, purged),
     ];
-    tests.into_iter().map(|it| it.needs(&needs)).collect()
+    let sealed = test("a_sealed_spool_is_read_by_who_has_its_key_and_no_other", 90, sealed);
+    tests.into_iter().map(|it| it.needs(&needs)).chain([sealed]).collect()
+}
+
+fn sealed(lab: &Lab) -> Result {
+    let key = lab.file("key", &"5a".repeat(32))?;
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+    let mut node = Node::new(lab, "sealed")?;
+    node.set("PURLIN_SPOOL__KEY_FILE", &key);
+    node.start()?;
+    let events = |node: &Node| -> Result<String> {
+        Ok(node.cli(&["queue", "peek", "--class", "event", "-n", "100", "-o", "json"])?.stdout)
+    };
+    let text = "agent.started";
+    ensure!(events(&node)?.contains(text), "{}", events(&node)?);
+    let mut plain = Node::new(lab, "plain")?;
+    plain.start()?;
+    plain.kill()?;
+    ensure!(found(&plain.state_dir().join("spool/event"), text)?, "it is not seen in plain");
+    node.kill()?;
+    ensure!(!found(&node.state_dir().join("spool/event"), text)?, "it is on disk in plain");
+    let stick = lab.dir().join("stick.purlin").display().to_string();
+    let answer = node.cli(&["queue", "export", &stick, "-o", "json"])?;
+    ensure!(answer.code == 0 && answer.stdout.contains("event"), "{answer:?}");
+
+    // Without the key it starts, says so, and has lost nothing when the key is back.
+    fs::rename(&key, lab.dir().join("away"))?;
+    node.start()?;
+    let status = node.cli(&["status"])?;
+    ensure!(status.stdout.contains("sealed with a key that is not there"), "{status:?}");
+    node.stop()?;
+    fs::rename(lab.dir().join("away"), &key)?;
+    node.start()?;
+    let first: Value = serde_json::from_str(&events(&node)?)?;
+    ensure!(first["records"][0]["name"] == text && first["records"][0]["seq"] == 1, "{first}");
+    Ok(())
+}
+
+/// Whether a file below has these words.
+fn found(dir: &Path, words: &str) -> Result<bool> {
+    let mut any = false;
+    for file in fs::read_dir(dir)? {
+        let bytes = fs::read(file?.path())?;
+        any |= bytes.windows(words.len()).any(|it| it == words.as_bytes());
+    }
+    Ok(any)
 }
 
 fn carried(lab: &Lab) -> Result {

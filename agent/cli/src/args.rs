@@ -878,7 +878,8 @@ Examples:
     ///
     /// For the technician with a USB stick; works with the agent dead too. Nothing is
     /// removed from this node, and should it reach the core after all, the core knows
-    /// each record by its number. The file is there once it is whole and synced.
+    /// each record by its number. The file is there once it is whole and synced. Whoever
+    /// has it can read it, also where the spool itself is sealed.
     #[command(after_help = "\
 Examples:
   purlin queue export /media/stick/edge-07.purlin

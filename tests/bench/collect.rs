@@ -31,7 +31,12 @@ use purlin_proto::{
     topic::Topics,
     v1::{Dictionary, Record, Sample, Series, record::Body},
 };
-use purlin_tests::{Broker, Lab, Result, ensure, lab, node::binary, process::Process, wait};
+use purlin_tests::{
+    Broker, Lab, Result, ensure, lab,
+    node::binary,
+    process::{Process, cpu_time},
+    wait,
+};
 use serde_json::Value;
 
 const NODES: u64 = 100;
@@ -116,7 +121,7 @@ fn turn_of(broker: &Broker, dir: &Path, to: &str, backlog: &Backlog) -> Result<(
             other => Err(format!("{other:?} of {VALUES} values")),
         }
     })?;
-    let cpu = cpu_seconds(&process)?;
+    let cpu = cpu_time(&[process.pid().as_raw().cast_unsigned()])?.as_secs_f64();
     process.kill()?;
     Ok((VALUES as f64 / took.as_secs_f64(), cpu / VALUES as f64))
 }
@@ -128,16 +133,6 @@ fn collector(broker: &Broker, dir: &Path, to: &str) -> Result<Process> {
     command.args(["--broker", &broker.endpoint(), "--to", to, "--state"]).arg(dir.join("state"));
     command.stdin(Stdio::null()).stdout(open("told")?).stderr(open("log")?);
     Process::start(&mut command)
-}
-
-/// On a CPU, of all threads: the first field of each one's schedstat, in nanoseconds.
-fn cpu_seconds(process: &Process) -> Result<f64> {
-    let mut nanos = 0u64;
-    for task in fs::read_dir(format!("/proc/{}/task", process.pid()))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        nanos += text.split(' ').next().ok_or("an empty schedstat")?.parse::<u64>()?;
-    }
-    Ok(nanos as f64 / 1e9)
 }
 
 async fn publish(broker: &Broker, backlog: &Backlog) -> Result {

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use purlin_tests::{Broker, Lab, Node, Result, lab, node};
+use purlin_tests::{Broker, Lab, Node, Result, lab, node, process::cpu_time};
 
 /// Starts of which the median is shown, each on a new state directory.
 const STARTS: usize = 21;
@@ -122,20 +122,6 @@ fn cost(lab: &Lab, interval: u32) -> Result<Cost> {
     let cost = Cost { agent: memory(pids[0])?, helper: memory(pids[1])?, cpu };
     node.stop()?;
     Ok(cost)
-}
-
-/// Time on a CPU of all threads: the first field of schedstat, in nanoseconds
-/// (Documentation/scheduler/sched-stats.rst).
-fn cpu_time(pids: &[u32]) -> Result<Duration> {
-    let mut total = Duration::ZERO;
-    for pid in pids {
-        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let nanoseconds = text.split(' ').next().unwrap_or_default().parse()?;
-            total += Duration::from_nanos(nanoseconds);
-        }
-    }
-    Ok(total)
 }
 
 struct Memory {

@@ -101,6 +101,20 @@ pub fn lives(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
+/// Time on a CPU of all threads: the first field of schedstat, in nanoseconds
+/// (Documentation/scheduler/sched-stats.rst).
+pub fn cpu_time(pids: &[u32]) -> Result<Duration> {
+    let mut total = Duration::ZERO;
+    for pid in pids {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+            let nanoseconds = text.split(' ').next().unwrap_or_default().parse()?;
+            total += Duration::from_nanos(nanoseconds);
+        }
+    }
+    Ok(total)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

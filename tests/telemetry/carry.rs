@@ -32,7 +32,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 fn sealed(lab: &Lab) -> Result {
-    let key = lab.file("key", &"5a".repeat(32))?;
+    let key = lab.file("key", "5a".repeat(32))?;
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
     let mut node = Node::new(lab, "sealed")?;
     node.set("PURLIN_SPOOL__KEY_FILE", &key);

@@ -3,9 +3,10 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "purlin/v1/agent.proto",
     "purlin/v1/collect.proto",
+    "purlin/v1/command.proto",
     "purlin/v1/desired.proto",
     "purlin/v1/export.proto",
     "purlin/v1/history.proto",

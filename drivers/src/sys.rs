@@ -1,7 +1,8 @@
 //! System calls that no crate has in a safe form; the only place with `unsafe`.
 //!
 //! A module each for what is asked. They must be called for the live machine
-//! only, and never write to a device or change its state.
+//! only, and never write to a device or change its state; but for a light that is asked
+//! to blink.
 
 #![allow(unsafe_code)]
 

@@ -44,6 +44,9 @@ pub struct Status {
     pub queue: Queue,
     /// The document in force; absent on defaults.
     pub config: Option<Applied>,
+    /// The core's commands since the agent started.
+    #[serde(default)]
+    pub commands: Commands,
     /// Alarms that are raised.
     #[serde(default)]
     pub alarms: Vec<Alarm>,
@@ -53,6 +56,17 @@ pub struct Status {
     pub limits: Vec<Limitation>,
     /// Everything that has a bound, and how full it is.
     pub bounds: Vec<Bound>,
+}
+
+/// Commands of the core; `purlin audit list` has each of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Commands {
+    /// Begun, whether they worked out or not.
+    pub begun: u64,
+    /// Not begun.
+    pub refused: u64,
+    /// Why the last of these was not.
+    pub last_refusal: Option<String>,
 }
 
 /// `GET /v1/placement/enforcement`: what every container has, as read back from its

@@ -37,6 +37,16 @@ impl Topics {
         format!("{}/desired", self.prefix)
     }
 
+    /// What the core wants done once.
+    pub fn command(&self) -> String {
+        format!("{}/command", self.prefix)
+    }
+
+    /// What became of it.
+    pub fn result(&self) -> String {
+        format!("{}/result", self.prefix)
+    }
+
     /// Retained: what the node runs on and what became of the last document.
     pub fn reported(&self) -> String {
         format!("{}/reported", self.prefix)

@@ -179,6 +179,7 @@ impl Backlog {
                 topic: topics.dictionary(hash),
                 payload: dictionary.clone().into(),
                 retain: true,
+                reply: None,
             });
         }
         for batch in 0..BATCHES {
@@ -198,6 +199,7 @@ impl Backlog {
                     topic: Topics::new("lab", &format!("n{node}")).class("metric"),
                     payload: wire::pack(&wire::encode_of(frame, origin, false)),
                     retain: false,
+                    reply: None,
                 });
             }
         }

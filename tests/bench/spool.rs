@@ -304,7 +304,8 @@ async fn published(broker: &Broker, line: &str) -> Result {
         if answers.len() == IN_FLIGHT {
             check(answers.pop_front()).await?;
         }
-        let message = Message { topic: "bench".into(), payload: payload.clone(), retain: false };
+        let message =
+            Message { topic: "bench".into(), payload: payload.clone(), retain: false, reply: None };
         answers.push_back(session.publish(message).await?);
     }
     while let Some(answer) = answers.pop_front() {

@@ -21,7 +21,7 @@ struct Listed {
     entries: Vec<AuditEntry>,
 }
 
-fn listed(node: &Node) -> Result<Vec<(String, String)>> {
+pub fn listed(node: &Node) -> Result<Vec<(String, String)>> {
     let Listed { entries } = node.cli(&["audit", "list", "-n", "100", "-o", "json"])?.json()?;
     Ok(entries.into_iter().map(|it| (it.by, it.what)).collect())
 }

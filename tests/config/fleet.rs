@@ -29,7 +29,7 @@ pub fn tests() -> [Test; 4] {
 }
 
 /// Keys of the fleet `lab`, in a directory of the test's.
-fn keygen(lab: &Lab, node: &Node, name: &str) -> Result<PathBuf> {
+pub fn keygen(lab: &Lab, node: &Node, name: &str) -> Result<PathBuf> {
     let dir = lab.dir().join(name);
     let words = ["fleet", "keygen", &dir.display().to_string(), "--fleet", "lab"];
     let made = node.cli(&words)?;
@@ -38,7 +38,7 @@ fn keygen(lab: &Lab, node: &Node, name: &str) -> Result<PathBuf> {
 }
 
 /// Signs a document for a node; its envelope.
-fn sign(lab: &Lab, node: &Node, keys: &Path, text: &str, more: &[&str]) -> Result<Vec<u8>> {
+pub fn sign(lab: &Lab, node: &Node, keys: &Path, text: &str, more: &[&str]) -> Result<Vec<u8>> {
     let file = lab.file("signed.toml", text)?.display().to_string();
     let out = lab.dir().join("signed.cose").display().to_string();
     let keys = keys.display().to_string();
@@ -49,7 +49,7 @@ fn sign(lab: &Lab, node: &Node, keys: &Path, text: &str, more: &[&str]) -> Resul
 }
 
 /// A node that was given keys, and is connected.
-fn trusting(lab: &Lab) -> Result<(Broker, Node, Topics, PathBuf)> {
+pub fn trusting(lab: &Lab) -> Result<(Broker, Node, Topics, PathBuf)> {
     let broker = Broker::start(lab)?;
     let mut node = Node::new(lab, "node")?;
     let keys = keygen(lab, &node, "keys")?;

@@ -20,6 +20,7 @@ use purlin_tests::{
 use serde_json::Value;
 
 mod audit;
+mod command;
 mod fleet;
 mod identity;
 mod power;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         .chain(audit::remote())
         .chain(identity::remote())
         .chain(fleet::tests())
+        .chain(command::tests())
         .map(|test| test.needs(&mosquitto));
     let local = local
         .into_iter()

@@ -33,7 +33,7 @@ use purlin_proto::v1;
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 23] = [
+pub const TARGETS: [(&str, Target); 24] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -48,6 +48,7 @@ pub const TARGETS: [(&str, Target); 23] = [
     ("cdi", purlin_drivers::cdi::parse),
     ("document", a_document),
     ("envelope", |bytes| drop(trust::Envelope::read(bytes).map(|it| it.key_set))),
+    ("command", command),
     ("key_set", key_set),
     ("batch", batch),
     ("segment", a_segment),
@@ -109,6 +110,13 @@ fn a_document(bytes: &[u8]) {
     let formats = [Format::Toml, Format::Yaml, Format::Json, Format::Protobuf];
     let format = formats[usize::from(*first) % formats.len()];
     drop(document::parse::<v1::Desired>(document::descriptor("Desired"), format, rest));
+}
+
+/// What is signed of a command, and what is kept of those that were begun.
+fn command(bytes: &[u8]) {
+    let descriptor = document::descriptor("SignedCommand");
+    drop(document::parse::<v1::SignedCommand>(descriptor, Format::Protobuf, bytes));
+    drop(v1::CommandsSeen::decode(bytes));
 }
 
 fn key_set(bytes: &[u8]) {

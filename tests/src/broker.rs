@@ -109,10 +109,16 @@ impl Broker {
 
     /// Publishes a retained message at QoS 1; an empty one wipes what is retained.
     pub fn retain(&self, topic: &str, payload: &[u8]) -> Result {
+        self.publish(topic, payload, &["-r"])
+    }
+
+    /// Publishes a message at QoS 1, with further words for `mosquitto_pub`.
+    pub fn publish(&self, topic: &str, payload: &[u8], more: &[&str]) -> Result {
         let mut command = self.client("mosquitto_pub", topic);
         // -s: what stands on standard input; -n: nothing at all.
         let content = if payload.is_empty() { "-n" } else { "-s" };
-        let mut child = command.args(["-r", "-q", "1", content]).stdin(Stdio::piped()).spawn()?;
+        command.args(more);
+        let mut child = command.args(["-q", "1", content]).stdin(Stdio::piped()).spawn()?;
         child.stdin.take().ok_or("no standard input")?.write_all(payload)?;
         let status = child.wait()?;
         crate::ensure!(status.success(), "mosquitto_pub to {topic}: {status}");

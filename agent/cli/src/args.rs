@@ -1154,8 +1154,8 @@ Examples:
 pub enum FleetCommand {
     /// Make the keys of a fleet, in a directory
     ///
-    /// Root keys, of which several together sign which other keys count, and a key for
-    /// documents, for commands and for technicians. Every node is given the key set.
+    /// Root keys, of which several together sign which other keys count, and a key each
+    /// for documents, commands, reboots and technicians. Every node is given the key set.
     #[command(after_help = "\
 Examples:
   purlin fleet keygen keys --fleet site7             2 of 3 roots
@@ -1185,6 +1185,31 @@ Examples:
   purlin fleet push new.toml --nodes 'edge-*' --keys keys --broker mqtts://core
   purlin fleet push new.toml --nodes n1,n2 --canary 0 --broker mqtt://core")]
     Push(Box<PushArgs>),
+    /// Have nodes do something once, and wait for what comes of it on each
+    ///
+    /// It is signed for each node, published, and carried out once: what comes again is
+    /// answered with what came of it the first time, also after a crash. Every command
+    /// has a result. Nodes take commands only if they were given the fleet's keys
+    /// (trust.keys), and a reboot only by the key of role reboot. Exits 1 unless all of
+    /// them are done, 2 if doctor found faults.
+    ///
+    /// restart TASK     end one of the agent's tasks and start it anew (`purlin status`)
+    /// drain            wait until the core has all that waits on the node
+    /// doctor           tell everything that is wrong
+    /// support-bundle   status, configuration, inventory, log and audit log, into the
+    ///                  node's spool; with --save also into DIR here
+    /// identify [NIC]   make the light of a port, or of the chassis, blink
+    /// reboot           restart the machine, and say so when it is up again
+    #[command(
+        verbatim_doc_comment,
+        after_help = "\
+Examples:
+  purlin fleet command n1 restart inventory --keys keys --broker mqtts://core
+  purlin fleet command 'edge-*' doctor --keys keys --broker mqtts://core -o json
+  purlin fleet command n1 identify eth2 --keys keys --broker mqtts://core
+  purlin fleet command n1 support-bundle --save . --keys k --broker mqtts://core"
+    )]
+    Command(Box<CommandArgs>),
     /// Show what each node of a fleet runs on
     #[command(after_help = "\
 Examples:
@@ -1305,6 +1330,53 @@ pub struct PushArgs {
     /// What is signed.
     #[command(flatten)]
     pub signing: Signing,
+    /// The broker.
+    #[command(flatten)]
+    pub at: Broker,
+}
+
+/// What `purlin fleet command` has nodes do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the command's own help says it")]
+pub enum Order {
+    Restart,
+    Drain,
+    Doctor,
+    SupportBundle,
+    Identify,
+    Reboot,
+}
+
+/// `purlin fleet command`
+#[derive(Debug, Args)]
+pub struct CommandArgs {
+    /// Node ids, prefixes with a star (edge-*), or * for every node that has reported
+    #[arg(value_parser = selectors)]
+    pub nodes: Selectors,
+    /// What they do
+    #[arg(value_name = "WHAT", hide_possible_values = true)]
+    pub order: Order,
+    /// The task to restart, or the NIC whose light blinks
+    #[arg(value_name = "TASK|NIC")]
+    pub of: Option<String>,
+    /// Sign it, with the keys in this directory of `keygen`
+    #[arg(long, value_name = "DIR")]
+    pub keys: PathBuf,
+    /// Nodes refuse it after so long, at most a day
+    #[arg(long, value_name = "TIME", default_value = "10m",
+          value_parser = humantime::parse_duration)]
+    pub expires: Duration,
+    /// How long each node may take
+    #[arg(long, value_name = "TIME", default_value = "2m",
+          value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+    /// How long the light blinks, at most 5m
+    #[arg(long = "for", value_name = "TIME", default_value = "30s",
+          value_parser = humantime::parse_duration)]
+    pub blinks: Duration,
+    /// Write support bundles to this directory, as NODE.tar.gz
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
     /// The broker.
     #[command(flatten)]
     pub at: Broker,
@@ -1493,6 +1565,14 @@ pub struct Sha256(pub Vec<u8>);
 fn hex(text: &str) -> Result<Sha256, String> {
     let sha256 = <[u8; 32]>::from_hex(text).map_err(|_| "64 hexadecimal digits")?;
     Ok(Sha256(sha256.into()))
+}
+
+/// Which nodes; the same as [`Sha256`] for clap.
+#[derive(Clone, Debug)]
+pub struct Selectors(pub Vec<String>);
+
+fn selectors(text: &str) -> Result<Selectors, std::convert::Infallible> {
+    Ok(Selectors(text.split(',').map(str::to_owned).collect()))
 }
 
 /// How a document is to be tried.

@@ -2,7 +2,8 @@
 
 use anstyle::AnsiColor;
 use purlin_proto::api::{
-    Alarm, Applied, Bound, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState, Status, Task,
+    Alarm, Applied, Bound, Commands, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState, Status,
+    Task,
 };
 use serde::Serialize;
 
@@ -73,6 +74,7 @@ fn agent(status: &Status, width: Width) -> String {
         pair("helper", &helper(&status.helper), width),
         pair("tasks", &names(&status.tasks), width),
         alarms(&status.alarms, width),
+        commands(&status.commands, width),
     ];
     lines.concat()
 }
@@ -132,6 +134,16 @@ fn mesh(mesh: &Mesh, width: Width) -> String {
     let line = paint(color.on_default(), &pair("mesh", &text, width));
     let error = mesh.last_error.iter().map(|error| pair("last error", error, width));
     line + &error.collect::<String>()
+}
+
+/// Whether the core has this node do something.
+fn commands(commands: &Commands, width: Width) -> String {
+    let Commands { begun, refused, last_refusal } = commands;
+    let last = last_refusal.as_ref().map_or(String::new(), |why| format!(", the last one: {why}"));
+    match begun + refused {
+        0 => String::new(),
+        _ => pair("commands", &format!("{begun} begun, {refused} refused{last}"), width),
+    }
 }
 
 /// Faults are told below, and are alarms too.

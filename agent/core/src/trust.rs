@@ -17,6 +17,8 @@ use crate::settings::Refusal;
 const MAX_ROOTS: usize = 16;
 /// Other keys of a fleet.
 const MAX_KEYS: usize = 64;
+/// Seconds until a command expires, at most: so long its id is kept.
+pub const MAX_COMMAND_S: u64 = 86_400;
 
 /// The first bytes of the SHA-256 of a public key.
 pub type KeyId = [u8; 8];
@@ -28,19 +30,22 @@ pub enum Role {
     Config,
     /// What it is to do once.
     Command,
+    /// That its machine is to start anew.
+    Reboot,
     /// What a technician may do in front of it.
     Technician,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 3] = [Role::Config, Role::Command, Role::Technician];
+    pub const ALL: [Role; 4] = [Role::Config, Role::Command, Role::Reboot, Role::Technician];
 
     /// The name in a key set.
     pub fn name(self) -> &'static str {
         match self {
             Role::Config => "config",
             Role::Command => "command",
+            Role::Reboot => "reboot",
             Role::Technician => "technician",
         }
     }
@@ -171,29 +176,51 @@ pub struct Checker<'a> {
 impl Checker<'_> {
     /// Everything that keeps this node from taking the document.
     pub fn check(&self, claims: &Claims) -> Vec<Refusal> {
-        let mut refusals = Vec::new();
-        let mut refuse = |path: &str, value: String, limit: String, hint: &str| {
-            refusals.push(Refusal { path: path.into(), value, limit, hint: hint.into() });
-        };
+        let mut reasons = Reasons::default();
+        self.check_addressee(claims, &mut reasons);
+        self.check_order(claims, &mut reasons);
+        self.check_time(claims, &mut reasons);
+        reasons.0
+    }
+
+    /// The same of a command. Whether it came before is for who keeps their ids to say.
+    pub fn check_command(&self, claims: &Claims) -> Vec<Refusal> {
+        let mut reasons = Reasons::default();
+        self.check_addressee(claims, &mut reasons);
+        self.check_time(claims, &mut reasons);
+        let latest = self.now(claims).saturating_add(MAX_COMMAND_S);
+        if claims.expires_unix_s == 0 || claims.expires_unix_s > latest {
+            let (value, limit) = (format!("{}", claims.expires_unix_s), format!("up to {latest}"));
+            let hint = "a command expires within a day: sign it anew, and see what this node's \
+                        clock says";
+            reasons.refuse("expires_unix_s", value, limit, hint);
+        }
+        reasons.0
+    }
+
+    fn check_addressee(&self, claims: &Claims, reasons: &mut Reasons) {
         if claims.fleet != self.fleet {
             let hint = "it was signed for another fleet";
-            refuse("fleet", claims.fleet.clone(), self.fleet.into(), hint);
+            reasons.refuse("fleet", claims.fleet.clone(), self.fleet.into(), hint);
         }
         if !selects(&claims.node, self.node) {
             let hint = "it was signed for another node: sign one for this node, or a selector";
-            refuse("node", claims.node.clone(), self.node.into(), hint);
+            reasons.refuse("node", claims.node.clone(), self.node.into(), hint);
         }
         if claims.epoch != self.epoch {
             let hint = "an epoch steps only with a key set that the roots have signed";
-            refuse("epoch", format!("{}", claims.epoch), format!("{}", self.epoch), hint);
+            reasons.refuse("epoch", format!("{}", claims.epoch), format!("{}", self.epoch), hint);
         }
+    }
+
+    fn check_order(&self, claims: &Claims, reasons: &mut Reasons) {
         let (at, mark) = ((claims.epoch, claims.version), (self.mark.epoch, self.mark.version));
         if at < mark || (at == mark && claims.sha256 != self.mark.sha256) {
             let limit = match at == mark {
                 true => format!("over {}, which was another document", mark.1),
                 false => format!("over {} in epoch {}", mark.1, mark.0),
             };
-            refuse(
+            reasons.refuse(
                 "version",
                 format!("{}", claims.version),
                 limit,
@@ -202,26 +229,44 @@ impl Checker<'_> {
         }
         if !claims.base_sha256.is_empty() && claims.base_sha256 != self.active_sha256 {
             let hint = "it was written for another document in force: look at it, and sign it anew";
-            refuse("base_sha256", hex(&claims.base_sha256), hex(self.active_sha256), hint);
+            reasons.refuse("base_sha256", hex(&claims.base_sha256), hex(self.active_sha256), hint);
         }
-        self.check_time(claims, &mut refuse);
-        refusals
     }
 
-    fn check_time(&self, claims: &Claims, refuse: &mut impl FnMut(&str, String, String, &str)) {
-        let now = self.clock_unix_s.max(self.trusted_unix_s);
-        // A clock that is surely behind can't tell that something is not valid yet: it
-        // was signed by now, so that it is at least as late as that.
-        let behind = self.clock_unix_s < self.trusted_unix_s;
-        let now = if behind { now.max(claims.issued_unix_s) } else { now };
+    /// A clock that is surely behind can't tell that something is not valid yet: it was
+    /// signed by now, so that it is at least as late as that.
+    fn now(&self, claims: &Claims) -> u64 {
+        match self.clock_unix_s < self.trusted_unix_s {
+            true => self.trusted_unix_s.max(claims.issued_unix_s),
+            false => self.clock_unix_s,
+        }
+    }
+
+    fn check_time(&self, claims: &Claims, reasons: &mut Reasons) {
+        let now = self.now(claims);
         if claims.expires_unix_s != 0 && now >= claims.expires_unix_s {
             let (value, limit) = (format!("{}", claims.expires_unix_s), format!("after {now}"));
-            refuse("expires_unix_s", value, limit, "it has expired: sign it anew");
+            reasons.refuse("expires_unix_s", value, limit, "it has expired: sign it anew");
         }
         if claims.not_before_unix_s > now {
             let (value, limit) = (format!("{}", claims.not_before_unix_s), format!("up to {now}"));
-            refuse("not_before_unix_s", value, limit, "it is not valid yet, by this node's clock");
+            reasons.refuse(
+                "not_before_unix_s",
+                value,
+                limit,
+                "it is not valid yet, by this node's clock",
+            );
         }
+    }
+}
+
+/// Why something is not taken.
+#[derive(Default)]
+struct Reasons(Vec<Refusal>);
+
+impl Reasons {
+    fn refuse(&mut self, path: &str, value: String, limit: String, hint: &str) {
+        self.0.push(Refusal { path: path.into(), value, limit, hint: hint.into() });
     }
 }
 
@@ -334,6 +379,35 @@ mod tests {
             ["base_sha256"]
         );
         assert_eq!(refused(&Claims { base_sha256: vec![9], ..claims() }, 1500, (1, 6)), ok);
+    }
+
+    #[test]
+    fn a_command_is_for_this_node_and_for_a_day_at_most() {
+        let mark = Mark { epoch: 1, version: 99, sha256: Vec::new() };
+        let checker = |clock_unix_s| Checker {
+            fleet: "f",
+            node: "n1",
+            epoch: 1,
+            mark: &mark,
+            active_sha256: &[9],
+            clock_unix_s,
+            trusted_unix_s: 500,
+        };
+        let paths = |claims: &Claims, clock| -> Vec<String> {
+            checker(clock).check_command(claims).into_iter().map(|it| it.path).collect()
+        };
+        let ok: [&str; 0] = [];
+        assert_eq!(paths(&claims(), 1500), ok, "documents' versions are no affair of its");
+        assert_eq!(paths(&claims(), 2000), ["expires_unix_s"]);
+        let elsewhere = Claims { node: "n2".into(), epoch: 2, ..claims() };
+        assert_eq!(paths(&elsewhere, 1500), ["node", "epoch"]);
+        let never = Claims { expires_unix_s: 0, ..claims() };
+        assert_eq!(paths(&never, 1500), ["expires_unix_s"], "one that never expires");
+        let late = Claims { expires_unix_s: 1500 + MAX_COMMAND_S + 1, ..claims() };
+        assert_eq!(paths(&late, 1500), ["expires_unix_s"]);
+        assert_eq!(paths(&late, 5), ["expires_unix_s"], "by a clock of 1970 it is 1000");
+        let day = Claims { expires_unix_s: 1000 + MAX_COMMAND_S, ..claims() };
+        assert_eq!(paths(&day, 5), ok);
     }
 
     #[test]

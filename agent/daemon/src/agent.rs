@@ -22,6 +22,7 @@
 //! | `webhook` | `Shown` | posts on site |
 //! | `export` | records, `Settings` | what is read and posted on site, `View` |
 //! | `relay` | frames of peers whose uplink is down | hands them to `uplink` |
+//! | `command` | what the core wants done once | results to `uplink`, ids on disk |
 //! | `uplink` | the spool, `Reported`, `Shown` | `Link`, documents to `config` |
 //! | `sparkplug` | samples, `Settings` | Sparkplug B to a broker |
 //! | `api` | all of these | JSON over the socket |
@@ -47,7 +48,10 @@ use purlin_core::{
     place::book::Book,
     settings::Settings,
 };
-use purlin_proto::api::{Enforcement, Mode, Nri};
+use purlin_proto::{
+    api::{Commands, Enforcement, Mode, Nri},
+    v1::AgentTest,
+};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -61,6 +65,7 @@ use crate::{
     boot::{self, Boot},
     cdi::Runtimes,
     clock::{Clock, Floor},
+    command,
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     enforce, export, helper,
     history::History,
@@ -342,6 +347,7 @@ impl Opened {
             }
             client
         });
+        let rebooter = writer.clone();
         let (kubelets, kubelet, owner) = kubelet::new(writer.clone());
         if is_real {
             spawn_owner(tasks, "kubelet", owner, |owner| Box::pin(owner.run()));
@@ -429,6 +435,9 @@ impl Opened {
         let handover = Arc::new(handover);
         tasks.spawn_until_done("mesh", move || mesh::run(handover.clone()));
         let (carrying, carried) = mpsc::channel(relay::MAX_CARRIED);
+        let (commands, ordered) = mpsc::channel(command::INBOX);
+        let (telling, results) = mpsc::channel(command::MAX_RESULTS);
+        let (command_counts, commands_now) = watch::channel(Commands::default());
         let wiring = uplink::Wiring {
             identity: identity.clone(),
             spool: spool.clone(),
@@ -441,6 +450,9 @@ impl Opened {
             sent_today: state.path().join("sent-today"),
             peers: boot.relay.as_ref().map_or(Vec::new(), |relay| relay.peers.clone()),
             carried: Arc::new(Mutex::new(carried)),
+            commands,
+            results: Arc::new(Mutex::new(results)),
+            answer: telling.clone(),
         };
         let peer = boot.relay.clone().map(|config| relay::peer::Server {
             config: Arc::new(config),
@@ -486,6 +498,7 @@ impl Opened {
             hardware: hardware_now,
             enforced: enforced.clone(),
             audit: audit.state(),
+            commands: commands_now,
             alarms: alarms_now.clone(),
             damage,
         };
@@ -522,6 +535,31 @@ impl Opened {
             store: alarms,
         };
         spawn_owner(tasks, "alarm", owner, |owner| Box::pin(owner.run()));
+        let rebooter = match boot.test.reboot.clone() {
+            Some(program) => command::Rebooter::Program(program.into()),
+            None if boot.mode == Mode::System && boot.test == AgentTest::default() => {
+                command::Rebooter::Helper(rebooter)
+            }
+            None => command::Rebooter::Nobody("only the agent of a node restarts its machine"),
+        };
+        let wiring = command::Wiring {
+            sources: sources.clone(),
+            spool: spool.clone(),
+            door: asks.clone(),
+            audit: audit.clone(),
+            floor: mqtt.floor.clone(),
+            clock: clock.clone(),
+            boot: state.boot(),
+            root: boot.test.root.clone().unwrap_or("/".into()).into(),
+            inventory: inventory_now.clone(),
+            lines: lines.clone(),
+            rebooter,
+            inbox: ordered,
+            results: telling,
+            counts: command_counts,
+        };
+        let owner = command::Owner::open(state.path(), wiring);
+        spawn_owner(tasks, "command", owner, |owner| Box::pin(owner.run()));
         let access = api::Access {
             sources,
             audit,

@@ -16,6 +16,7 @@ pub mod boot;
 mod broker;
 pub mod cdi;
 pub mod clock;
+pub mod command;
 pub mod document;
 pub mod door;
 mod enforce;

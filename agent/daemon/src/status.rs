@@ -59,6 +59,8 @@ pub struct Sources {
     pub enforced: watch::Receiver<Arc<api::Enforcement>>,
     /// The record of what was done.
     pub audit: watch::Receiver<audit::State>,
+    /// The core's commands.
+    pub commands: watch::Receiver<api::Commands>,
     /// The alarms.
     pub alarms: watch::Receiver<Arc<alarm::Shown>>,
     /// What was found damaged at the start.
@@ -86,6 +88,7 @@ impl Sources {
             mesh: self.mesh.borrow().view.clone(),
             queue,
             config,
+            commands: self.commands.borrow().clone(),
             alarms: self.alarms.borrow().raised.iter().map(alarm::view).collect(),
             faults: Vec::new(),
             limits: limitations(),

@@ -2,13 +2,19 @@
 //! and shown. The agent goes on meanwhile.
 
 use std::{
+    collections::BTreeMap,
     future::{self, Future},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use purlin_core::backoff::Backoff;
 use purlin_proto::api;
-use tokio::{sync::watch, task::JoinSet, time};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::state;
@@ -20,12 +26,34 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// What is known of each task; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Board(watch::Sender<Vec<api::Task>>);
+pub struct Board {
+    tasks: watch::Sender<Vec<api::Task>>,
+    /// Each task's, by its name: it is to end and to start anew.
+    anew: Arc<Mutex<BTreeMap<String, Arc<Notify>>>>,
+}
 
 impl Board {
     /// Every task, in the order of their start.
     pub fn tasks(&self) -> Vec<api::Task> {
-        self.0.borrow().clone()
+        self.tasks.borrow().clone()
+    }
+
+    /// Ends a task where it waits and starts it anew. False if none of that name runs.
+    pub fn restart(&self, name: &str) -> bool {
+        let is_running = self.tasks.borrow().iter().any(|task| task.name == name && task.running);
+        let anew = self.anew.lock().unwrap_or_else(PoisonError::into_inner);
+        match anew.get(name).filter(|_| is_running) {
+            Some(anew) => {
+                anew.notify_one();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn anew(&self, name: &str) -> Arc<Notify> {
+        let mut anew = self.anew.lock().unwrap_or_else(PoisonError::into_inner);
+        anew.entry(name.to_owned()).or_default().clone()
     }
 
     /// Notes that a task runs.
@@ -45,7 +73,7 @@ impl Board {
     }
 
     fn update(&self, name: &str, change: impl FnOnce(&mut api::Task)) {
-        self.0.send_modify(|tasks| {
+        self.tasks.send_modify(|tasks| {
             let index = tasks.iter().position(|task| task.name == name).unwrap_or_else(|| {
                 let (running, restarts, last_error) = (false, 0, None);
                 tasks.push(api::Task { name: name.into(), running, restarts, last_error });
@@ -130,10 +158,20 @@ async fn supervise<F>(
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
     let mut backoff = Backoff::new(RESTART_FIRST, RESTART_MOST);
+    let anew = board.anew(name);
     loop {
         board.running(name);
         let started = Instant::now();
-        let error = match AbortOnDropHandle::new(tokio::spawn(make())).await {
+        let running = AbortOnDropHandle::new(tokio::spawn(make()));
+        let ended = tokio::select! {
+            ended = running => ended,
+            () = anew.notified() => {
+                tracing::info!(task = name, "a task is started anew, as was asked");
+                board.ended(name, Some("it was asked to start anew"));
+                continue;
+            }
+        };
+        let error = match ended {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error,
             Err(joined) => panic_text(joined.try_into_panic().ok()),
@@ -185,8 +223,12 @@ mod tests {
             (shown.running, shown.restarts, shown.last_error),
             (true, 2, Some("second".into()))
         );
+        assert!(tasks.board().restart("shaky") && !tasks.board().restart("another"));
+        time::sleep(Duration::from_millis(1)).await;
+        let shown = tasks.board().tasks().remove(0);
+        assert!(shown.running && shown.restarts == 3, "anew, and at once: {shown:?}");
         stop.cancel();
         assert!(tasks.drain(Duration::from_secs(1)).await);
-        assert!(!tasks.board().tasks()[0].running);
+        assert!(!tasks.board().tasks()[0].running && !tasks.board().restart("shaky"));
     }
 }

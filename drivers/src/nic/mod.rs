@@ -6,6 +6,7 @@
 //! ethtool, as seen from this process's. An interface is physical if a device
 //! stands behind it; it must never be told from its name.
 
+mod blink;
 mod ethtool;
 mod function;
 mod link;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 
 use purlin_core::inventory::{Nic, Part, Problem, Queues, SwitchPort, Vf};
 
+pub use self::blink::blink;
 use self::{ethtool::Ethtool, link::Link};
 use crate::{
     Root, lldp, pci,

@@ -1,7 +1,7 @@
 //! `SIOCETHTOOL`, for the two questions that have no netlink form on the
 //! kernels we meet (`linux/ethtool.h`): `ETHTOOL_GDRVINFO`, and
 //! `ETHTOOL_GRSSH`, whose netlink form came with 6.2. Both only ask, and
-//! neither needs a privilege.
+//! neither needs a privilege. A third has a light blink (`ETHTOOL_PHYS_ID`), which does.
 
 use std::{
     io,
@@ -15,6 +15,7 @@ use nix::{
 
 const GDRVINFO: u32 = 0x03;
 const GRSSH: u32 = 0x46;
+const PHYS_ID: u32 = 0x1c;
 
 nix::ioctl_readwrite_bad!(siocethtool, libc::SIOCETHTOOL, libc::ifreq);
 
@@ -29,6 +30,13 @@ struct RawDriver {
     rom: [u8; 32],
     reserved: [u8; 12],
     counts: [u32; 5],
+}
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct RawValue {
+    command: u32,
+    data: u32,
 }
 
 /// `struct ethtool_rxfh`, without its tables: with both sizes 0 the kernel
@@ -91,6 +99,13 @@ impl Ethtool {
         // fills; with both sizes 0 the kernel writes nothing behind the head.
         unsafe { self.ask(interface, &mut raw) }?;
         Ok(Rss { table: raw.table, key: raw.key, function: raw.function })
+    }
+
+    /// Has the port's light blink for so many seconds, and waits for the end.
+    pub(crate) fn identify(&self, interface: &str, seconds: u32) -> io::Result<()> {
+        let mut raw = RawValue { command: PHYS_ID, data: seconds };
+        // SAFETY: `RawValue` is the structure that ETHTOOL_PHYS_ID reads, of the same size.
+        unsafe { self.ask(interface, &mut raw) }
     }
 
     /// # Safety

@@ -55,21 +55,31 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Listens to a topic of every node besides.
+    pub async fn listen(&mut self, topic: &str) -> Result<(), Failure> {
+        let topic = format!("purlin/v1/{}/+/{topic}", self.name);
+        let subscribed = timeout(CONNECT, self.session.subscribe(&topic)).await;
+        let subscribed = subscribed.unwrap_or_else(|_| Err(format!("no answer in {CONNECT:?}")));
+        subscribed.map_err(Failure::Failed)
+    }
+
     /// The node that has reported, if one does in time.
     pub async fn next_within(&mut self, time: Duration) -> Result<Option<String>, Failure> {
         let deadline = Instant::now() + time;
-        loop {
-            match timeout_at(deadline, self.session.incoming()).await {
-                Err(_) => return Ok(None),
-                Ok(Err(closed)) => {
-                    return Err(Failure::Failed(format!("the broker: {}", closed.why)));
-                }
-                Ok(Ok(message)) => {
-                    if let Some(node) = self.take(&message) {
-                        return Ok(Some(node));
-                    }
-                }
+        while let Some(message) = self.message_until(deadline).await? {
+            if let Some(node) = self.take(&message) {
+                return Ok(Some(node));
             }
+        }
+        Ok(None)
+    }
+
+    /// Whatever comes, if something does in time.
+    pub async fn message_until(&mut self, deadline: Instant) -> Result<Option<Message>, Failure> {
+        match timeout_at(deadline, self.session.incoming()).await {
+            Err(_) => Ok(None),
+            Ok(Err(closed)) => Err(Failure::Failed(format!("the broker: {}", closed.why))),
+            Ok(Ok(message)) => Ok(Some(message)),
         }
     }
 
@@ -89,8 +99,25 @@ impl Fleet {
         node: &str,
         document: Vec<u8>,
     ) -> Result<PendingAnswer, Failure> {
-        let topic = Topics::new(&self.name, node).desired();
-        let message = Message { topic, payload: document.into(), retain: true };
+        self.send(Topics::new(&self.name, node).desired(), document, true).await
+    }
+
+    /// Publishes a command to a node.
+    pub async fn command(
+        &mut self,
+        node: &str,
+        command: Vec<u8>,
+    ) -> Result<PendingAnswer, Failure> {
+        self.send(Topics::new(&self.name, node).command(), command, false).await
+    }
+
+    async fn send(
+        &mut self,
+        topic: String,
+        payload: Vec<u8>,
+        retain: bool,
+    ) -> Result<PendingAnswer, Failure> {
+        let message = Message { topic, payload: payload.into(), retain, reply: None };
         self.session.publish(message).await.map_err(Failure::Failed)
     }
 

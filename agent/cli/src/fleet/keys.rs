@@ -4,6 +4,7 @@
 //! root-1.key …      roots: to be carried away, each to its own place
 //! config.key        signs documents
 //! command.key       signs commands
+//! reboot.key        signs the one that restarts a machine
 //! technician.key    for technicians
 //! keys.cose         the key set: public, and what every node is given
 //! ```
@@ -23,7 +24,7 @@ use crate::{
     output::Output,
 };
 
-const ROLES: [&str; 3] = ["config", "command", "technician"];
+const ROLES: [&str; 4] = ["config", "command", "reboot", "technician"];
 /// The key set's file.
 pub const KEY_SET: &str = "keys.cose";
 

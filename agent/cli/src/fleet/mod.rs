@@ -9,6 +9,7 @@ use crate::{args::FleetCommand, exit::Ended, output::Output};
 
 mod broker;
 mod collect;
+mod command;
 mod keys;
 mod page;
 mod push;
@@ -21,6 +22,7 @@ pub async fn run(command: &FleetCommand, output: &Output) -> Ended {
         FleetCommand::Rotate(args) => keys::rotate(args, output),
         FleetCommand::Sign(args) => sign::run(args, output),
         FleetCommand::Push(args) => push::run(args, output).await,
+        FleetCommand::Command(args) => command::run(args, output).await,
         FleetCommand::Status(args) => broker::status(args, output).await,
         FleetCommand::Watch(args) => broker::watch(args, output).await,
         FleetCommand::Collect(args) => collect::run(args, output).await,

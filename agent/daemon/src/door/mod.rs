@@ -27,8 +27,9 @@ use tokio::{
     time::{self, Instant},
 };
 
-use self::{act::Effect, believe::Trust};
+use self::act::Effect;
 pub use self::{
+    believe::Trust,
     judge::{decode, read},
     subsystem::{
         Agent, Alarming, Listening, Log, Meshing, Placing, Racking, Sampling, Session, Storage,
@@ -151,6 +152,8 @@ pub enum Ask {
     History(oneshot::Sender<api::History>),
     /// A generation's document; the one in force without a number.
     Document(Option<u64>, oneshot::Sender<Option<api::Document>>),
+    /// Who is believed.
+    Trust(oneshot::Sender<Trust>),
 }
 
 /// Who says that a trial is good.
@@ -349,6 +352,7 @@ impl Door {
             Ask::Config(reply) => _ = reply.send(self.config()),
             Ask::History(reply) => _ = reply.send(view::history(&self.content)),
             Ask::Document(number, reply) => _ = reply.send(view::document(&self.content, number)),
+            Ask::Trust(reply) => _ = reply.send(self.trust.clone()),
         }
     }
 

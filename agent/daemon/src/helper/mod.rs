@@ -32,6 +32,7 @@ mod client;
 mod nri;
 mod once;
 mod pass;
+mod reboot;
 mod server;
 
 pub use client::{Client, Helpers, WRITER_SOCKET, client, writer};
@@ -79,6 +80,8 @@ pub enum What {
     Features(Room),
     /// Read what kubelet's managers gave out. Needs the right to read their files.
     Kubelet,
+    /// Restart the machine. Needs to be root.
+    Reboot,
 }
 
 impl What {
@@ -96,6 +99,7 @@ impl What {
             What::Nri(socket) => socket.display().to_string(),
             What::Features(_) => "what is left for a scheduler".into(),
             What::Kubelet => "kubelet's CPU manager".into(),
+            What::Reboot => "a restart of the machine".into(),
         }
     }
 
@@ -115,7 +119,8 @@ impl What {
             | What::Affinity(_)
             | What::Nri(_)
             | What::Features(_)
-            | What::Kubelet => Part::Cpu,
+            | What::Kubelet
+            | What::Reboot => Part::Cpu,
         }
     }
 

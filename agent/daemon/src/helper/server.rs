@@ -14,7 +14,7 @@ use std::{
 use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 use purlin_drivers::{Archive, Root, cgroup, gpu, irq, kubelet, lldp, storage};
 
-use super::{Answer, Changed, Request, What, checked_length, encode, nri, pass};
+use super::{Answer, Changed, Request, What, checked_length, encode, nri, pass, reboot};
 use crate::{clock, placement::features, tasks};
 
 /// What comes after `helper` for the one with a privilege.
@@ -75,8 +75,8 @@ fn serve(only_writes: bool) -> io::Result<()> {
 }
 
 fn needs_privilege(what: &What) -> bool {
-    use What::{Affinity, Cpuset, Features, Kubelet, Nri};
-    matches!(what, Cpuset(_) | Affinity(_) | Nri(_) | Features(_) | Kubelet)
+    use What::{Affinity, Cpuset, Features, Kubelet, Nri, Reboot};
+    matches!(what, Cpuset(_) | Affinity(_) | Nri(_) | Features(_) | Kubelet | Reboot)
 }
 
 /// Sources that are opened when they are first asked and then kept.
@@ -201,6 +201,9 @@ fn answer_from(root: &Root, what: &What) -> Answer {
                 Ok(false) => Changed::Absent,
                 Err(error) => Changed::Refused(format!("{}: {error}", dir.display())),
             })
+        }
+        What::Reboot => {
+            Answer::changing(reboot::reboot().map_or_else(Changed::Refused, |()| Changed::Told))
         }
         What::Kubelet => {
             let (kubelet, problems) = kubelet::read(root);

@@ -239,7 +239,7 @@ impl Facade {
     /// Says that it leaves, and does: a broker that is told goodbye keeps the will.
     async fn leave(&self, mut session: Connection, edge: &Edge) {
         let payload = edge.death(clock::unix_ms()).encode_to_vec().into();
-        let message = Message { topic: self.topic("NDEATH"), payload, retain: false };
+        let message = Message { topic: self.topic("NDEATH"), payload, retain: false, reply: None };
         let said = async {
             if let Ok(answer) = session.publish(message).await {
                 answer.await;

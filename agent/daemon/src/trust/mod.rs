@@ -12,9 +12,10 @@ use coset::{
 };
 use prost::Message;
 use purlin_core::trust::{Claims, Key, KeyId, KeySet, Role};
-use purlin_proto::v1;
+use purlin_proto::v1::{self, signed_command::Command};
 use ring::{
     digest,
+    rand::{SecureRandom, SystemRandom},
     signature::{ED25519, UnparsedPublicKey},
 };
 
@@ -27,6 +28,7 @@ pub use self::key::{SigningKey, id_of};
 
 /// External data: a signature for one purpose is none for another.
 const DESIRED: &[u8] = b"purlin desired 1";
+const COMMAND: &[u8] = b"purlin command 1";
 const KEYS: &[u8] = b"purlin keys 1";
 /// The unprotected header that brings a key set, which is signed in itself.
 const KEYS_LABEL: &str = "purlin-keys";
@@ -77,17 +79,7 @@ impl Envelope {
 
     /// The claims, if a key that may say so has signed them.
     pub fn open(&self, keys: &KeySet) -> Result<Believed, String> {
-        let header = &self.sign1.protected.header;
-        let key = signer(header, |id| keys.key(id, Role::Config)).ok_or_else(|| {
-            format!(
-                "no key with the id {} may sign documents in key set {}",
-                hex::encode(&header.key_id),
-                keys.version
-            )
-        })?;
-        let verified = self.sign1.verify_signature(DESIRED, verify(&key.public));
-        verified.map_err(|_| format!("the signature by {} is wrong", key.name))?;
-        let payload = self.sign1.payload.as_deref().ok_or("it has no payload")?;
+        let (payload, key) = self.verified(keys, &[Role::Config], DESIRED)?;
         let signed: v1::SignedDesired = strictly("SignedDesired", payload)?;
         let claims = Claims {
             fleet: signed.fleet,
@@ -101,6 +93,46 @@ impl Envelope {
             sha256: sha256(payload),
         };
         Ok(Believed { claims, document: signed.document.into(), signer: key.name.clone() })
+    }
+
+    /// The command and the key that signed it, if that key may say such a thing.
+    pub fn open_command<'a>(
+        &self,
+        keys: &'a KeySet,
+    ) -> Result<(v1::SignedCommand, &'a Key), String> {
+        let (payload, key) = self.verified(keys, &[Role::Command, Role::Reboot], COMMAND)?;
+        let signed: v1::SignedCommand = strictly("SignedCommand", payload)?;
+        let role = match signed.command {
+            Some(Command::Reboot(_)) => Role::Reboot,
+            _ => Role::Command,
+        };
+        match key.roles.contains(&role) {
+            true => Ok((signed, key)),
+            false => Err(format!("key {} has not the role {}", key.name, role.name())),
+        }
+    }
+
+    /// What is signed for that purpose, if a key with one of these roles has signed it.
+    fn verified<'a>(
+        &self,
+        keys: &'a KeySet,
+        roles: &[Role],
+        purpose: &[u8],
+    ) -> Result<(&[u8], &'a Key), String> {
+        let header = &self.sign1.protected.header;
+        let find = |id: &[u8]| roles.iter().find_map(|role| keys.key(id, *role));
+        let key = signer(header, find).ok_or_else(|| {
+            let roles: Vec<_> = roles.iter().map(|role| role.name()).collect();
+            format!(
+                "no key with the id {} has the role {} in key set {}",
+                hex::encode(&header.key_id),
+                roles.join(" or "),
+                keys.version
+            )
+        })?;
+        let verified = self.sign1.verify_signature(purpose, verify(&key.public));
+        verified.map_err(|_| format!("the signature by {} is wrong", key.name))?;
+        Ok((self.sign1.payload.as_deref().ok_or("it has no payload")?, key))
     }
 }
 
@@ -116,6 +148,22 @@ pub fn sign(
         .unprotected(HeaderBuilder::new().text_value(KEYS_LABEL.into(), keys).build())
         .payload(signed.encode_to_vec())
         .create_signature(DESIRED, |data| key.sign(data))
+        .build()
+        .to_tagged_vec()
+        .map_err(|error| error.to_string())
+}
+
+/// Signs a command.
+pub fn sign_command(signed: &v1::SignedCommand, key: &SigningKey) -> Result<Vec<u8>, String> {
+    sign_as_command(signed.encode_to_vec(), key)
+}
+
+/// Signs what is said to be a command, encoded.
+pub fn sign_as_command(payload: Vec<u8>, key: &SigningKey) -> Result<Vec<u8>, String> {
+    CoseSign1Builder::new()
+        .protected(protected(key.id()))
+        .payload(payload)
+        .create_signature(COMMAND, |data| key.sign(data))
         .build()
         .to_tagged_vec()
         .map_err(|error| error.to_string())
@@ -158,6 +206,13 @@ pub fn read_keys(
 pub fn peek_keys(bytes: &[u8]) -> Result<v1::KeySet, String> {
     let cose = CoseSign::from_tagged_slice(bytes).map_err(|error| error.to_string())?;
     strictly("KeySet", cose.payload.as_deref().ok_or("it has no payload")?)
+}
+
+/// Bytes that nobody can guess.
+pub fn random<const N: usize>() -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map(|()| bytes).map_err(|_| "the kernel gives no random bytes".to_owned())
 }
 
 /// What a document is known by.

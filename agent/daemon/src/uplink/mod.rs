@@ -51,6 +51,7 @@ use crate::{
     state, wire,
 };
 
+mod asked;
 pub mod mqtt;
 pub mod relay;
 mod sent_today;
@@ -58,6 +59,7 @@ pub mod subscriber;
 mod tls;
 mod way;
 
+use asked::Asked;
 use relay::{Carry, MAX_CARRIED, Peer};
 use sent_today::SentToday;
 pub use way::{Rack, Way};
@@ -143,6 +145,17 @@ pub struct Message {
     pub payload: Bytes,
     /// Kept by the broker for whoever subscribes later.
     pub retain: bool,
+    /// Where an answer goes (MQTT 5), or which question this is the answer to.
+    pub reply: Option<Reply>,
+}
+
+/// What a question and its answer have in common (MQTT 5, 4.10).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// Response topic.
+    pub topic: Option<String>,
+    /// Correlation data, as it came.
+    pub correlation: Option<Bytes>,
 }
 
 /// How a connection ended.
@@ -233,6 +246,10 @@ pub struct Uplink<T> {
     stop: CancellationToken,
     peers: Vec<Peer>,
     carried: Arc<Mutex<mpsc::Receiver<Carry>>>,
+    commands: mpsc::Sender<Message>,
+    results: Arc<Mutex<mpsc::Receiver<Message>>>,
+    answer: mpsc::Sender<Message>,
+    asked: Asked,
     windows: [Window; Class::ALL.len()],
     backoff: Backoff,
     failover: Failover,
@@ -269,6 +286,12 @@ pub struct Wiring {
     pub peers: Vec<Peer>,
     /// What peers want sent on; it is the session's while there is one.
     pub carried: Arc<Mutex<mpsc::Receiver<Carry>>>,
+    /// Where commands go.
+    pub commands: mpsc::Sender<Message>,
+    /// What became of them; it is the session's while there is one.
+    pub results: Arc<Mutex<mpsc::Receiver<Message>>>,
+    /// Where answers to who offered a document wait for the session as well.
+    pub answer: mpsc::Sender<Message>,
 }
 
 /// Something on its way to the broker.
@@ -282,6 +305,8 @@ enum Sent {
     },
     Dictionary,
     Reported,
+    /// What became of what the core wanted.
+    Result,
     Alarm {
         id: String,
         raised: bool,
@@ -300,6 +325,7 @@ impl Sent {
             Sent::Batch { class, .. } => class.name(),
             Sent::Dictionary => "dict",
             Sent::Reported => "reported",
+            Sent::Result => "result",
             Sent::Alarm { .. } => "alarms",
             Sent::Carried { .. } => "relay",
         }
@@ -346,7 +372,7 @@ impl<T: Transport> Uplink<T> {
     /// An uplink that is not connected.
     pub async fn new(transport: T, wiring: Wiring) -> Self {
         let Wiring { identity, spool, settings, reported, alarms, door, link, stop, .. } = wiring;
-        let Wiring { sent_today, peers, carried, .. } = wiring;
+        let Wiring { sent_today, peers, carried, commands, results, answer, .. } = wiring;
         let figures = spool.figures().await.unwrap_or_default();
         let acked = |class: Class| {
             let log = figures.iter().find(|log| log.class == class.name());
@@ -375,6 +401,10 @@ impl<T: Transport> Uplink<T> {
             stop,
             peers,
             carried,
+            commands,
+            results,
+            answer,
+            asked: Asked::default(),
         }
     }
 
@@ -483,11 +513,12 @@ impl<T: Transport> Uplink<T> {
                 connected = connect(&self.transport, way) => connected?,
             },
         };
-        let desired = self.topics.desired();
-        time::timeout(CONNECT_DEADLINE, session.subscribe(&desired))
-            .await
-            .map_err(|_| format!("no answer to the subscription within {CONNECT_DEADLINE:?}"))
-            .flatten()?;
+        for topic in [self.topics.desired(), self.topics.command()] {
+            time::timeout(CONNECT_DEADLINE, session.subscribe(&topic))
+                .await
+                .map_err(|_| format!("no answer to the subscription within {CONNECT_DEADLINE:?}"))
+                .flatten()?;
+        }
         tracing::info!(%way, "the link is up");
         self.max_message = self.max_message.min(session.max_message().unwrap_or(usize::MAX));
         self.link.send_modify(|link| link.max_message = self.max_message);
@@ -518,6 +549,7 @@ impl<T: Transport> Uplink<T> {
     ) -> Result<Ended<T::Session>, String> {
         let is_broker = session.is_broker();
         let mut carried = self.carried.clone().lock_owned().await;
+        let mut results = self.results.clone().lock_owned().await;
         let durable = *self.durable.borrow();
         for (window, durable) in self.windows.iter_mut().zip(durable) {
             window.begin(durable);
@@ -571,9 +603,17 @@ impl<T: Transport> Uplink<T> {
                 Some(carry) = carried.recv(), if may_carry => {
                     self.carry(carry, session, &mut current).await?;
                 }
+                Some(message) = results.recv(), if is_broker => {
+                    if !self.fits(&message) {
+                        continue;
+                    }
+                    self.count(&message);
+                    let answer = session.publish(message).await?;
+                    current.answers.spawn(async { (Sent::Result, answer.await) });
+                }
                 _ = self.reported.changed(), if is_broker => {
                     let payload = self.reported.borrow_and_update().encode_to_vec().into();
-                    let message = Message { topic: self.topics.reported(), payload, retain: true };
+                    let message = Message { topic: self.topics.reported(), payload, retain: true, reply: None };
                     if !self.fits(&message) {
                         continue;
                     }
@@ -692,7 +732,7 @@ impl<T: Transport> Uplink<T> {
         let bytes = payload.len() as u64;
         tracing::debug!(topic, last_seq, records, bytes, "a batch is sent");
         current.largest = current.largest.max(payload.len());
-        let message = Message { topic, payload, retain: false };
+        let message = Message { topic, payload, retain: false, reply: None };
         self.count(&message);
         let answer = session.publish(message).await?;
         self.windows[class as usize].sent(span, last_seq);
@@ -715,7 +755,7 @@ impl<T: Transport> Uplink<T> {
         }
         let retain = topic.starts_with("dict/");
         let topic = self.topics.class(&format!("relay/{origin}/{topic}"));
-        let message = Message { topic, payload, retain };
+        let message = Message { topic, payload, retain, reply: None };
         if !self.fits(&message) {
             _ = reply.send(Answer::RefusedForGood("larger than the peer's broker takes".into()));
             return Ok(());
@@ -816,7 +856,7 @@ impl<T: Transport> Uplink<T> {
             return Ok(());
         };
         let payload = wire::pack_bytes(dictionary);
-        let message = Message { topic, payload, retain: true };
+        let message = Message { topic, payload, retain: true, reply: None };
         if !self.fits(&message) {
             return Ok(());
         }
@@ -849,7 +889,8 @@ impl<T: Transport> Uplink<T> {
         due.extend(cleared.into_iter().filter(over).map(|id| (id.clone(), Bytes::new())));
         for (id, payload) in due {
             let sent = Sent::Alarm { id: id.clone(), raised: !payload.is_empty() };
-            let message = Message { topic: self.topics.alarm(&id), payload, retain: true };
+            let message =
+                Message { topic: self.topics.alarm(&id), payload, retain: true, reply: None };
             let answer = session.publish(message).await?;
             current.answers.spawn(async move { (sent, answer.await) });
         }
@@ -861,6 +902,10 @@ impl<T: Transport> Uplink<T> {
         let topic = sent.topic();
         match (&answer, sent) {
             (Answer::Lost, _) => return Err("the connection was lost".into()),
+            // Where it goes may be another's choice: it must not cost the link.
+            (Answer::RefusedForNow(why) | Answer::RefusedForGood(why), Sent::Result) => {
+                tracing::warn!(why, "the broker does not take what became of what the core wanted");
+            }
             (Answer::RefusedForNow(why), _) => {
                 self.link.send_modify(|link| link.view.refused += 1);
                 return Err(format!("the broker refused a publish to …/{topic}: {why}"));
@@ -884,7 +929,11 @@ impl<T: Transport> Uplink<T> {
             }
             (
                 Answer::Taken { .. },
-                Sent::Reported | Sent::Dictionary | Sent::Alarm { .. } | Sent::Carried { .. },
+                Sent::Reported
+                | Sent::Result
+                | Sent::Dictionary
+                | Sent::Alarm { .. }
+                | Sent::Carried { .. },
             ) => {}
             (Answer::Taken { heard }, Sent::Batch { records, bytes, .. }) => {
                 self.backoff.succeed();
@@ -911,7 +960,14 @@ impl<T: Transport> Uplink<T> {
         Ok(())
     }
 
-    async fn received(&self, message: Message) {
+    async fn received(&mut self, message: Message) {
+        if message.topic == self.topics.command() {
+            // An empty one removes a retained one.
+            if !message.payload.is_empty() && self.commands.try_send(message).is_err() {
+                tracing::warn!("a command came while too many wait: it is left out");
+            }
+            return;
+        }
         if message.topic != self.topics.desired() {
             tracing::warn!(topic = message.topic, "a message on a topic we didn't ask for");
             return;
@@ -922,7 +978,8 @@ impl<T: Transport> Uplink<T> {
             return;
         }
         let offer = Offer::from_uplink(message.payload);
-        let (reply, _) = oneshot::channel();
+        let (reply, verdict) = oneshot::channel();
+        self.asked.owe(message.reply, verdict, self.reported.clone(), self.answer.clone());
         // The door tells its verdict in `reported`.
         _ = self.door.send(Ask::Offer(offer, reply)).await;
     }

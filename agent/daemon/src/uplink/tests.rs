@@ -105,10 +105,12 @@ impl Transport for Fake {
 impl Session for FakeSession {
     async fn subscribe(&mut self, topic: &str) -> Result<(), String> {
         let desired = self.broker.with(|state| state.desired.clone());
+        let desired = desired.filter(|_| topic.ends_with("/desired"));
         self.inbox.extend(desired.map(|document| Message {
             topic: topic.into(),
             payload: document.into(),
             retain: true,
+            reply: None,
         }));
         Ok(())
     }
@@ -294,6 +296,9 @@ async fn connected(
         sent_today: dir.path().join("sent-today"),
         peers: vec![Peer { node: "p".into(), address: "p:1".into() }],
         carried: Arc::new(Mutex::new(carried)),
+        commands: mpsc::channel(1).0,
+        results: Arc::new(Mutex::new(mpsc::channel(1).1)),
+        answer: mpsc::channel(1).0,
     };
     let mut uplink = Uplink::new(broker.clone(), wiring).await;
     uplink.ack_deadline = Duration::from_millis(200);

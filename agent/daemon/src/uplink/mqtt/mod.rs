@@ -15,7 +15,9 @@ use purlin_proto::{api, topic::Topics};
 use rumqttc::{
     AsyncClient, Event, MqttOptions, Proxy, ProxyAuth, ProxyType, PublishOptions, QoS,
     TlsConfiguration, Transport as Wire,
-    mqttbytes::v5::{DisconnectReasonCode, LastWill, Packet, SubscribeReasonCode},
+    mqttbytes::v5::{
+        DisconnectReasonCode, LastWill, Packet, PublishProperties, SubscribeReasonCode,
+    },
 };
 use tokio::{
     net::TcpStream,
@@ -26,7 +28,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{boot, clock::Floor};
 
-use super::{Answer, Closed, MAX_IN_FLIGHT, Message, PendingAnswer, Session, Transport, tls};
+use super::{
+    Answer, Closed, MAX_IN_FLIGHT, Message, PendingAnswer, Reply, Session, Transport, tls,
+};
 
 pub(super) mod answer;
 
@@ -37,6 +41,9 @@ pub(super) const MAX_PACKET_BYTES: u32 = 1 << 20;
 const KEEP_ALIVE_S: u16 = 30;
 /// Messages that may wait to be taken in; TCP holds the rest back.
 const INBOX: usize = 8;
+/// Bytes of a response topic and of correlation data that are echoed, at most.
+const MAX_REPLY_TOPIC: usize = 256;
+const MAX_CORRELATION: usize = 256;
 pub(super) const GOODBYE: Duration = Duration::from_millis(500);
 const TEST_STEP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -172,6 +179,7 @@ impl Connection {
                         topic: String::from_utf8_lossy(&publish.topic).into_owned(),
                         payload: publish.payload,
                         retain: publish.retain,
+                        reply: publish.properties.and_then(reply),
                     }),
                     Ok(Event::Incoming(Packet::Disconnect(reason))) => {
                         let code = reason.reason_code;
@@ -218,7 +226,14 @@ impl Session for Connection {
     }
 
     async fn publish(&mut self, message: Message) -> Result<PendingAnswer, String> {
-        let options = PublishOptions::new(QoS::AtLeastOnce).retain(message.retain);
+        let mut options = PublishOptions::new(QoS::AtLeastOnce).retain(message.retain);
+        if let Some(Reply { topic, correlation }) = message.reply {
+            options = options.properties(PublishProperties {
+                response_topic: topic,
+                correlation_data: correlation,
+                ..PublishProperties::default()
+            });
+        }
         let notice = self.client.publish_tracked(message.topic, message.payload, options).await;
         let notice = notice.map_err(|error| error.to_string())?;
         Ok(Box::pin(answer::answer(notice)))
@@ -240,6 +255,16 @@ impl Session for Connection {
                 .await;
         }
     }
+}
+
+/// Where the answer to a message goes. A topic that is none to publish on is nobody's.
+fn reply(properties: PublishProperties) -> Option<Reply> {
+    let is_topic = |topic: &String| {
+        (1..=MAX_REPLY_TOPIC).contains(&topic.len()) && !topic.contains(['+', '#', '\0', '$'])
+    };
+    let topic = properties.response_topic.filter(is_topic);
+    let correlation = properties.correlation_data.filter(|it| it.len() <= MAX_CORRELATION);
+    (topic.is_some() || correlation.is_some()).then_some(Reply { topic, correlation })
 }
 
 /// One attempt, step by step, beside the connection that is in use.
@@ -277,7 +302,8 @@ impl Test {
             async { connection.subscribe(&topic).await.map(|()| ("granted".into(), ())) };
         self.step(format!("subscribe {topic}"), subscribe).await?;
         let topic = topics.link_test();
-        let message = Message { topic: topic.clone(), payload: Bytes::new(), retain: false };
+        let message =
+            Message { topic: topic.clone(), payload: Bytes::new(), retain: false, reply: None };
         let publish = async {
             match connection.publish(message).await?.await {
                 Answer::Taken { heard: true } => Ok(("acknowledged".into(), ())),

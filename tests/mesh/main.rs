@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod client;
+mod interop;
 mod upstream;
 
 /// For whatever has to start, or to be told, on a busy machine.
@@ -57,7 +58,9 @@ fn main() -> ExitCode {
         test("http2_by_an_independent_client", 90, http2)
             .needs(&[Need::Program("h2load"), Need::Program("curl")]),
     ];
-    purlin_tests::run(tests)
+    let mut all = Vec::from(tests);
+    all.extend(interop::tests());
+    purlin_tests::run(all)
 }
 
 /// A mesh, and who looks after it.
@@ -939,21 +942,20 @@ fn retried(lab: &Lab) -> Result {
     Ok(())
 }
 
+/// What a program says that has to end well.
+fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = std::process::Command::new("timeout");
+    command.args(["-k", "1", "60", program]).args(arguments);
+    let output = command.stdin(Stdio::null()).output()?;
+    ensure!(output.status.success(), "{program}: {output:?}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn http2(lab: &Lab) -> Result {
     let shop = Upstream::start("shop")?;
     let mesh = Mesh::standalone(lab)?;
     let at = free_port()?;
     mesh.put(&web(at, &[shop.address]))?;
-    let run = |program: &str, arguments: &[&str]| -> Result<String> {
-        let mut command = std::process::Command::new("timeout");
-        let output = command
-            .args(["-k", "1", "60", program])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()?;
-        ensure!(output.status.success(), "{program}: {output:?}");
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
     let url = format!("http://{at}/");
     let host = "Host: shop.rack";
     for version in ["--http2-prior-knowledge", "--http1.1", "--http1.0"] {

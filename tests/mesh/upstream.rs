@@ -39,6 +39,25 @@ impl Upstream {
         })
     }
 
+    /// Counts a head and answers it, whatever comes after it, and closes.
+    pub fn once() -> Result<Self> {
+        Self::start_with("once", |mut stream, _, upstream| {
+            let mut head = Vec::new();
+            let mut some = [0; 4096];
+            while !head.windows(4).any(|it| it == b"\r\n\r\n") {
+                match stream.read(&mut some)? {
+                    0 => return Ok(()),
+                    n => head.extend_from_slice(&some[..n]),
+                }
+            }
+            upstream.requests.fetch_add(1, Relaxed);
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+            // What is still to come is taken, so that the answer is not lost to a reset.
+            std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+        })
+    }
+
     fn start_with(
         name: &'static str,
         serve: fn(TcpStream, &str, &Self) -> std::io::Result<()>,

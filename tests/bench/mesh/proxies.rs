@@ -104,7 +104,7 @@ fn haproxy(lab: &Lab, upstream: &Upstream) -> Result<(Proxy, Process)> {
     let at = upstream.http;
     // `splice-auto` does not splice.
     let text = format!(
-        "global\n nbthread 1\n maxconn 8000\n\
+        "global\n nbthread 1\n maxconn 4500\n\
          defaults\n timeout connect 5s\n timeout client 300s\n timeout server 300s\n\
          frontend web\n mode http\n bind {http}\n default_backend web\n\
          backend web\n mode http\n http-reuse always\n server s {at}\n\

@@ -62,7 +62,7 @@ pub use archive::{Archive, MAX_UNPACKED, Node};
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};
 pub use root::{Dir, MAX_ENTRIES, MAX_FILE, OpenError, Root};
 pub use sample::sample;
-pub use sys::apart::apart;
+pub use sys::{apart::apart, peer::groups as peer_groups};
 
 /// Reads one part.
 pub fn read(part: Part, root: &Root) -> (Option<PartData>, Vec<Problem>) {

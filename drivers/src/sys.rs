@@ -12,4 +12,5 @@ pub(crate) mod ethtool;
 pub(crate) mod nvme;
 pub(crate) mod nvml;
 pub(crate) mod packet;
+pub(crate) mod peer;
 pub(crate) mod sg;

@@ -44,6 +44,9 @@ pub struct Status {
     pub queue: Queue,
     /// The document in force; absent on defaults.
     pub config: Option<Applied>,
+    /// Who asks, and what they may.
+    #[serde(default)]
+    pub you: Option<You>,
     /// The core's commands since the agent started.
     #[serde(default)]
     pub commands: Commands,
@@ -56,6 +59,17 @@ pub struct Status {
     pub limits: Vec<Limitation>,
     /// Everything that has a bound, and how full it is.
     pub bounds: Vec<Bound>,
+}
+
+/// Who is at the other end of the socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct You {
+    /// User, as the kernel tells it.
+    pub uid: Option<u32>,
+    /// `viewer`, `technician`, `admin` or `none`.
+    pub role: String,
+    /// What gives it.
+    pub why: String,
 }
 
 /// Commands of the core; `purlin audit list` has each of them.

@@ -5,8 +5,10 @@ use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 use purlin_proto::api;
 use purlin_tests::{Lab, Need, Node, Result, ensure, lab::Test, test};
 
-/// The user `nobody`, and no group.
-const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+/// The user `nobody`, and its group.
+const NOBODY: [&str; 3] = ["setpriv", "--reuid=65534", "--regid=65534"];
+/// Groups that every Debian has, for roles: viewer, technician, admin.
+const GROUPS: [&str; 3] = ["games", "dialout", "staff"];
 
 /// Every command that shows something of a running agent.
 const SHOWS: [&[&str]; 8] = [
@@ -25,7 +27,7 @@ pub fn tests() -> Vec<Test> {
         test("without_an_agent_commands_exit_4", 30, unreachable),
         test("wrong_usage_exits_64", 30, usage),
         test("every_view_has_a_table_json_and_yaml", 90, formats),
-        test("another_user_may_look_and_not_change", 30, not_permitted)
+        test("another_user_may_what_a_group_lets_him", 60, by_role)
             .needs(&[Need::Root, Need::Program("setpriv")]),
         test("a_closed_pipe_is_not_an_error", 30, closed_pipe).needs(&[Need::Program("bash")]),
         test("colour_only_on_a_terminal", 30, colour).needs(&[Need::Program("script")]),
@@ -73,7 +75,7 @@ fn formats(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn not_permitted(lab: &Lab) -> Result {
+fn by_role(lab: &Lab) -> Result {
     let mut node = Node::new(lab, "node")?;
     for folder in [lab.dir(), node.dir()] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
@@ -83,11 +85,38 @@ fn not_permitted(lab: &Lab) -> Result {
     let binary = lab.dir().join("purlin");
     ensure!(Command::new("cp").args([node.binary(), &binary]).status()?.success(), "cp");
     node.run_with(&[], &binary);
+    for (role, group) in ["VIEWER", "TECHNICIAN", "ADMIN"].iter().zip(GROUPS) {
+        node.set(&format!("PURLIN_ACCESS__{role}_GROUP"), group);
+    }
     node.start()?;
     let document = lab.file("desired.toml", "version = 1\n")?.display().to_string();
-    let answer = node.cli_as(&NOBODY, &["config", "apply", &document])?;
-    ensure!(answer.code == 5, "{answer:?}");
-    ensure!(node.config()?.active.is_none(), "nothing applied");
+    let look = ["status", "-o", "json"];
+    let change = ["config", "apply", &document];
+    let remove = ["queue", "purge", "--class", "event", "--yes"];
+    let none = "--clear-groups".to_owned();
+    let of = |group: &str| format!("--groups={group}");
+    for (groups, role, codes) in [
+        (none, "none", [5, 5, 5]),
+        (of(GROUPS[0]), "viewer", [0, 5, 5]),
+        (of(GROUPS[1]), "technician", [0, 0, 5]),
+        (of(GROUPS[2]), "admin", [0, 0, 0]),
+    ] {
+        let who = [&NOBODY[..], &[&groups]].concat();
+        for (words, code) in [&look[..], &change, &remove].into_iter().zip(codes) {
+            let answer = node.cli_as(&who, words)?;
+            ensure!(answer.code == code, "{role}: {words:?}: {answer:?}");
+            let says_how = answer.stderr.contains("usermod -aG");
+            ensure!(says_how == (code == 5), "{role}: {words:?}: {answer:?}");
+        }
+        if role != "none" {
+            let you = node.cli_as(&who, &look)?.json::<api::Status>()?.you.ok_or("nobody")?;
+            ensure!((you.uid, you.role.as_str()) == (Some(65534), role), "{you:?}");
+        }
+    }
+    ensure!(node.status()?.you.is_some_and(|you| you.role == "admin"), "whoever runs it");
+    let record = node.cli(&["audit", "list", "-n", "50", "-o", "json"])?.stdout;
+    let refused = record.matches("api.refused").count();
+    ensure!(refused == 4, "{refused} refusals on record: {record}");
     node.stop()?;
     Ok(())
 }

@@ -51,6 +51,7 @@ pub fn status() -> Status {
         mesh: mesh(),
         queue: queue(),
         config: None,
+        you: None,
         commands: Commands::default(),
         alarms: Vec::new(),
         faults: Vec::new(),

@@ -3,7 +3,7 @@
 use anstyle::AnsiColor;
 use purlin_proto::api::{
     Alarm, Applied, Bound, Commands, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState, Status,
-    Task,
+    Task, You,
 };
 use serde::Serialize;
 
@@ -75,6 +75,7 @@ fn agent(status: &Status, width: Width) -> String {
         pair("tasks", &names(&status.tasks), width),
         alarms(&status.alarms, width),
         commands(&status.commands, width),
+        you(status.you.as_ref(), width),
     ];
     lines.concat()
 }
@@ -134,6 +135,13 @@ fn mesh(mesh: &Mesh, width: Width) -> String {
     let line = paint(color.on_default(), &pair("mesh", &text, width));
     let error = mesh.last_error.iter().map(|error| pair("last error", error, width));
     line + &error.collect::<String>()
+}
+
+/// What who asks may do here.
+fn you(you: Option<&You>, width: Width) -> String {
+    let Some(You { uid, role, why }) = you else { return String::new() };
+    let uid = uid.map_or("unknown".into(), |uid| uid.to_string());
+    pair("you", &format!("{role}: uid {uid}, {why}"), width)
 }
 
 /// Whether the core has this node do something.

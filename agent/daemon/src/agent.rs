@@ -575,6 +575,7 @@ impl Opened {
             intake: intake_now,
             lines,
             mqtt,
+            roles: Arc::new(api::role::Roles::new(&boot.roles)),
         };
         let (listener, socket) = (Arc::new(Mutex::new(Some(listener))), boot.socket.clone());
         tasks.spawn("api", move || serve(listener.clone(), socket.clone(), access.clone()));

@@ -1,8 +1,7 @@
 //! The local API: HTTP and JSON over a Unix socket, with an OpenAPI document
 //! made from these very handlers.
 //!
-//! Anyone whom the socket's mode lets in may read. Only root and the agent's own
-//! user may change anything: the kernel tells who is at the other end.
+//! Anyone may connect; what they may ask is for their role to say ([`role`]).
 
 #![allow(unused_qualifications, reason = "utoipa's macro writes types out once more")]
 
@@ -22,12 +21,11 @@ use axum::{
     middleware,
     routing::get,
 };
-use nix::unistd::Uid;
 use purlin_core::{inventory::Inventory, settings::Settings};
 use purlin_proto::{api, topic::Topics};
 use serde::Deserialize;
 use tokio::{
-    net::{UnixListener, unix::UCred},
+    net::UnixListener,
     sync::{mpsc, oneshot, watch},
 };
 use utoipa::{IntoParams, OpenApi as _, openapi::OpenApi};
@@ -53,6 +51,9 @@ mod config;
 mod metrics;
 pub mod placement;
 mod queue;
+pub mod role;
+
+use role::{Peer, Roles};
 
 /// Over the limit of a document, so that one too large is refused with a reason.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -60,8 +61,8 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 const MAX_CONNECTIONS: usize = 64;
 /// For everything on one connection: the longest, a link test, takes 20 s.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(60);
-/// Owner and group may connect.
-const SOCKET_MODE: u32 = 0o660;
+/// Everyone may connect, and is told what they may not.
+const SOCKET_MODE: u32 = 0o666;
 
 /// What the handlers read from and ask.
 #[derive(Clone, Debug)]
@@ -94,41 +95,8 @@ pub struct Access {
     pub lines: Lines,
     /// How to reach a broker, for the link test.
     pub mqtt: Mqtt,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Debug)]
-pub struct Peer(Option<UCred>);
-
-impl Peer {
-    /// Who it is, if they may change the configuration.
-    pub fn may_change(&self) -> Result<String, Failure> {
-        match &self.0 {
-            Some(peer) if peer.uid() == 0 || peer.uid() == Uid::effective().as_raw() => {
-                Ok(self.name())
-            }
-            _ => Err(failure(
-                StatusCode::FORBIDDEN,
-                format!(
-                    "uid {} may not change this node: only root and the agent's own user (uid {}) \
-                     may; try sudo",
-                    self.uid(),
-                    Uid::effective()
-                ),
-            )),
-        }
-    }
-}
-
-impl Peer {
-    /// For the record.
-    fn name(&self) -> String {
-        format!("uid {} (local)", self.uid())
-    }
-
-    fn uid(&self) -> String {
-        self.0.as_ref().map_or("unknown".into(), |peer| peer.uid().to_string())
-    }
+    /// Who may ask what.
+    pub roles: Arc<Roles>,
 }
 
 type Failure = (StatusCode, Json<api::Error>);
@@ -169,13 +137,14 @@ pub async fn serve(listener: UnixListener, access: Access) -> Result<(), String>
         .fallback(async || {
             failure(StatusCode::NOT_FOUND, "no such path: /openapi.json has them all")
         })
+        .layer(middleware::from_fn_with_state(access.clone(), role::authorize))
         .layer(middleware::from_fn_with_state(access.clone(), audited::record))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(access);
     let mut connections = Connections::new(MAX_CONNECTIONS, CONNECTION_DEADLINE);
     loop {
         let (stream, _) = listener.accept().await.map_err(|error| error.to_string())?;
-        let peer = Peer(stream.peer_cred().ok());
+        let peer = Peer::of(&stream);
         connections.serve(stream, router.clone().layer(Extension(peer)));
     }
 }
@@ -232,10 +201,14 @@ fn openapi() -> OpenApi {
 
 /// Everything at a glance.
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = api::Status)))]
-async fn status(State(access): State<Access>) -> Result<Json<api::Status>, Failure> {
+async fn status(
+    State(access): State<Access>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<api::Status>, Failure> {
     let queue = queue::figures(&access).await?;
     let config = ask(&access, Ask::Config).await?;
-    Ok(Json(access.sources.status(queue, config.active)))
+    let you = Some(access.roles.view(&peer));
+    Ok(Json(api::Status { you, ..access.sources.status(queue, config.active) }))
 }
 
 /// The machine, as the agent last read it.
@@ -264,14 +237,14 @@ async fn hardware_diff(State(access): State<Access>) -> Json<api::HardwareDiff> 
 /// Accepts the machine as it is now.
 #[utoipa::path(post, path = "/v1/hardware/baseline", responses(
     (status = 200, body = api::HardwareDiff),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 403, body = api::Error, description = "The role for it is missing"),
     (status = 409, body = api::Error, description = "Not read yet, or not to be kept"),
 ))]
 async fn accept_hardware(
     State(access): State<Access>,
     Extension(peer): Extension<Peer>,
 ) -> Result<Json<api::HardwareDiff>, Failure> {
-    let by = peer.may_change()?;
+    let by = peer.name();
     let (reply, answer) = oneshot::channel();
     access.hardware.send(HardwareAsk::Accept(by, reply)).await.map_err(|_| stopping())?;
     let accepted = answer.await.map_err(|_| stopping())?;
@@ -385,17 +358,5 @@ mod tests {
         for name in ["Status", "Queue", "Link", "Config", "Verdict", "Refusal", "LogLine"] {
             assert!(schemas.contains_key(name), "{name}");
         }
-    }
-
-    #[test]
-    fn only_root_and_the_agents_own_user_may_change_anything() {
-        assert!(Peer(None).may_change().is_err());
-        let (ours, _theirs) = StdStream::pair().expect("a socket pair");
-        ours.set_nonblocking(true).expect("a socket");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let peer = runtime.expect("a runtime").block_on(async {
-            tokio::net::UnixStream::from_std(ours).and_then(|stream| stream.peer_cred())
-        });
-        assert!(Peer(peer.ok()).may_change().is_ok(), "this process is its own user");
     }
 }

@@ -74,8 +74,32 @@ pub struct Boot {
     pub oci_fail_closed: bool,
     /// File of the key that the spool is sealed with; a name alone is a credential.
     pub spool_key: Option<PathBuf>,
+    /// Groups of this machine that give a role.
+    pub roles: RoleGroups,
     /// Set by this project's own tests alone.
     pub test: v1::AgentTest,
+}
+
+/// Groups whose members may do something over the local API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleGroups {
+    /// Look.
+    pub viewer: String,
+    /// What can be undone.
+    pub technician: String,
+    /// Everything.
+    pub admin: String,
+}
+
+impl RoleGroups {
+    fn new(access: v1::AgentAccess) -> Self {
+        let group = |name: Option<String>, usual: &str| given(name).unwrap_or(usual.into());
+        Self {
+            viewer: group(access.viewer_group, "purlin-viewer"),
+            technician: group(access.technician_group, "purlin-technician"),
+            admin: group(access.admin_group, "purlin-admin"),
+        }
+    }
 }
 
 /// Peers that are asked to send on: a round over more would take a minute.
@@ -220,6 +244,7 @@ impl Reader {
             relay: self.relay(file.relay.unwrap_or_default()),
             sparkplug: self.sparkplug(file.sparkplug.unwrap_or_default(), &fleet),
             fleet,
+            roles: RoleGroups::new(file.access.unwrap_or_default()),
             trust_keys: path(file.trust.unwrap_or_default().keys),
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
             nri_socket: path(file.nri.unwrap_or_default().socket),
@@ -594,7 +619,7 @@ mod tests {
             &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
             expect![[r#"
                 broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
-                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, spool, trust, relay, sparkplug, test; did you mean "fleet"? (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, spool, trust, relay, sparkplug, access, test; did you mean "fleet"? (in FILE))
                 node: 7 (may be text in quotes; correct this value (in FILE))
                 test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
             "#]],

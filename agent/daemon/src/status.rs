@@ -88,6 +88,7 @@ impl Sources {
             mesh: self.mesh.borrow().view.clone(),
             queue,
             config,
+            you: None,
             commands: self.commands.borrow().clone(),
             alarms: self.alarms.borrow().raised.iter().map(alarm::view).collect(),
             faults: Vec::new(),

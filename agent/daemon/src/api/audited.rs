@@ -13,11 +13,12 @@ use serde::Deserialize;
 use tokio::task;
 use utoipa::IntoParams;
 
-use super::{Access, Failure, Peer, failure};
+use super::{
+    Access, Failure, failure,
+    role::{ASKS_ONLY, Peer},
+};
 use crate::audit::{self, chain::Head};
 
-/// What changes nothing, though it is no GET.
-const ASKS_ONLY: [&str; 3] = ["/v1/config/plan", "/v1/link/test", "/v1/placement/what-if"];
 /// Every container that a runtime creates: on record as an event, if it is refused.
 const CONTAINERS: &str = "/v1/placement/containers";
 
@@ -30,7 +31,7 @@ pub(super) async fn record(State(access): State<Access>, request: Request, next:
     if is_harmless {
         return next.run(request).await;
     }
-    let by = request.extensions().get::<Peer>().map_or_else(|| Peer(None).name(), Peer::name);
+    let by = request.extensions().get::<Peer>().map_or_else(|| Peer::default().name(), Peer::name);
     let asked = request.uri().path_and_query().map_or(path, |it| it.as_str());
     let asked = format!("{} {asked}", request.method());
     let answer = next.run(request).await;

@@ -85,7 +85,7 @@ pub(super) async fn config(State(access): State<Access>) -> Result<Json<api::Con
 /// force, and undone by itself unless it is confirmed in time.
 #[utoipa::path(post, path = "/v1/config", params(Try), request_body = String, responses(
     (status = 200, body = api::Verdict),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 403, body = api::Error, description = "The role for it is missing"),
     (status = 413, body = api::Error),
     (status = 415, body = api::Error),
     (status = 422, body = api::Error, description = "Refused, with every reason"),
@@ -97,7 +97,7 @@ pub(super) async fn attempt(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<api::Verdict>, Failure> {
-    let by = peer.may_change()?;
+    let by = peer.name();
     let manner = asked(query)?.manner()?;
     let (bytes, format) = document(&headers, body)?;
     let offer = Offer::local(bytes, format, by, manner);
@@ -138,7 +138,7 @@ pub(super) struct Which {
 /// Keeps the document on trial.
 #[utoipa::path(post, path = "/v1/config/confirm", params(Which), responses(
     (status = 200, body = api::Verdict),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 403, body = api::Error, description = "The role for it is missing"),
     (status = 409, body = api::Error, description = "No trial, another one, or not well"),
 ))]
 pub(super) async fn confirm(
@@ -146,7 +146,7 @@ pub(super) async fn confirm(
     Extension(peer): Extension<Peer>,
     query: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<api::Verdict>, Failure> {
-    let by = peer.may_change()?;
+    let by = peer.name();
     let Which { generation, anyway } = asked(query)?;
     let confirm = Confirm { by, generation, anyway };
     let confirmed = ask(&access, |reply| Ask::Confirm(confirm, reply)).await?;
@@ -156,14 +156,10 @@ pub(super) async fn confirm(
 /// Undoes the document on trial now.
 #[utoipa::path(post, path = "/v1/config/revert", responses(
     (status = 200, body = api::Verdict),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 403, body = api::Error, description = "The role for it is missing"),
     (status = 409, body = api::Error, description = "No trial"),
 ))]
-pub(super) async fn revert(
-    State(access): State<Access>,
-    Extension(peer): Extension<Peer>,
-) -> Result<Json<api::Verdict>, Failure> {
-    peer.may_change()?;
+pub(super) async fn revert(State(access): State<Access>) -> Result<Json<api::Verdict>, Failure> {
     let reverted = ask(&access, Ask::Revert).await?;
     reverted.map(Json).map_err(|why| failure(StatusCode::CONFLICT, why))
 }

@@ -1,7 +1,7 @@
 //! Paths about placement: who is where, and what the OCI runtime wrapper asks.
 
 use axum::{
-    Extension, Json,
+    Json,
     body::Bytes,
     extract::{
         Path, Query, State,
@@ -22,7 +22,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{
-    Access, Failure, Peer,
+    Access, Failure,
     config::{document, refused},
     failure, stopping,
 };
@@ -45,15 +45,13 @@ pub async fn enforcement(State(access): State<Access>) -> Json<api::Enforcement>
 /// Places a container that is about to be created.
 #[utoipa::path(post, path = "/v1/placement/containers", request_body = Object, responses(
     (status = 200, body = Object),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 403, body = api::Error, description = "The role for it is missing"),
     (status = 409, body = api::Error, description = "It can't be placed, and why"),
 ))]
 pub async fn create(
     State(access): State<Access>,
-    Extension(peer): Extension<Peer>,
     Json(container): Json<Container>,
 ) -> Result<Json<Grant>, Failure> {
-    peer.may_change()?;
     let grant = access.placement.create(container).await.ok_or_else(stopping)?;
     grant.map(Json).map_err(|refusal| failure(StatusCode::CONFLICT, refusal.reason))
 }
@@ -61,40 +59,30 @@ pub async fn create(
 /// A container is gone.
 #[utoipa::path(delete, path = "/v1/placement/containers/{id}", responses(
     (status = 200, body = Object),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 403, body = api::Error, description = "The role for it is missing"),
 ))]
 pub async fn remove(
     State(access): State<Access>,
-    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
 ) -> Result<Json<Vec<Update>>, Failure> {
-    peer.may_change()?;
     access.placement.remove(&id).await.map(Json).ok_or_else(stopping)
 }
 
 /// Gives every cpuset back.
 #[utoipa::path(post, path = "/v1/placement/pause", responses(
     (status = 200, body = Object),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 403, body = api::Error, description = "The role for it is missing"),
 ))]
-pub async fn pause(
-    State(access): State<Access>,
-    Extension(peer): Extension<Peer>,
-) -> Result<Json<Vec<Update>>, Failure> {
-    peer.may_change()?;
+pub async fn pause(State(access): State<Access>) -> Result<Json<Vec<Update>>, Failure> {
     access.placement.pause(true).await.map(Json).ok_or_else(stopping)
 }
 
 /// Takes every cpuset again.
 #[utoipa::path(post, path = "/v1/placement/resume", responses(
     (status = 200, body = Object),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 403, body = api::Error, description = "The role for it is missing"),
 ))]
-pub async fn resume(
-    State(access): State<Access>,
-    Extension(peer): Extension<Peer>,
-) -> Result<Json<Vec<Update>>, Failure> {
-    peer.may_change()?;
+pub async fn resume(State(access): State<Access>) -> Result<Json<Vec<Update>>, Failure> {
     access.placement.pause(false).await.map(Json).ok_or_else(stopping)
 }
 
@@ -127,21 +115,17 @@ pub struct Budget {
 #[utoipa::path(post, path = "/v1/placement/repack", request_body = String, params(Budget),
     responses(
         (status = 200, body = Object),
-        (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+        (status = 403, body = api::Error, description = "The role for it is missing"),
         (status = 409, body = api::Error, description = "No moves make room"),
         (status = 422, body = api::Error, description = "It is not a workload"),
 ))]
 pub async fn repack(
     State(access): State<Access>,
-    Extension(peer): Extension<Peer>,
     query: Result<Query<Budget>, QueryRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Plan>, Failure> {
     let Query(budget) = query.map_err(|why| failure(StatusCode::BAD_REQUEST, why.to_string()))?;
-    if budget.apply {
-        peer.may_change()?;
-    }
     let request = request(&headers, body)?;
     let bytes = budget.budget_mib.saturating_mul(1 << 20);
     let plan = access.placement.repack(request, bytes, budget.apply).await.ok_or_else(stopping)?;

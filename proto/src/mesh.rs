@@ -21,8 +21,26 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     /// What is wrong now. Empty when all is well.
     pub problems: Vec<String>,
+    /// Who this node is in its rack; absent without a certificate.
+    #[serde(default)]
+    pub identity: Option<Identity>,
     /// What was counted since the start.
     pub counts: Counts,
+}
+
+/// Who a node is in its rack.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its name.
+    pub id: String,
+    /// When its certificate ends, in seconds since 1970.
+    pub expires_unix_s: u64,
+    /// When it is renewed.
+    pub renew_unix_s: u64,
+    /// Whether it renews those of others.
+    pub issuer: bool,
+    /// Number of the list of revocations in force; 0: none.
+    pub revocations: u64,
 }
 
 /// A listener in force.
@@ -65,6 +83,12 @@ pub struct Counts {
     pub limited: u64,
     /// Attempts on another endpoint after one failed.
     pub retries: u64,
+    /// Tunnels of other nodes that were refused, by why.
+    #[serde(default)]
+    pub tunnels_refused: std::collections::BTreeMap<String, u64>,
+    /// Requests and streams of a tunnel that no rule allowed.
+    #[serde(default)]
+    pub denied: u64,
 }
 
 /// `GET /v1/routes`: in the order in which requests are held against them.

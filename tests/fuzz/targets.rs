@@ -7,7 +7,7 @@
 use prost::Message as _;
 use purlin_core::{
     idset::IdSet,
-    mesh::{hello, proxy, strict},
+    mesh::{credential::Revocations, hello, proxy, strict},
     modbus::{
         pdu::{Request, Table},
         rtu::{self, Listener},
@@ -27,6 +27,7 @@ use purlin_drivers::{
     storage::smart,
     transceiver::{self, Pages},
 };
+use purlin_mesh::identity::authority;
 use purlin_proto::v1;
 
 /// A function of bytes.
@@ -58,6 +59,7 @@ pub const TARGETS: [(&str, Target); 24] = [
     ("tls_hello", |bytes| drop(hello::read(bytes))),
     ("http1", http1),
     ("route_table", route_table),
+    ("identity", identity),
 ];
 
 fn cpu_list(bytes: &[u8]) {
@@ -171,6 +173,18 @@ fn http1(bytes: &[u8]) {
     let at_once = whole.feed(bytes);
     let one_by_one = bytes.iter().try_for_each(|byte| cut.feed(std::slice::from_ref(byte)));
     assert_eq!(at_once.is_ok(), one_by_one.is_ok(), "{at_once:?}, {one_by_one:?}");
+}
+
+/// What comes from another node, or in a file: a certificate's request, a list of who
+/// stays out, a certificate with its key.
+fn identity(bytes: &[u8]) {
+    let Ok(root) = authority::Authority::make("r1", 1_800_000_000, authority::ROOT_LIFE_S) else {
+        return;
+    };
+    let id = root.id.clone();
+    drop(root.answer(&id, bytes, 1_800_000_000, 60, &Revocations::default()));
+    drop(authority::revocations(bytes, std::slice::from_ref(root.certificate()), "r1"));
+    drop(authority::Authority::read(&String::from_utf8_lossy(bytes)));
 }
 
 fn route_table(bytes: &[u8]) {

@@ -26,6 +26,8 @@ use crate::{
 
 mod client;
 mod interop;
+mod rack;
+mod tunnel;
 mod upstream;
 
 /// For whatever has to start, or to be told, on a busy machine.
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
     ];
     let mut all = Vec::from(tests);
     all.extend(interop::tests());
+    all.extend(tunnel::tests());
     purlin_tests::run(all)
 }
 

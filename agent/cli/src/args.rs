@@ -346,6 +346,12 @@ Examples:
 Examples:
   systemctl reload purlin-mesh           the same, on a node")]
     Upgrade,
+    /// Make certificates of a rack, and take nodes out of it
+    ///
+    /// A rack has a root, which is carried away, and two nodes with an issuer, which renew
+    /// the certificates of all at half of their life, without anything outside the rack.
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Tell which route and endpoint a request would take, and why
     ///
     /// Nothing is sent. Every rule that is tried before the one that matches is listed
@@ -1147,6 +1153,53 @@ Examples:
 Examples:
   purlin config default > purlin.toml")]
     Default,
+}
+
+/// `purlin mesh ca …`
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Make the root of a rack, in a directory
+    #[command(after_help = "\
+Examples:
+  purlin mesh ca make rack7 keys         keep `keys` where no node can read it")]
+    Make {
+        /// The rack's id: lower-case letters, digits, '-', '_' and '.'
+        rack: String,
+        /// Where to; made if it isn't there
+        dir: PathBuf,
+    },
+    /// Make what a node needs: copy it to `identity` in its mesh's directory
+    #[command(after_help = "\
+Examples:
+  purlin mesh ca node keys n1 --issuer   two nodes of a rack have an issuer
+  purlin mesh ca node keys n3
+  install -o purlin-mesh -m 600 -Dt /var/lib/purlin-mesh/identity keys/n3/*")]
+    Node {
+        /// The directory of `make`
+        dir: PathBuf,
+        /// The node's id
+        node: String,
+        /// With an issuer, which renews the certificates of others
+        #[arg(long)]
+        issuer: bool,
+        /// Days that its certificate is good, and each that follows
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=90))]
+        days: u64,
+    },
+    /// Take a node out of the rack, with all that its issuer vouches for
+    ///
+    /// Adds it to the list in the directory. The list has to come to one node of the rack,
+    /// which hands it to the others. What the node is given afterwards is good again.
+    #[command(after_help = "\
+Examples:
+  purlin mesh ca revoke keys n3
+  install -o purlin-mesh -m 600 keys/revoked /var/lib/purlin-mesh/identity/")]
+    Revoke {
+        /// The directory of `make`
+        dir: PathBuf,
+        /// The node's id
+        node: String,
+    },
 }
 
 /// `purlin fleet …`

@@ -13,6 +13,9 @@ use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 
 use crate::settings::Refusal;
 
+/// A time that is surely past, in seconds since 1970: 2026-11-01, raised with each
+/// release. A clock that says less is wrong, as one without a battery is at its start.
+pub const BUILT_UNIX_S: u64 = 1_793_491_200;
 /// Roots of a fleet: a board of directors.
 const MAX_ROOTS: usize = 16;
 /// Other keys of a fleet.

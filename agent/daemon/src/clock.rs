@@ -15,6 +15,7 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use prost::Message;
+use purlin_core::trust::BUILT_UNIX_S;
 use purlin_proto::v1::{ClockSet, Record, record::Body};
 use tokio::time;
 
@@ -131,10 +132,6 @@ fn was_set(was: (i64, bool), now: (i64, bool)) -> Option<ClockSet> {
 fn offset() -> i64 {
     unix_ms() as i64 - boot_ms() as i64
 }
-
-/// A time that is surely past, in seconds since 1970: 2026-11-01, raised with each
-/// release. A clock that says less is wrong, as one without a battery is at its start.
-pub const BUILT_UNIX_S: u64 = 1_793_491_200;
 
 /// Milliseconds since 1970 by the node's clock, which may be wrong.
 pub fn unix_ms() -> u64 {

@@ -9,13 +9,19 @@ use purlin_core::mesh::{
     model::{HashOn, Protocol},
     proxy,
 };
-use tokio::{io::AsyncReadExt, net::TcpStream, time};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time,
+};
 
 use crate::{
+    connection::Through,
     counters::{Counters, Open},
     endpoint::{Endpoint, Under},
     http, relay,
     target::Target,
+    tunnel::{self, stream::Stream},
     worker::Worker,
 };
 
@@ -29,13 +35,15 @@ pub const MAX_ATTEMPTS: usize = 3;
 #[derive(Debug)]
 pub struct Client {
     /// The bare connection.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Who is at the other end.
     pub peer: SocketAddr,
     /// The listener's address that it came in at.
     pub at: SocketAddr,
     /// Counts it as open.
     pub open: Rc<Open>,
+    /// Through whose tunnel it came, and for what.
+    pub through: Option<Rc<Through>>,
 }
 
 /// Serves one connection until it ends.
@@ -51,6 +59,7 @@ pub async fn serve(worker: Rc<Worker>, mut client: Client) {
         }
     }
     let name = match protocol {
+        Protocol::Tunnel => return tunnel::server::serve(worker, client).await,
         Protocol::Http => return http::serve(worker, client, first).await,
         Protocol::Tcp => None,
         Protocol::Tls => {
@@ -73,7 +82,7 @@ fn target(worker: &Worker, at: SocketAddr, name: Option<&str>) -> Option<Arc<Tar
 }
 
 /// Reads the PROXY header; what comes after it is left in `first`.
-async fn proxied(stream: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<Option<SocketAddr>> {
+async fn proxied(stream: &mut Stream, first: &mut Vec<u8>) -> io::Result<Option<SocketAddr>> {
     loop {
         match proxy::read(first) {
             proxy::Header::Is(bytes, ends) => {
@@ -87,7 +96,7 @@ async fn proxied(stream: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<Opti
 }
 
 /// Reads the ClientHello; it stays in `first`.
-async fn server_name(stream: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<Option<String>> {
+async fn server_name(stream: &mut Stream, first: &mut Vec<u8>) -> io::Result<Option<String>> {
     loop {
         match hello::read(first) {
             Hello::Names(name) => return Ok(name),
@@ -98,7 +107,7 @@ async fn server_name(stream: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<
 }
 
 /// Reads more of what is to be looked at before it is passed on.
-pub async fn more(stream: &mut TcpStream, first: &mut Vec<u8>, most: usize) -> io::Result<()> {
+pub async fn more(stream: &mut Stream, first: &mut Vec<u8>, most: usize) -> io::Result<()> {
     first.reserve(1024);
     match first.len() < most && stream.read_buf(first).await? > 0 {
         true => Ok(()),
@@ -149,19 +158,25 @@ pub fn source_hash(on: &HashOn, peer: SocketAddr) -> Option<u64> {
 
 /// Connects to an endpoint, and tells it who is asking where it wants to know.
 pub async fn connect(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     endpoint: &Endpoint,
     target: &Target,
     peer: SocketAddr,
     at: SocketAddr,
-) -> io::Result<TcpStream> {
+) -> io::Result<Stream> {
     let service = &target.service;
     let limit = service.timeouts.connect;
     let connected = time::timeout(limit, async {
-        let mut stream = TcpStream::connect(endpoint.address).await?;
-        stream.set_nodelay(true)?;
+        let mut stream = match &endpoint.via {
+            Some(node) => tunnel::client::open(worker, node, endpoint.address, peer).await?,
+            None => {
+                let socket = TcpStream::connect(endpoint.address).await?;
+                socket.set_nodelay(true)?;
+                Stream::Tcp(socket)
+            }
+        };
         if let Some(version) = service.send_proxy_protocol {
-            relay::write_first(&mut stream, &proxy::write(version, peer, at)).await?;
+            stream.write_all(&proxy::write(version, peer, at)).await?;
         }
         Ok(stream)
     });

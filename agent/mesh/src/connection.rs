@@ -39,6 +39,15 @@ pub enum Ask {
     Close,
 }
 
+/// Through whose tunnel a connection came, and for what.
+#[derive(Debug)]
+pub struct Through {
+    /// Who is at the other end.
+    pub principal: String,
+    /// Which service it may ask, where a rule allows it.
+    pub service: String,
+}
+
 /// A connection from a client that speaks HTTP.
 #[derive(Debug)]
 pub struct Connection {
@@ -46,6 +55,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// The address it came in at.
     pub at: SocketAddr,
+    /// Through whose tunnel it came.
+    pub through: Option<Rc<Through>>,
     /// Requests under way.
     pub active: Cell<u32>,
     /// What its bytes tell.
@@ -64,6 +75,7 @@ impl Connection {
         Self {
             peer: client.peer,
             at: client.at,
+            through: client.through.clone(),
             _open: client.open.clone(),
             active: Cell::new(0),
             flags: Arc::default(),

@@ -7,6 +7,52 @@ use std::sync::{
 
 use purlin_core::mesh::strict::Violation;
 
+use crate::identity::Refused;
+
+/// Why another node's tunnel was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelRefusal {
+    /// It is no TLS, no HTTP/2, or a flood of it.
+    Garbage,
+    /// Its certificate is none of this rack's.
+    Foreign,
+    /// It is revoked.
+    Revoked,
+    /// Its certificate expired too long ago.
+    Expired,
+}
+
+impl TunnelRefusal {
+    /// All of them, in the order of their values.
+    pub const ALL: [TunnelRefusal; 4] = [
+        TunnelRefusal::Garbage,
+        TunnelRefusal::Foreign,
+        TunnelRefusal::Revoked,
+        TunnelRefusal::Expired,
+    ];
+
+    /// For people and machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            TunnelRefusal::Garbage => "garbage",
+            TunnelRefusal::Foreign => "foreign certificate",
+            TunnelRefusal::Revoked => "revoked certificate",
+            TunnelRefusal::Expired => "expired certificate",
+        }
+    }
+}
+
+impl From<Option<&Refused>> for TunnelRefusal {
+    fn from(refused: Option<&Refused>) -> Self {
+        match refused {
+            None => TunnelRefusal::Garbage,
+            Some(Refused::Foreign(_)) => TunnelRefusal::Foreign,
+            Some(Refused::Revoked(_)) => TunnelRefusal::Revoked,
+            Some(Refused::Expired(_)) => TunnelRefusal::Expired,
+        }
+    }
+}
+
 /// Counters of one worker, all of them growing.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
@@ -27,6 +73,10 @@ pub struct Counters {
     pub broken: AtomicU64,
     /// Requests over a rate limit.
     pub limited: AtomicU64,
+    /// Tunnels that were refused, by why.
+    pub refusals: [AtomicU64; TunnelRefusal::ALL.len()],
+    /// Requests and streams of a tunnel that no rule allowed.
+    pub denied: AtomicU64,
     /// Attempts on another endpoint after one failed.
     pub retries: AtomicU64,
     /// Times that a connection was parked, and taken up again or given up.
@@ -46,6 +96,11 @@ impl Counters {
         if let Some(counter) = self.answers.get(usize::from(status / 100).wrapping_sub(1)) {
             Self::one(counter);
         }
+    }
+
+    /// Counts a tunnel that was refused.
+    pub fn refusal(&self, refusal: TunnelRefusal) {
+        Self::one(&self.refusals[refusal as usize]);
     }
 
     /// Counts a violation.

@@ -24,6 +24,8 @@ pub struct Endpoint {
     pub id: u64,
     /// Where it is.
     pub address: SocketAddr,
+    /// The node through whose tunnel it is reached; `None`: it is connected to.
+    pub via: Option<String>,
     /// Requests and connections under way.
     pub active: AtomicU32,
     /// How slow it was, as [`Ewma::to_bits`].
@@ -42,11 +44,12 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// One of which nothing is known.
-    pub fn new(address: SocketAddr) -> Self {
+    pub fn new(address: SocketAddr, via: Option<String>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Relaxed),
             address,
+            via,
             active: AtomicU32::default(),
             ewma: AtomicU64::new(Ewma::new(0).to_bits()),
             requests: AtomicU64::default(),

@@ -9,6 +9,8 @@
 //! | [`accept`] | what a connection is: PROXY protocol, HTTP, TLS by name, bytes |
 //! | [`http`] | requests: guarded, routed, forwarded; parking and upgrades |
 //! | [`relay`] | bytes, spliced |
+//! | [`identity`], [`renewal`] | who this node is in its rack, who others are, and that it stays so |
+//! | [`tunnel`] | from node to node: HBONE |
 //! | [`handover`] | sockets and idle connections, from one process to the next |
 //! | [`live`], [`target`], [`endpoint`] | what is known of services and endpoints, node-wide |
 //! | [`health`] | checks of endpoints, on the owner's thread |
@@ -33,7 +35,13 @@ use tokio::{
     time,
 };
 
-use crate::{control::Control, handover::Inherited, numa::Seat, owner::Owner};
+use crate::{
+    control::Control,
+    handover::Inherited,
+    identity::{Keeper, clock::Clock},
+    numa::Seat,
+    owner::Owner,
+};
 
 mod accept;
 mod connection;
@@ -43,6 +51,7 @@ mod endpoint;
 mod handover;
 mod health;
 mod http;
+pub mod identity;
 pub mod journal;
 pub mod keep;
 mod live;
@@ -50,8 +59,10 @@ mod numa;
 mod owner;
 mod pool;
 mod relay;
+mod renewal;
 mod show;
 mod target;
+mod tunnel;
 pub mod wire;
 mod worker;
 
@@ -60,8 +71,8 @@ mod worker;
 const DRAIN: Duration = Duration::from_secs(20);
 /// Between two looks at whether they have.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
-/// Between two attempts at an address that can't be had.
-const BIND_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at addresses that could not be had, and at who the node is.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Where a mesh keeps its things.
 #[derive(Clone, Debug)]
@@ -74,6 +85,8 @@ pub struct Place {
     pub agents: PathBuf,
     /// How long connections may go on after another mesh has taken over.
     pub drain: Duration,
+    /// For this project's own tests: what the clock shows at the start.
+    pub clock_unix_s: Option<u64>,
 }
 
 /// `purlin mesh`: runs until a signal. Prints its own errors.
@@ -121,7 +134,8 @@ async fn run(place: Place) -> io::Result<()> {
         seats.map(|(n, seat)| worker::start(n, seed.wrapping_add(n as u64), seat, started));
     let workers = workers.collect::<io::Result<Vec<_>>>()?;
     let handed = inherited.as_mut().map(|it| std::mem::take(&mut it.listeners));
-    let owner = Owner::start(place.dir, workers, started, handed.unwrap_or_default());
+    let keeper = Keeper::new(&place.dir, Clock::new(place.clock_unix_s));
+    let owner = Owner::start(place.dir, workers, started, keeper, handed.unwrap_or_default());
     let control = Arc::new(Control::new(owner, place.agents, executable, socket));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
     match inherited {
@@ -129,10 +143,12 @@ async fn run(place: Place) -> io::Result<()> {
         // Without systemd there is nobody to tell.
         None => _ = sd_notify::notify(&[NotifyState::Ready]),
     }
-    let bind_again = async {
+    let look = async {
         loop {
-            time::sleep(BIND_AGAIN).await;
-            control.owner().bind_missing();
+            time::sleep(LOOK).await;
+            let mut owner = control.owner();
+            owner.bind_missing();
+            owner.look_who();
         }
     };
     tokio::select! {
@@ -140,7 +156,8 @@ async fn run(place: Place) -> io::Result<()> {
         _ = interrupt.recv() => {}
         () = control.stop.notified() => {}
         served = control::serve(control.clone()) => return served,
-        () = bind_again => {}
+        () = look => {}
+        () = renewal::run(&control) => {}
         () = feed_watchdog() => {}
     }
     let has_heir = control.owner().has_heir();

@@ -12,12 +12,18 @@ use std::{
 
 use purlin_core::mesh::{
     choose::{Asked, Choice, Miss, Place},
-    model::{Listener, Rule},
+    model::{self, Listener, Rule},
     rate::Bucket,
     table::Table,
 };
 
-use crate::{endpoint::Endpoint, target::Target};
+use crate::{
+    endpoint::Endpoint,
+    target::{self, Target},
+};
+
+/// An endpoint of this node, and its service with those that are here.
+type PlaceHere = (Arc<Target>, Arc<Endpoint>);
 
 /// A table in force.
 #[derive(Debug, Default)]
@@ -28,27 +34,37 @@ pub struct Live {
     /// The services, in the table's order.
     pub targets: Vec<Arc<Target>>,
     by_address: HashMap<SocketAddr, usize>,
+    /// Endpoints of this node that other nodes may reach, by address.
+    here: HashMap<SocketAddr, Vec<PlaceHere>>,
     /// Token buckets, by route and rule.
     buckets: Vec<Vec<AtomicU64>>,
 }
 
 impl Live {
     /// Puts a checked table in force after another one.
-    pub fn new(table: Table, before: &Live) -> Self {
-        let known: HashMap<(&str, SocketAddr), &Arc<Endpoint>> = (before.targets.iter())
-            .flat_map(|it| it.endpoints.iter().map(|e| ((it.service.name.as_str(), e.address), e)))
-            .collect();
+    pub fn new(table: Table, before: &Live, own: Option<&str>) -> Self {
+        let of_target = |it: &'_ Arc<Target>| {
+            let keys = it.service.endpoints.iter().map(|e| (it.service.name.clone(), e.key()));
+            keys.zip(it.endpoints.iter().cloned()).collect::<Vec<_>>()
+        };
+        let known: HashMap<(String, String), Arc<Endpoint>> =
+            before.targets.iter().flat_map(of_target).collect();
         let services: HashMap<&str, &Arc<Target>> =
             before.targets.iter().map(|it| (it.service.name.as_str(), it)).collect();
         let targets = table.services.iter().map(|service| {
             let name = service.name.as_str();
-            let known = |address| known.get(&(name, address)).copied().cloned();
+            let known = |it: &model::Endpoint| {
+                let found = known.get(&(name.to_owned(), it.key()))?;
+                (found.via == target::via(it, own)).then(|| found.clone())
+            };
             let before = services.get(name).map(|it| it.as_ref());
-            Arc::new(Target::new(service, &table.rack, known, before))
+            Arc::new(Target::new(service, &table.rack, own, known, before))
         });
+        let targets: Vec<_> = targets.collect();
         Self {
             choices: (0..table.listeners.len()).map(|index| Choice::of(&table, index)).collect(),
-            targets: targets.collect(),
+            here: here(&targets, own),
+            targets,
             buckets: (table.routes.iter())
                 .map(|route| route.rules.iter().map(bucket).collect())
                 .collect(),
@@ -62,6 +78,22 @@ impl Live {
     /// The listener at an address.
     pub fn listener(&self, address: SocketAddr) -> Option<&Listener> {
         self.by_address.get(&address).map(|&index| &self.table.listeners[index])
+    }
+
+    /// Where a node's tunnel is.
+    pub fn peer(&self, node: &str) -> Option<SocketAddr> {
+        self.table.peers.iter().find(|it| it.node == node).map(|it| it.address)
+    }
+
+    /// The endpoints of this node at an address, each with its service's ones that are here.
+    pub fn here(&self, address: SocketAddr) -> &[PlaceHere] {
+        self.here.get(&address).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// A service, with those of its endpoints that are here.
+    pub fn service_here(&self, name: &str) -> Option<&Arc<Target>> {
+        let all = self.here.values().flatten().map(|(target, _)| target);
+        all.into_iter().find(|it| it.service.name == name)
     }
 
     /// The first match of a request at an address.
@@ -112,6 +144,16 @@ impl Live {
         })?;
         self.targets.get(chosen.index)
     }
+}
+
+fn here(targets: &[Arc<Target>], own: Option<&str>) -> HashMap<SocketAddr, Vec<PlaceHere>> {
+    let mut here = HashMap::<_, Vec<_>>::new();
+    for target in targets.iter().filter_map(|it| it.here(own)).map(Arc::new) {
+        for endpoint in &target.endpoints {
+            here.entry(endpoint.address).or_default().push((target.clone(), endpoint.clone()));
+        }
+    }
+    here
 }
 
 fn bucket(rule: &Rule) -> AtomicU64 {

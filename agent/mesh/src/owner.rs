@@ -16,8 +16,10 @@ use purlin_proto::{mesh as view, v1};
 use tokio::net::TcpSocket;
 
 use crate::{
+    counters::TunnelRefusal,
     handover::{Heir, Passed},
     health::Checks,
+    identity::{self, Keeper},
     keep,
     live::Live,
     show, wire,
@@ -47,6 +49,10 @@ pub struct Owner {
     table: v1::MeshTable,
     live: Arc<Live>,
     checks: Checks,
+    /// Who this node is.
+    pub keeper: Keeper,
+    /// Why its certificate could not be renewed.
+    renewal: Option<String>,
     /// Addresses that the workers listen at, and the sockets, for the next mesh.
     bound: Vec<(SocketAddr, Vec<StdListener>)>,
     /// Sockets that the mesh before this one had.
@@ -67,6 +73,7 @@ impl Owner {
         dir: PathBuf,
         workers: Vec<Handle>,
         started: Instant,
+        keeper: Keeper,
         handed: HashMap<SocketAddr, Vec<StdListener>>,
     ) -> Self {
         let mut owner = Self {
@@ -76,6 +83,8 @@ impl Owner {
             table: v1::MeshTable::default(),
             live: Arc::default(),
             checks: Checks::new(),
+            keeper,
+            renewal: None,
             bound: Vec::new(),
             handed,
             heir: None,
@@ -88,7 +97,9 @@ impl Owner {
             Ok(Some(table)) => match wire::table(table.generation, &mesh(&table)) {
                 Ok(checked) => {
                     owner.table = table;
-                    owner.live = Arc::new(Live::new(checked, &Live::default()));
+                    owner.keeper.look(checked.grace_s);
+                    owner.live = Arc::new(Live::new(checked, &Live::default(), owner.own()));
+                    owner.tell(|| Command::Identity(owner.keeper.identity().cloned()));
                     owner.tell(|| Command::Live(owner.live.clone()));
                     owner.checks.follow(&owner.live);
                     owner.bind_missing();
@@ -141,7 +152,7 @@ impl Owner {
         keep::store(&self.dir, &table).map_err(Refused::NotDurable)?;
         self.table = table;
         self.problems.clear();
-        self.live = Arc::new(Live::new(checked, &self.live));
+        self.live = Arc::new(Live::new(checked, &self.live, self.own()));
         // First the table, then the sockets: no connection meets a listener unknown.
         self.tell(|| Command::Live(self.live.clone()));
         self.checks.follow(&self.live);
@@ -156,6 +167,30 @@ impl Owner {
         }
         tracing::info!(generation = self.table.generation, "a table is in force");
         Ok(())
+    }
+
+    /// Reads anew who this node is, where its files or the grace have changed.
+    pub fn look_who(&mut self) {
+        let before = self.own().map(str::to_owned);
+        if !self.keeper.look(self.live.table.grace_s) {
+            return;
+        }
+        if self.own() != before.as_deref() {
+            let table = self.live.table.clone();
+            self.live = Arc::new(Live::new(table, &self.live, self.own()));
+            self.tell(|| Command::Live(self.live.clone()));
+            self.checks.follow(&self.live);
+        }
+        self.tell(|| Command::Identity(self.keeper.identity().cloned()));
+    }
+
+    /// What came of the last attempt to renew this node's certificate.
+    pub fn renewal_failed(&mut self, why: Option<String>) {
+        self.renewal = why;
+    }
+
+    fn own(&self) -> Option<&str> {
+        self.keeper.identity().map(|it| it.node.as_str())
     }
 
     /// Tries again what could not be bound.
@@ -308,10 +343,39 @@ impl Owner {
             incarnation: self.table.incarnation,
             workers: self.workers.len(),
             draining: self.is_draining,
-            problems: self.problems.iter().cloned().chain(unbound).chain(self.panics()).collect(),
+            problems: (self.problems.iter().cloned())
+                .chain(unbound)
+                .chain(self.nobody())
+                .chain(self.keeper.problems())
+                .chain(
+                    self.renewal
+                        .iter()
+                        .map(|why| format!("the certificate can't be renewed: {why}")),
+                )
+                .chain(self.panics())
+                .collect(),
+            identity: self.keeper.identity().map(|it| view::Identity {
+                id: it.id.clone(),
+                expires_unix_s: it.window.until,
+                renew_unix_s: it.window.renew_at(),
+                issuer: it.issuer.is_some(),
+                revocations: it.verifier.revocations().number,
+            }),
             listeners,
             counts: self.counts(),
         }
+    }
+
+    /// A table that speaks of a rack on a node that is in none.
+    fn nobody(&self) -> Option<String> {
+        let is_nobody = self.keeper.identity().is_none() && !self.live.table.peers.is_empty();
+        is_nobody.then(|| {
+            let dir = self.dir.join(identity::DIR);
+            format!(
+                "this node has no certificate of its rack in {}: `purlin mesh ca --help`",
+                dir.display()
+            )
+        })
     }
 
     /// Services whose every endpoint looks ill, so that all are tried.
@@ -343,9 +407,14 @@ impl Owner {
             sum.unmatched += counters.unmatched.load(Relaxed);
             sum.broken += counters.broken.load(Relaxed);
             sum.limited += counters.limited.load(Relaxed);
+            sum.denied += counters.denied.load(Relaxed);
             sum.retries += counters.retries.load(Relaxed);
             for (sum, counter) in sum.answers.iter_mut().zip(&counters.answers) {
                 *sum += counter.load(Relaxed);
+            }
+            for (refusal, counter) in TunnelRefusal::ALL.into_iter().zip(&counters.refusals) {
+                *sum.tunnels_refused.entry(refusal.name().into()).or_default() +=
+                    counter.load(Relaxed);
             }
             for (violation, counter) in Violation::ALL.into_iter().zip(&counters.violations) {
                 *sum.violations.entry(violation.name().into()).or_default() +=

@@ -14,9 +14,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use purlin_core::mesh::model::AppProtocol;
-use tokio::{net::TcpStream, task::spawn_local};
+use tokio::task::spawn_local;
 
-use crate::{http::Local, worker::Worker};
+use crate::{http::Local, tunnel::stream::Stream, worker::Worker};
 
 /// Idle connections kept for each endpoint: as many as a worker has requests at once.
 const MAX_IDLE: usize = 256;
@@ -40,7 +40,7 @@ pub enum Sender {
 
 impl Sender {
     /// Speaks HTTP on a new connection.
-    pub async fn start(stream: TcpStream, protocol: AppProtocol) -> hyper::Result<Self> {
+    pub async fn start(stream: Stream, protocol: AppProtocol) -> hyper::Result<Self> {
         let io = TokioIo::new(stream);
         if protocol == AppProtocol::H2c {
             let (sender, connection) = http2::handshake(Local, io).await?;

@@ -84,7 +84,7 @@ fn endpoint(target: &Target, index: usize, now_ms: u32) -> view::Endpoint {
     let requests = it.requests.load(Relaxed);
     view::Endpoint {
         service: target.service.name.clone(),
-        address: it.address.to_string(),
+        address: target.service.endpoints[index].key(),
         weight: target.service.endpoints[index].weight,
         locality: target.tier(index, None).name().into(),
         active: it.active.load(Relaxed),

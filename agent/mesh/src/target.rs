@@ -1,7 +1,7 @@
 //! A service in force: which of its endpoints a request goes to, and whether it may begin.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::UdpSocket,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -11,7 +11,7 @@ use std::{
 use purlin_core::mesh::{
     hashed::{self, Places},
     locality::{self, Load, Network, Tier},
-    model::{Policy, Service},
+    model::{Endpoint as EndpointModel, Policy, Service},
     outlier::Record,
     pick::{Candidates, pick},
     rate,
@@ -42,9 +42,12 @@ struct Shared {
 }
 
 /// How far each endpoint is; nothing if that makes no difference.
-fn tiers(service: &Service, rack: &[Network]) -> Vec<Tier> {
+fn tiers(service: &Service, rack: &[Network], own: Option<&str>) -> Vec<Tier> {
     // An address is this node's own if a socket can have it, which asks no privilege.
-    let is_own = |at: SocketAddr| UdpSocket::bind((at.ip(), 0)).is_ok();
+    let is_own = |it: &EndpointModel| match &it.node {
+        Some(node) => own == Some(node),
+        None => UdpSocket::bind((it.address.ip(), 0)).is_ok(),
+    };
     let endpoints = service.endpoints.iter();
     let tiers: Vec<_> = endpoints.map(|it| locality::tier(it, rack, is_own)).collect();
     let has_numa = service.endpoints.iter().any(|it| it.numa_node.is_some());
@@ -54,9 +57,7 @@ fn tiers(service: &Service, rack: &[Network]) -> Vec<Tier> {
 
 fn places(service: &Service) -> Option<Places> {
     // By address, so that every node makes the same table of the same document.
-    let known = |it: &purlin_core::mesh::model::Endpoint| {
-        (hashed::hash(it.address.to_string().as_bytes()), it.weight)
-    };
+    let known = |it: &EndpointModel| (hashed::hash(it.key().as_bytes()), it.weight);
     let known: Vec<_> = service.endpoints.iter().map(known).collect();
     match service.policy {
         Policy::Maglev => Some(Places::maglev(&known)),
@@ -65,25 +66,45 @@ fn places(service: &Service) -> Option<Places> {
     }
 }
 
+/// The node through which an endpoint is reached from this one.
+pub fn via(endpoint: &EndpointModel, own: Option<&str>) -> Option<String> {
+    endpoint.node.clone().filter(|node| own != Some(node))
+}
+
 impl Target {
     /// A service, with those of its endpoints that are known already.
     pub fn new(
         service: &Service,
         rack: &[Network],
-        known: impl Fn(SocketAddr) -> Option<Arc<Endpoint>>,
+        own: Option<&str>,
+        known: impl Fn(&EndpointModel) -> Option<Arc<Endpoint>>,
         before: Option<&Target>,
     ) -> Self {
-        let endpoints = service.endpoints.iter().map(|it| it.address);
-        let endpoints =
-            endpoints.map(|it| known(it).unwrap_or_else(|| Arc::new(Endpoint::new(it))));
+        let new = |it: &EndpointModel| Arc::new(Endpoint::new(it.address, via(it, own)));
+        let endpoints = service.endpoints.iter();
+        let endpoints = endpoints.map(|it| known(it).unwrap_or_else(|| new(it)));
         Self {
             endpoints: endpoints.collect(),
-            tiers: tiers(service, rack),
+            tiers: tiers(service, rack, own),
             places: places(service),
             shared: before.map_or_else(|| Arc::new(Shared::new()), |it| it.shared.clone()),
             service: service.clone(),
             turn: AtomicU64::default(),
         }
+    }
+
+    /// The same service with those of its endpoints alone that are on this node; `None` if
+    /// there are none.
+    pub fn here(&self, own: Option<&str>) -> Option<Self> {
+        let is_here = |it: &&EndpointModel| it.node.is_some() && via(it, own).is_none();
+        let endpoints = self.service.endpoints.iter().filter(is_here).cloned().collect();
+        let service = Service { endpoints, ..self.service.clone() };
+        let found = |wanted: &EndpointModel| {
+            let mut all = self.service.endpoints.iter();
+            all.position(|it| it.key() == wanted.key()).map(|index| self.endpoints[index].clone())
+        };
+        let is_some = !service.endpoints.is_empty();
+        is_some.then(|| Self::new(&service, &[], own, found, Some(self)))
     }
 
     /// How far an endpoint is, as a worker on a NUMA node sees it.
@@ -105,7 +126,9 @@ impl Target {
 
     /// What a cookie calls an endpoint: the same on every node, and no address.
     pub fn token(&self, endpoint: &Endpoint) -> String {
-        let name = format!("{} {}", self.service.name, endpoint.address);
+        let known = self.endpoints.iter().position(|it| it.id == endpoint.id);
+        let key = known.map(|index| self.service.endpoints[index].key()).unwrap_or_default();
+        let name = format!("{} {key}", self.service.name);
         format!("{:016x}", hashed::mix(hashed::hash(name.as_bytes())))
     }
 

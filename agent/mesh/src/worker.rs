@@ -27,11 +27,13 @@ use crate::{
     counters::{Counters, Open},
     handover::{Heir, Passed, Stage},
     http,
+    identity::Identity,
     live::Live,
     numa::Seat,
     pool::Pool,
     relay::Pipes,
     target::By,
+    tunnel::{Tunnels, stream::Stream},
 };
 
 /// Between two looks at what is idle or too slow.
@@ -44,6 +46,8 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 pub enum Command {
     /// This table is in force from now on.
     Live(Arc<Live>),
+    /// This is who the node is from now on.
+    Identity(Option<Arc<Identity>>),
     /// Accept connections at this address.
     Listen(SocketAddr, StdListener),
     /// Accept no more at this address.
@@ -64,6 +68,9 @@ pub type InForce = Rc<Arc<Live>>;
 #[derive(Debug)]
 pub struct Worker {
     live: RefCell<InForce>,
+    identity: RefCell<Option<Arc<Identity>>>,
+    /// Connections to and from other nodes.
+    pub tunnels: Tunnels,
     /// Connections to endpoints that wait for a request.
     pub pool: Pool,
     /// Pipes that wait for bytes to pass through.
@@ -90,6 +97,11 @@ impl Worker {
         self.live.borrow().clone()
     }
 
+    /// Who this node is.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.borrow().clone()
+    }
+
     /// Waits until another mesh has taken over.
     pub async fn heir(&self) {
         // Before the look, so that none slips through between both.
@@ -101,7 +113,8 @@ impl Worker {
 
     /// Passes a connection on to the mesh that took over; without one it ends.
     pub fn pass_on(&self, stage: Stage, client: Client) {
-        let Client { stream, peer, at, open } = client;
+        let Client { stream, peer, at, open, .. } = client;
+        let Stream::Tcp(stream) = stream else { return };
         match (&*self.heir.borrow(), stream.into_std()) {
             (Some(heir), Ok(stream)) => heir.take(Passed { stage, stream, peer, at }),
             (None, _) => {}
@@ -156,6 +169,8 @@ pub fn start(number: usize, seed: u64, seat: Option<Seat>, started: Instant) -> 
         });
         let worker = Rc::new(Worker {
             live: RefCell::new(Rc::new(Arc::new(Live::default()))),
+            identity: RefCell::default(),
+            tunnels: Tunnels::default(),
             pool: Pool::default(),
             pipes: Pipes::default(),
             connections: Connections::default(),
@@ -182,6 +197,10 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Live(live) => _ = worker.live.replace(Rc::new(live)),
+            Command::Identity(identity) => {
+                worker.tunnels.follow(identity.as_deref());
+                worker.identity.replace(identity);
+            }
             Command::Listen(address, listener) => match TcpListener::from_std(listener) {
                 Ok(listener) => {
                     let task = spawn_local(listen(worker.clone(), address, listener));
@@ -201,6 +220,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                     worker.heir_came.notify_waiters();
                 }
                 worker.connections.drain();
+                worker.tunnels.drain();
             }
         }
     }
@@ -211,7 +231,8 @@ fn adopt(worker: &Rc<Worker>, passed: Passed) {
     let Passed { stage, stream, peer, at } = passed;
     let is_http = worker.live().listener(at).is_some_and(|it| it.protocol == Protocol::Http);
     let Some(stream) = TcpStream::from_std(stream).ok().filter(|_| is_http) else { return };
-    let client = Client { stream, peer, at, open: Rc::new(Open::new(&worker.counters)) };
+    let (stream, open) = (Stream::Tcp(stream), Rc::new(Open::new(&worker.counters)));
+    let client = Client { stream, peer, at, open, through: None };
     match stage {
         Stage::Parked => _ = spawn_local(http::park(worker.clone(), client)),
         Stage::Fresh => _ = spawn_local(http::serve(worker.clone(), client, Vec::new())),
@@ -236,7 +257,8 @@ async fn listen(worker: Rc<Worker>, address: SocketAddr, listener: TcpListener) 
                 // A request is one segment, and so is an answer: nothing to wait for.
                 _ = stream.set_nodelay(true);
                 let open = Rc::new(Open::new(&worker.counters));
-                let client = Client { stream, peer, at: address, open };
+                let stream = Stream::Tcp(stream);
+                let client = Client { stream, peer, at: address, open, through: None };
                 spawn_local(accept::serve(worker.clone(), client));
             }
             // The connection's own end; the next may be waiting.

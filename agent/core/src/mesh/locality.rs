@@ -1,7 +1,7 @@
 //! How far endpoints are, and when a request goes further than it must: the nearest
 //! tier has it all, until too many of its endpoints are out or they have too much to do.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 
 use super::{hashed::mix, model::Endpoint};
 
@@ -67,10 +67,12 @@ impl Network {
 
 /// How far an endpoint is from this node. Without networks of the rack, what is not here
 /// is in the rack.
-pub fn tier(endpoint: &Endpoint, rack: &[Network], is_own: impl Fn(SocketAddr) -> bool) -> Tier {
+pub fn tier(endpoint: &Endpoint, rack: &[Network], is_own: impl Fn(&Endpoint) -> bool) -> Tier {
     match endpoint.tier {
         Some(tier) => tier,
-        None if is_own(endpoint.address) => Tier::Node,
+        None if is_own(endpoint) => Tier::Node,
+        // Whoever is reached through the tunnel is a peer.
+        None if endpoint.node.is_some() => Tier::Rack,
         None if rack.is_empty() => Tier::Rack,
         None if rack.iter().any(|it| it.contains(endpoint.address.ip())) => Tier::Rack,
         None => Tier::Remote,

@@ -11,9 +11,12 @@
 //! | [`pick`], [`hashed`], [`ewma`] | which endpoint it goes to, and how slow that was lately |
 //! | [`locality`] | how far endpoints are, and when a request goes further than it must |
 //! | [`health`] | whether an endpoint is well by its checks |
+//! | [`spiffe`], [`credential`], [`authorize`] | who a node is, whether that is proved, and what it may |
 //! | [`outlier`], [`rate`] | which endpoint is left out for a while, and what is too much |
 
+pub mod authorize;
 pub mod choose;
+pub mod credential;
 pub mod ewma;
 pub mod hashed;
 pub mod health;
@@ -28,5 +31,6 @@ pub mod proxy;
 pub mod rate;
 #[cfg(test)]
 mod simulation;
+pub mod spiffe;
 pub mod strict;
 pub mod table;

@@ -1,10 +1,17 @@
 //! Listeners, services and routes, each value checked by itself. Names follow the
 //! Gateway API's HTTPRoute, GRPCRoute, TCPRoute and TLSRoute.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
 use core::{net::SocketAddr, str::FromStr, time::Duration};
 
-use super::{health::Check, host::Hostname, locality::Tier, outlier::Ejection, path::PathMatch};
+use super::{
+    authorize::Allow, health::Check, host::Hostname, locality::Tier, outlier::Ejection,
+    path::PathMatch,
+};
 use crate::settings::{Impossible, one_of};
 
 /// An enum whose values have names in documents.
@@ -46,6 +53,8 @@ named! {
         Tcp = "tcp",
         /// TLS that is not ended here; its server name is read.
         Tls = "tls",
+        /// Other nodes of the rack, that reach this one's endpoints.
+        Tunnel = "tunnel",
     }
 }
 
@@ -140,6 +149,8 @@ pub struct Service {
     pub retry_on: Vec<u16>,
     /// Requests under way at an endpoint after which those further away are used too.
     pub spill_over: u32,
+    /// Who may reach its endpoints through the tunnel.
+    pub allow: Vec<Allow>,
 }
 
 /// A cookie that names an endpoint.
@@ -197,6 +208,27 @@ pub struct Endpoint {
     pub tier: Option<Tier>,
     /// The NUMA node that it runs on.
     pub numa_node: Option<u32>,
+    /// The node of the rack that it is on, where it says so.
+    pub node: Option<String>,
+}
+
+impl Endpoint {
+    /// What it is known by: the same on every node.
+    pub fn key(&self) -> String {
+        match &self.node {
+            Some(node) => format!("{node}/{}", self.address),
+            None => self.address.to_string(),
+        }
+    }
+}
+
+/// A node of the rack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub node: String,
+    /// Of its tunnel.
+    pub address: SocketAddr,
 }
 
 /// How long a stage may take.

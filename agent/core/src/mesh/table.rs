@@ -9,10 +9,10 @@ use alloc::{
 };
 
 use super::model::{
-    Endpoint, HeaderEdit, Kind, Listener, Match, PathEdit, Protocol, Route, Rule, Service,
+    AppProtocol, HeaderEdit, Kind, Listener, Match, PathEdit, Peer, Protocol, Route, Rule, Service,
 };
 use crate::{
-    mesh::{locality::Network, path::PathMatch},
+    mesh::{authorize, locality::Network, path::PathMatch, spiffe},
     settings::Refusal,
 };
 
@@ -30,6 +30,10 @@ pub const MAX_RULES: usize = 64;
 pub const MAX_MATCHES: usize = 64;
 /// The Gateway API's own limit, for backends and for headers of one match.
 pub const MAX_ITEMS: usize = 16;
+/// A rack has some forty.
+pub const MAX_PEERS: usize = 256;
+/// Of rules that open a service: as many as of a route.
+pub const MAX_ALLOWS: usize = 64;
 /// Of a name: what a DNS label may be.
 pub const MAX_NAME: usize = 63;
 
@@ -46,6 +50,10 @@ pub struct Table {
     pub routes: Vec<Route>,
     /// The rack's own networks.
     pub rack: Vec<Network>,
+    /// The rack's nodes.
+    pub peers: Vec<Peer>,
+    /// For how long a certificate that expired is good all the same, in seconds.
+    pub grace_s: u64,
 }
 
 impl Table {
@@ -54,7 +62,8 @@ impl Table {
     pub fn checked(mut self) -> Result<Self, Vec<Refusal>> {
         let mut check = Check::default();
         check.listeners(&self.listeners);
-        check.services(&self.services);
+        check.peers(&self.peers);
+        check.services(&self.services, &self.peers);
         check.names("mesh.routes", self.routes.iter().map(|it| &it.name), MAX_ROUTES);
         for (n, route) in self.routes.iter().enumerate() {
             check.route(&format!("mesh.routes[{n}]"), route, &self);
@@ -74,8 +83,9 @@ impl Table {
 
     /// Whether nothing is different but which document it is of.
     pub fn is_same_but_for_generation(&self, other: &Table) -> bool {
-        (&self.listeners, &self.services, &self.routes, &self.rack)
-            == (&other.listeners, &other.services, &other.routes, &other.rack)
+        (&self.listeners, &self.services, &self.routes)
+            == (&other.listeners, &other.services, &other.routes)
+            && (&self.rack, &self.peers, self.grace_s) == (&other.rack, &other.peers, other.grace_s)
     }
 
     /// A service by name.
@@ -163,6 +173,11 @@ impl Check {
                     &hint,
                 );
             }
+            let is_tunnel = listener.protocol == Protocol::Tunnel;
+            if is_tunnel && (listener.zone.is_some() || listener.proxy_protocol) {
+                let hint = "who comes in there is known by a certificate of the rack";
+                self.refuse(&path, &listener.name, "no zone and no proxy_protocol", hint);
+            }
             if listener.zone.as_deref().is_some_and(|zone| !is_name(zone)) {
                 let zone = listener.zone.clone().unwrap_or_default();
                 self.refuse(
@@ -175,12 +190,38 @@ impl Check {
         }
     }
 
-    fn services(&mut self, services: &[Service]) {
+    fn peers(&mut self, peers: &[Peer]) {
+        self.at_most("mesh.peers", peers.len(), MAX_PEERS);
+        for (n, peer) in peers.iter().enumerate() {
+            let path = format!("mesh.peers[{n}].node");
+            if !spiffe::is_segment(&peer.node) {
+                let limit = "a node id of letters, digits, '-', '_' and '.'";
+                self.refuse(&path, &peer.node, limit, "it stands in its certificate's name");
+            } else if peers[..n].iter().any(|it| it.node == peer.node) {
+                self.refuse(&path, &peer.node, "each node once", "leave one out");
+            }
+            if peer.address.port() == 0 || peer.address.ip().is_unspecified() {
+                let path = format!("mesh.peers[{n}].address");
+                let limit = "an address that can be connected to";
+                self.refuse(path, peer.address.to_string(), limit, "name host and port");
+            }
+        }
+    }
+
+    fn services(&mut self, services: &[Service], peers: &[Peer]) {
         self.names("mesh.services", services.iter().map(|it| &it.name), MAX_SERVICES);
         for (n, service) in services.iter().enumerate() {
             let path = format!("mesh.services[{n}].endpoints");
             self.at_most(&path, service.endpoints.len(), MAX_ENDPOINTS);
-            for (m, Endpoint { address, .. }) in service.endpoints.iter().enumerate() {
+            self.allows(&format!("mesh.services[{n}].allow"), service);
+            for (m, endpoint) in service.endpoints.iter().enumerate() {
+                let address = endpoint.address;
+                if let Some(node) = &endpoint.node
+                    && !peers.iter().any(|it| it.node == *node)
+                {
+                    let hint = "add it to mesh.peers with the address of its tunnel";
+                    self.refuse(format!("{path}[{m}].node"), node, "one of mesh.peers", hint);
+                }
                 let path = format!("{path}[{m}].address");
                 if address.port() == 0 || address.ip().is_unspecified() {
                     self.refuse(
@@ -190,7 +231,7 @@ impl Check {
                         "name host and port",
                     );
                 }
-                if service.endpoints[..m].iter().any(|it| it.address == *address) {
+                if service.endpoints[..m].iter().any(|it| it.key() == endpoint.key()) {
                     self.refuse(
                         &path,
                         address.to_string(),
@@ -199,6 +240,31 @@ impl Check {
                     );
                 }
             }
+        }
+    }
+
+    fn allows(&mut self, path: &str, service: &Service) {
+        self.at_most(path, service.allow.len(), MAX_ALLOWS);
+        for (n, allow) in service.allow.iter().enumerate() {
+            let path = format!("{path}[{n}]");
+            self.at_most(&format!("{path}.principals"), allow.principals.len(), MAX_ALLOWS);
+            self.at_most(&format!("{path}.methods"), allow.methods.len(), MAX_ITEMS);
+            self.at_most(&format!("{path}.paths"), allow.paths.len(), MAX_ITEMS);
+            if allow.principals.is_empty() {
+                let hint = "name who may, e.g. spiffe://RACK/node/*";
+                self.refuse(format!("{path}.principals"), "", "at least one", hint);
+            }
+            for (m, it) in allow.principals.iter().enumerate() {
+                if !it.starts_with("spiffe://") {
+                    let limit = "a name that begins with spiffe://";
+                    let hint = "`purlin mesh show` has this node's own";
+                    self.refuse(format!("{path}.principals[{m}]"), it, limit, hint);
+                }
+            }
+        }
+        if service.protocol == AppProtocol::Tcp && authorize::looks_at_requests(&service.allow) {
+            let hint = "bytes have neither methods nor paths: leave them out";
+            self.refuse(path, &service.name, "principals alone for protocol tcp", hint);
         }
     }
 

@@ -1,6 +1,6 @@
 //! One request: which rule it meets, and what that says.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
@@ -9,6 +9,7 @@ use hyper::{
     http::request::Parts,
 };
 use purlin_core::mesh::{
+    authorize,
     choose::Asked,
     host,
     model::{PathEdit, Redirect, Rule},
@@ -16,7 +17,7 @@ use purlin_core::mesh::{
 };
 
 use super::{Body, body::Request as Begun, forward, headers};
-use crate::{connection::Connection, counters::Counters, worker::Worker};
+use crate::{connection::Connection, counters::Counters, target::Target, worker::Worker};
 
 /// Answers one request.
 pub async fn handle(
@@ -67,6 +68,19 @@ async fn answer(
     if is_ambiguous(asked.path) {
         let text = "the path has dot segments, or a slash or backslash in disguise\n";
         return Err((Refusal(StatusCode::BAD_REQUEST, text), begun));
+    }
+    if let Some(through) = &connection.through {
+        let target = live.service_here(&through.service).cloned();
+        let is_allowed = |it: &Arc<Target>| {
+            authorize::may_ask(&it.service.allow, &through.principal, asked.method, asked.path)
+        };
+        let Some(target) = target.filter(is_allowed) else {
+            Counters::one(&worker.counters.denied);
+            let text = "no rule of the service allows it\n";
+            return Err((Refusal(StatusCode::FORBIDDEN, text), begun));
+        };
+        let request = Request::from_parts(parts, body);
+        return forward::forward(worker, connection, &target, request, begun).await;
     }
     let Some(place) = live.choose(connection.at, &asked) else {
         Counters::one(&worker.counters.unmatched);

@@ -14,10 +14,9 @@ use std::{
 };
 
 use purlin_core::mesh::strict::{Guard, Violation};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::tunnel::stream::Stream;
 
 /// What is known of a connection's bytes. Atomic for hyper's sake, which wants its
 /// connections to be `Send` before it hands them out again after an upgrade; only one
@@ -91,7 +90,7 @@ impl Flags {
 /// A client's connection.
 #[derive(Debug)]
 pub struct Io {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes that were read before it was known what they are.
     first: Vec<u8>,
     guard: Option<Guard>,
@@ -100,17 +99,17 @@ pub struct Io {
 
 impl Io {
     /// HTTP/1 that begins with the bytes that were read already.
-    pub fn guarded(stream: TcpStream, first: Vec<u8>, flags: Arc<Flags>) -> Self {
+    pub fn guarded(stream: Stream, first: Vec<u8>, flags: Arc<Flags>) -> Self {
         Self { stream, first, guard: Some(Guard::default()), flags }
     }
 
     /// HTTP/2, whose frames are checked where they are parsed.
-    pub fn plain(stream: TcpStream, first: Vec<u8>, flags: Arc<Flags>) -> Self {
+    pub fn plain(stream: Stream, first: Vec<u8>, flags: Arc<Flags>) -> Self {
         Self { stream, first, guard: None, flags }
     }
 
     /// The bare connection, and what of its first bytes was not read.
-    pub fn into_inner(self) -> (TcpStream, Vec<u8>) {
+    pub fn into_inner(self) -> (Stream, Vec<u8>) {
         (self.stream, self.first)
     }
 

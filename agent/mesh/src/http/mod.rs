@@ -10,13 +10,14 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use purlin_core::mesh::strict::{MAX_FIELDS, MAX_HEAD, Violation};
-use tokio::{io::AsyncWriteExt, net::TcpStream, task::spawn_local, time};
+use tokio::{io::AsyncWriteExt, task::spawn_local, time};
 
 use crate::{
     accept::{self, Client},
     connection::{Ask, Connection, Connections},
     counters::Counters,
     handover::Stage,
+    tunnel::stream::Stream,
     worker::Worker,
 };
 
@@ -84,7 +85,7 @@ pub async fn serve(worker: Rc<Worker>, mut client: Client, mut first: Vec<u8>) {
 }
 
 /// Reads until the version is told. What was read stays when this is dropped.
-async fn first_bytes(stream: &mut TcpStream, first: &mut Vec<u8>) -> std::io::Result<()> {
+async fn first_bytes(stream: &mut Stream, first: &mut Vec<u8>) -> std::io::Result<()> {
     while first.len() < PREFACE.len() && PREFACE.starts_with(first) {
         accept::more(stream, first, PREFACE.len()).await?;
     }
@@ -93,7 +94,7 @@ async fn first_bytes(stream: &mut TcpStream, first: &mut Vec<u8>) -> std::io::Re
 
 async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
     let connection = Rc::new(Connection::new(&client, worker.tick.get()));
-    let Client { stream, peer, at, open } = client;
+    let Client { stream, peer, at, open, through } = client;
     let io = io::Io::guarded(stream, first, connection.flags.clone());
     let (of_service, to_serve) = (worker.clone(), connection.clone());
     let service = service_fn(move |request| {
@@ -138,7 +139,7 @@ async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
         let (stream, _) = parts.io.into_inner().into_inner();
         drop((parts.service, connection));
         // A task as large as what it holds: a socket and two addresses.
-        spawn_local(park(worker, Client { stream, peer, at, open }));
+        spawn_local(park(worker, Client { stream, peer, at, open, through }));
     }
 }
 
@@ -147,9 +148,10 @@ pub async fn park(worker: Rc<Worker>, client: Client) {
     if worker.is_draining.get() {
         return worker.pass_on(Stage::Parked, client);
     }
+    let Some(socket) = client.stream.socket() else { return };
     Counters::one(&worker.counters.parked);
     let is_readable = tokio::select! {
-        is_readable = time::timeout(IDLE, client.stream.readable()) => Some(is_readable),
+        is_readable = time::timeout(IDLE, socket.readable()) => Some(is_readable),
         () = worker.heir() => None,
     };
     Counters::one(&worker.counters.unparked);
@@ -198,7 +200,7 @@ async fn serve_http2(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
 }
 
 /// Says why, where nothing else was begun, and hangs up.
-async fn refuse(stream: Option<TcpStream>, violation: Violation) {
+async fn refuse(stream: Option<Stream>, violation: Violation) {
     let Some(mut stream) = stream else { return };
     let status =
         hyper::StatusCode::from_u16(violation.status()).unwrap_or(hyper::StatusCode::BAD_REQUEST);

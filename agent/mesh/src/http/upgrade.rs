@@ -11,7 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use purlin_core::mesh::model::AppProtocol;
-use tokio::{net::TcpStream, task::spawn_local};
+use tokio::task::spawn_local;
 
 use super::{Body, body::Request as Begun, handle::Refusal, headers, io::Io};
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     endpoint::Under,
     relay,
     target::{Begun as OfService, Target},
+    tunnel::stream::Stream,
     worker::Worker,
 };
 
@@ -41,7 +42,7 @@ pub fn switch(
         let passed = async {
             let other = stdio::Error::other;
             let (client, first) = client_stream(clients_end.await.map_err(other)?)?;
-            let endpoint = endpoints_end.await.map_err(other)?.downcast::<TokioIo<TcpStream>>();
+            let endpoint = endpoints_end.await.map_err(other)?.downcast::<TokioIo<Stream>>();
             let Parts { io, read_buf, .. } =
                 endpoint.map_err(|_| stdio::Error::other("not a socket"))?;
             both_ways(&worker, (client, first), (io.into_inner(), read_buf.into()), idle).await
@@ -107,7 +108,7 @@ pub async fn connect(
 }
 
 /// The client's socket, and what was read of it already.
-fn client_stream(upgraded: Upgraded) -> stdio::Result<(TcpStream, Vec<u8>)> {
+fn client_stream(upgraded: Upgraded) -> stdio::Result<(Stream, Vec<u8>)> {
     let parts = upgraded.downcast::<TokioIo<Io>>();
     let Parts { io, read_buf, .. } = parts.map_err(|_| stdio::Error::other("not a socket"))?;
     let (stream, unread) = io.into_inner().into_inner();
@@ -116,8 +117,8 @@ fn client_stream(upgraded: Upgraded) -> stdio::Result<(TcpStream, Vec<u8>)> {
 
 async fn both_ways(
     worker: &Rc<Worker>,
-    (mut client, from_client): (TcpStream, Vec<u8>),
-    (mut endpoint, from_endpoint): (TcpStream, Vec<u8>),
+    (mut client, from_client): (Stream, Vec<u8>),
+    (mut endpoint, from_endpoint): (Stream, Vec<u8>),
     idle: Duration,
 ) -> stdio::Result<()> {
     relay::write_first(&mut endpoint, &from_client).await?;

@@ -44,6 +44,10 @@ const SPILL_OVER_DEFAULT: u32 = 32;
 /// From a hiccup to as long as an ejection ever is.
 const EJECTION_MS: RangeInclusive<u32> = 100..=300_000;
 const EJECTION_MS_DEFAULT: u32 = 1000;
+/// From never to as long as a rack lives.
+const GRACE_DAYS: RangeInclusive<u32> = 0..=3650;
+/// As long as an uplink is away at most, by what people ask for.
+const GRACE_DAYS_DEFAULT: u32 = 30;
 const PORT: RangeInclusive<u32> = 1..=65_535;
 /// Longest path or value that a document may ask for.
 const MAX_TEXT: usize = 1024;
@@ -65,6 +69,16 @@ pub fn table(generation: u64, mesh: &v1::Mesh) -> Result<Table, Vec<Refusal>> {
             .map(|(n, it)| reader.route(&each("routes", n), it))
             .collect(),
         rack: reader.networks("mesh.rack_networks", &mesh.rack_networks),
+        peers: (mesh.peers.iter().enumerate())
+            .filter_map(|(n, it)| reader.peer(&each("peers", n), it))
+            .collect(),
+        grace_s: 86_400
+            * u64::from(reader.within(
+                "mesh.certificate_grace_days",
+                mesh.certificate_grace_days,
+                GRACE_DAYS_DEFAULT,
+                GRACE_DAYS,
+            )),
     };
     // What was left out for being wrong would only make for more that is wrong.
     if reader.refusals.is_empty() { table.checked() } else { Err(reader.refusals) }
@@ -131,6 +145,9 @@ impl Reader {
                 SPILL_OVER_DEFAULT,
                 AT_ONCE,
             ),
+            allow: (it.allow.iter().enumerate())
+                .map(|(n, it)| self.allow(&format!("{path}.allow[{n}]"), it))
+                .collect(),
         }
     }
 
@@ -141,6 +158,7 @@ impl Reader {
         Some(Endpoint {
             tier: tier.and_then(|name| self.tier(&format!("{path}.locality"), name)),
             numa_node: it.numa_node,
+            node: it.node.clone(),
             address: self.address(&format!("{path}.address"), &it.address)?,
             weight,
         })
@@ -274,14 +292,7 @@ impl Reader {
             (_, None, Some(it)) => self.path(&format!("{path}.path"), it),
             (_, None, None) => PathMatch::default(),
         };
-        if let Some(method) = it.method.as_ref().filter(|method| !is_token(method)) {
-            self.refuse(
-                &format!("{path}.method"),
-                method,
-                "a method such as GET",
-                "write it in upper case",
-            );
-        }
+        self.is_method(&format!("{path}.method"), it.method.as_ref());
         let lower =
             |it: &v1::ValueMatch| v1::ValueMatch { name: it.name.to_lowercase(), ..it.clone() };
         let headers: Vec<_> = it.headers.iter().map(lower).collect();
@@ -291,6 +302,12 @@ impl Reader {
             headers: self.values(&format!("{path}.headers"), &headers, is_token),
             query: self.values(&format!("{path}.query_params"), &it.query_params, is_some),
             cookies: self.values(&format!("{path}.cookies"), &it.cookies, is_token),
+        }
+    }
+
+    fn is_method(&mut self, path: &str, method: Option<&String>) {
+        if let Some(method) = method.filter(|method| !is_token(method)) {
+            self.refuse(path, method, "a method such as GET", "write it in upper case");
         }
     }
 
@@ -588,6 +605,8 @@ mod tests {
             services: vec![service],
             routes: vec![route],
             rack_networks: vec!["10.0.0.0/99".into()],
+            peers: vec![v1::Peer { node: "b".into(), address: "b:15008".into() }],
+            certificate_grace_days: Some(4000),
         };
         check(
             mesh,
@@ -619,7 +638,57 @@ mod tests {
                 mesh.routes[0].rules[0].request_header_modifier: 1
                 2 (may be at most 1024 printable ASCII characters; a header's value is one line)
                 mesh.rack_networks[0]: 10.0.0.0/99 (may be ADDRESS/BITS; such as 10.1.0.0/16 or fd00::/8)
+                mesh.peers[0].address: b:15008 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
+                mesh.certificate_grace_days: 4000 (may be 0 to 3650; the nearest possible value is 3650)
             "#]],
+        );
+    }
+
+    #[test]
+    fn who_may_reach_what_through_the_tunnel_is_said_whole() {
+        let mut tunnel = listener("tunnel", "0.0.0.0:15008");
+        (tunnel.protocol, tunnel.zone) = (Some("tunnel".into()), Some("floor".into()));
+        let endpoint = |node: &str| v1::Endpoint {
+            address: "127.0.0.1:80".into(),
+            node: Some(node.into()),
+            ..Default::default()
+        };
+        let service = v1::Service {
+            name: "shop".into(),
+            protocol: Some("tcp".into()),
+            endpoints: vec![endpoint("a"), endpoint("b"), endpoint("a"), endpoint("c")],
+            allow: vec![
+                v1::Allow { methods: vec!["GET".into()], ..Default::default() },
+                v1::Allow { principals: vec!["node/a".into()], ..Default::default() },
+            ],
+            ..Default::default()
+        };
+        let peer =
+            |node: &str, address: &str| v1::Peer { node: node.into(), address: address.into() };
+        let mesh = v1::Mesh {
+            listeners: vec![tunnel],
+            services: vec![service],
+            peers: vec![
+                peer("a", "10.0.0.1:15008"),
+                peer("b", "0.0.0.0:1"),
+                peer("a", "[::1]:1"),
+                peer("", "[::1]:1"),
+            ],
+            ..Default::default()
+        };
+        check(
+            mesh,
+            expect![[r#"
+            mesh.listeners[0]: tunnel (may be no zone and no proxy_protocol; who comes in there is known by a certificate of the rack)
+            mesh.peers[1].address: 0.0.0.0:1 (may be an address that can be connected to; name host and port)
+            mesh.peers[2].node: a (may be each node once; leave one out)
+            mesh.peers[3].node:  (may be a node id of letters, digits, '-', '_' and '.'; it stands in its certificate's name)
+            mesh.services[0].allow[0].principals:  (may be at least one; name who may, e.g. spiffe://RACK/node/*)
+            mesh.services[0].allow[1].principals[0]: node/a (may be a name that begins with spiffe://; `purlin mesh show` has this node's own)
+            mesh.services[0].allow: shop (may be principals alone for protocol tcp; bytes have neither methods nor paths: leave them out)
+            mesh.services[0].endpoints[2].address: 127.0.0.1:80 (may be each endpoint once; give it more weight instead)
+            mesh.services[0].endpoints[3].node: c (may be one of mesh.peers; add it to mesh.peers with the address of its tunnel)
+        "#]],
         );
     }
 

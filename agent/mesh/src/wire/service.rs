@@ -4,9 +4,10 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use purlin_core::mesh::{
+    authorize::Allow,
     health::{Check, Probe},
     locality::{Network, Tier},
-    model::Affinity,
+    model::{Affinity, Peer},
 };
 use purlin_proto::v1;
 
@@ -30,6 +31,23 @@ const MAX_STATUSES: usize = 16;
 const MAX_NETWORKS: usize = 64;
 
 impl Reader {
+    pub(super) fn peer(&mut self, path: &str, it: &v1::Peer) -> Option<Peer> {
+        let address = self.address(&format!("{path}.address"), &it.address)?;
+        Some(Peer { node: it.node.clone(), address })
+    }
+
+    pub(super) fn allow(&mut self, path: &str, it: &v1::Allow) -> Allow {
+        for (n, method) in it.methods.iter().enumerate() {
+            self.is_method(&format!("{path}.methods[{n}]"), Some(method));
+        }
+        let paths = it.paths.iter().enumerate();
+        Allow {
+            principals: it.principals.clone(),
+            methods: it.methods.clone(),
+            paths: paths.map(|(n, it)| self.path(&format!("{path}.paths[{n}]"), it)).collect(),
+        }
+    }
+
     pub(super) fn check(&mut self, path: &str, it: &v1::HealthCheck) -> Check {
         let probe = match it.kind.as_deref().unwrap_or("tcp") {
             "tcp" => Probe::Tcp,

@@ -13,8 +13,10 @@ use crate::{
     exit::{Ended, Exit, Failure},
     output::{Output, Page},
     table::{self, Column::*, Width, pair},
-    watch,
+    units, watch,
 };
+
+mod ca;
 
 /// The next mesh has 20 s to serve.
 const UPGRADE_DEADLINE: Duration = Duration::from_secs(28);
@@ -28,7 +30,8 @@ pub fn serve(global: &Global, drain: u32) -> ExitCode {
         let socket = client.socket().to_owned();
         let agents = Client::find(global)?.socket().to_owned();
         let drain = Duration::from_secs(drain.into());
-        Ok(Place { dir: boot.mesh_dir(), socket, agents, drain })
+        let clock_unix_s = boot.test.clock_unix_s;
+        Ok(Place { dir: boot.mesh_dir(), socket, agents, drain, clock_unix_s })
     });
     match found {
         Ok(place) => purlin_mesh::main(place),
@@ -57,6 +60,7 @@ pub async fn run(command: &MeshCommand, global: &Global, output: &Output) -> End
             output.show(&upgraded, |width| upgraded.page(width))?;
             Ok(Exit::Ok)
         }
+        MeshCommand::Ca(command) => ca::run(command, output),
         MeshCommand::Why(args) => why(args, &client, output).await,
     }
 }
@@ -130,6 +134,7 @@ impl Page for Status {
                     width,
                 ),
                 pair("table", &table, width),
+                pair("identity", &identity(self), width),
                 pair("connections", &open, width),
                 pair("requests", &requests, width),
             ]
@@ -145,6 +150,17 @@ impl Page for Status {
 
     fn exit(&self) -> Exit {
         if self.problems.is_empty() { Exit::Ok } else { Exit::Faults }
+    }
+}
+
+fn identity(status: &Status) -> String {
+    match &status.identity {
+        None => "none: this node is in no rack".into(),
+        Some(it) => {
+            let until = units::time(it.expires_unix_s * 1000);
+            let issuer = if it.issuer { ", renews those of others" } else { "" };
+            format!("{}, good until {until}{issuer}", it.id)
+        }
     }
 }
 
@@ -170,11 +186,15 @@ fn counted(status: &Status, width: Width) -> String {
         ("unmatched", counts.unmatched),
         ("over the circuit breaker", counts.broken),
         ("over a rate limit", counts.limited),
+        ("allowed by no rule", counts.denied),
         ("retried", counts.retries),
     ];
     let violations = counts.violations.iter().map(|(why, &count)| (why.as_str(), count));
-    let all = plain.into_iter().chain(violations).filter(|(_, count)| *count > 0);
-    let rows = all.map(|(why, count)| vec![why.to_owned(), count.to_string()]);
+    let tunnels = counts.tunnels_refused.iter();
+    let tunnels = tunnels.map(|(why, &count)| (format!("tunnel: {why}"), count));
+    let all = plain.into_iter().chain(violations).map(|(why, count)| (why.to_owned(), count));
+    let all = all.chain(tunnels).filter(|(_, count)| *count > 0);
+    let rows = all.map(|(why, count)| vec![why, count.to_string()]);
     table::columns(&[Left("REFUSED OR REPEATED"), Right("TIMES")], rows, width)
 }
 

@@ -1,0 +1,68 @@
+//! The time by which certificates are judged: this node's clock, as far as anybody agrees
+//! with it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use purlin_core::{mesh::credential::Now, trust::BUILT_UNIX_S};
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// A time that was surely past at the start: what is learned later, less what has
+    /// gone by since.
+    past: AtomicU64,
+    started: Instant,
+    /// Whether other nodes of the rack have the same time.
+    peers_agree: AtomicBool,
+    /// For our own tests: how wrong the clock is, in seconds. It is nobody's then.
+    wrong_by: Option<i64>,
+}
+
+impl Clock {
+    /// This node's, or one that shows this now.
+    pub fn new(shows: Option<u64>) -> Self {
+        let past = BUILT_UNIX_S.into();
+        let wrong_by = shows.map(|it| it.cast_signed() - unix_s().cast_signed());
+        let started = Instant::now();
+        Self(Arc::new(Inner { past, started, peers_agree: AtomicBool::new(false), wrong_by }))
+    }
+
+    /// Somebody who is believed has told that it is later than this.
+    pub fn learn(&self, unix_s: u64) {
+        self.0.past.fetch_max(unix_s.saturating_sub(self.elapsed_s()), Relaxed);
+    }
+
+    /// Now.
+    pub fn now(&self) -> Now {
+        let is_sure = self.0.peers_agree.load(Relaxed)
+            || self.0.wrong_by.is_none() && purlin_drivers::clock_is_synchronized();
+        Now::judged(self.shown(), is_sure, self.0.past.load(Relaxed) + self.elapsed_s())
+    }
+
+    fn elapsed_s(&self) -> u64 {
+        self.0.started.elapsed().as_secs()
+    }
+
+    /// What the clock shows, right or wrong.
+    pub fn shown(&self) -> u64 {
+        unix_s().saturating_add_signed(self.0.wrong_by.unwrap_or_default())
+    }
+
+    /// Whether other nodes have the same time.
+    pub fn peers_agree(&self, agree: bool) {
+        self.0.peers_agree.store(agree, Relaxed);
+    }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs())
+}

@@ -1,0 +1,200 @@
+//! To other nodes: one connection a worker and a node, made when it is needed, and a stream
+//! in it for each way to an endpoint.
+
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use h2::client::{self, Connection, SendRequest};
+use hyper::{Method, Request, StatusCode, Uri, body::Bytes, header};
+use tokio::{net::TcpStream, sync::Mutex, task::spawn_local, time};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::pki_types::{IpAddr, ServerName},
+};
+use webpki::KeyUsage;
+
+use super::{
+    CONNECTION_WINDOW, Entry, STREAM_WINDOW, is_gone,
+    stream::{Stream, io_error},
+};
+use crate::{
+    identity::{Identity, Peer},
+    worker::Worker,
+};
+
+/// A node is asked so often whether it is there, and has so long to answer: what is under
+/// way to one that is not can go elsewhere within two seconds.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+const ANSWER_IN: Duration = Duration::from_millis(1500);
+/// After an attempt to reach a node that failed, others fail at once for this long: they
+/// would only wait in line for the same.
+const FAILS_FOR: Duration = Duration::from_millis(300);
+/// For a node itself to answer: it signs, and reads no disk.
+const ASK_DEADLINE: Duration = Duration::from_secs(5);
+/// The longest answer that is taken from a node itself, in bytes.
+const MAX_ANSWER: usize = 256 << 10;
+
+/// The way to a node.
+#[derive(Debug, Default)]
+pub struct Way(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    open: Option<(SendRequest<Bytes>, Rc<Cell<bool>>)>,
+    /// When it was last tried in vain; also while it is being tried.
+    tried: Option<Instant>,
+}
+
+/// A way to an endpoint on another node, on behalf of a client.
+pub async fn open(
+    worker: &Rc<Worker>,
+    node: &str,
+    to: SocketAddr,
+    client: SocketAddr,
+) -> io::Result<Stream> {
+    let way = {
+        let mut ways = worker.tunnels.ways.borrow_mut();
+        ways.entry(node.into()).or_default().clone()
+    };
+    let sender = way.sender(worker, node).await?;
+    let mut sender = sender.ready().await.map_err(io_error)?;
+    let uri = Uri::builder().authority(to.to_string()).build().map_err(io::Error::other)?;
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(uri)
+        // RFC 7239, 4.
+        .header(header::FORWARDED, format!("for=\"{client}\""))
+        .body(())
+        .map_err(io::Error::other)?;
+    let (answer, send) = sender.send_request(request, false).map_err(io_error)?;
+    let answer = answer.await.map_err(io_error)?;
+    match answer.status() {
+        StatusCode::OK => Ok(Stream::tunnelled(send, answer.into_body())),
+        status => Err(io::Error::other(format!("node {node} answered {status} for {to}"))),
+    }
+}
+
+impl Way {
+    async fn sender(&self, worker: &Rc<Worker>, node: &str) -> io::Result<SendRequest<Bytes>> {
+        let mut state = self.0.lock().await;
+        if let Some((sender, _)) = state.open.as_ref().filter(|(_, is_over)| !is_over.get()) {
+            return Ok(sender.clone());
+        }
+        state.open = None;
+        if state.tried.is_some_and(|it| it.elapsed() < FAILS_FOR) {
+            return Err(io::Error::other(format!("node {node} was not reached just now")));
+        }
+        // Whoever gives up waiting drops this in the middle.
+        state.tried = Some(Instant::now());
+        let identity = worker.identity().ok_or_else(|| io::Error::other(NOBODY))?;
+        let address = worker.live().peer(node).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("no address of node {node} is known"))
+        })?;
+        let (stream, peer) = reach(&identity, node, address).await?;
+        let (sender, connection) = handshake(stream).await?;
+        let is_over = Rc::new(Cell::new(false));
+        spawn_local(drive(connection, Entry::new(worker, peer), is_over.clone()));
+        state.tried = None;
+        state.open = Some((sender.clone(), is_over));
+        Ok(sender)
+    }
+}
+
+/// What a node says that is in no rack.
+const NOBODY: &str = "this node has no certificate of a rack: `purlin mesh ca` makes one";
+
+async fn handshake(
+    stream: TlsStream<TcpStream>,
+) -> io::Result<(SendRequest<Bytes>, Connection<TlsStream<TcpStream>>)> {
+    let handshake = client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .enable_push(false)
+        .handshake(stream);
+    handshake.await.map_err(io_error)
+}
+
+async fn drive(
+    mut connection: Connection<TlsStream<TcpStream>>,
+    entry: Entry,
+    is_over: Rc<Cell<bool>>,
+) {
+    let ping = connection.ping_pong();
+    tokio::select! {
+        _ = connection => {}
+        () = entry.end.notified() => {}
+        () = is_gone(ping, ASK_EVERY, ANSWER_IN) => {}
+    }
+    is_over.set(true);
+}
+
+/// Connects to a node, and makes sure that it is it.
+async fn reach(
+    identity: &Identity,
+    node: &str,
+    address: SocketAddr,
+) -> io::Result<(TlsStream<TcpStream>, Peer)> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::IpAddress(IpAddr::from(address.ip()));
+    let stream = TlsConnector::from(identity.client.clone()).connect(name, stream).await?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = identity.verifier.peer(chain, KeyUsage::server_auth()).map_err(io::Error::other)?;
+    if peer.node() != node {
+        return Err(io::Error::other(format!("{} is at {address}, and not node {node}", peer.id)));
+    }
+    Ok((stream, peer))
+}
+
+/// One question to a node itself, on a connection of its own.
+pub async fn ask(
+    identity: Arc<Identity>,
+    node: &str,
+    address: SocketAddr,
+    request: (Method, &str),
+    body: Vec<u8>,
+) -> io::Result<Vec<u8>> {
+    let asked = exchange(identity, node, address, request, body);
+    let asked = time::timeout(ASK_DEADLINE, asked).await;
+    asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn exchange(
+    identity: Arc<Identity>,
+    node: &str,
+    address: SocketAddr,
+    request: (Method, &str),
+    body: Vec<u8>,
+) -> io::Result<Vec<u8>> {
+    let (stream, _) = reach(&identity, node, address).await?;
+    let (sender, connection) = handshake(stream).await?;
+    let asked = async {
+        let uri = format!("https://{address}{}", request.1);
+        let request = Request::builder().method(request.0).uri(uri).body(());
+        let request = request.map_err(io::Error::other)?;
+        let mut sender = sender.ready().await.map_err(io_error)?;
+        let (answer, mut send) = sender.send_request(request, false).map_err(io_error)?;
+        send.send_data(body.into(), true).map_err(io_error)?;
+        let answer = answer.await.map_err(io_error)?;
+        let status = answer.status();
+        let answer = super::server::collect(answer.into_body(), MAX_ANSWER).await?;
+        match status {
+            StatusCode::OK => Ok(answer),
+            _ => {
+                let why = String::from_utf8_lossy(&answer).trim().to_owned();
+                Err(io::Error::other(format!("node {node} answered {status}: {why}")))
+            }
+        }
+    };
+    tokio::select! {
+        answer = asked => answer,
+        _ = connection => Err(io::ErrorKind::ConnectionReset.into()),
+    }
+}

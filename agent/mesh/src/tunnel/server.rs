@@ -1,0 +1,253 @@
+//! From other nodes: who is at the other end, whether it may, and on to an endpoint of this
+//! node. Nothing else is reached: a tunnel is no way into the network.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use h2::{
+    RecvStream,
+    server::{self, SendResponse},
+};
+use hyper::{Method, Request, Response, StatusCode, body::Bytes};
+use purlin_core::mesh::{authorize, model::AppProtocol};
+use tokio::{task::spawn_local, time};
+use tokio_rustls::TlsAcceptor;
+use webpki::KeyUsage;
+
+use super::{CONNECTION_WINDOW, Entry, HANDSHAKE, STREAM_WINDOW, is_gone, stream::Stream};
+use crate::{
+    accept::{self, Client},
+    connection::Through,
+    counters::{Counters, TunnelRefusal},
+    endpoint::{Endpoint, Under},
+    http,
+    identity::{Identity, Peer, Refused},
+    relay,
+    target::Target,
+    worker::Worker,
+};
+
+/// Streams at once on one connection: a worker's share of all that a node sends here.
+const MAX_STREAMS: u32 = 1024;
+/// Streams that were reset before they were looked at: more is a flood (CVE-2023-44487).
+const MAX_RESETS: usize = 64;
+/// Of a request's headers; ours have some 200 bytes.
+const MAX_HEADERS: u32 = 16 << 10;
+/// The longest request to this node itself, in bytes.
+const MAX_BODY: usize = 16 << 10;
+/// A node is asked so often whether it is there, and has so long to answer.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+const ANSWER_IN: Duration = Duration::from_secs(5);
+
+/// Serves a connection from another node until it ends.
+pub async fn serve(worker: Rc<Worker>, client: Client) {
+    let Some(identity) = worker.identity() else { return };
+    let (from, open, at) = (client.peer, client.open, client.at);
+    let Stream::Tcp(stream) = client.stream else { return };
+    let accepted = time::timeout(HANDSHAKE, async {
+        let stream = TlsAcceptor::from(identity.server.clone()).accept(stream).await?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let peer = identity.verifier.peer(chain, KeyUsage::client_auth());
+        let peer = peer.map_err(|why| io::Error::other(why.to_string()))?;
+        let connection = server::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_concurrent_reset_streams(MAX_RESETS)
+            .max_pending_accept_reset_streams(MAX_RESETS)
+            .max_local_error_reset_streams(Some(MAX_RESETS))
+            .max_header_list_size(MAX_HEADERS)
+            .handshake::<_, Bytes>(stream);
+        Ok::<_, io::Error>((connection.await.map_err(io::Error::other)?, peer))
+    });
+    let (mut connection, peer) = match accepted.await {
+        Ok(Ok(accepted)) => accepted,
+        Ok(Err(error)) => {
+            let refused = Refused::of(&error);
+            worker.counters.refusal(refused.into());
+            let why = refused.map_or_else(|| error.to_string(), ToString::to_string);
+            return tracing::info!(%from, why, "a tunnel was refused");
+        }
+        Err(_) => return Counters::one(&worker.counters.slow),
+    };
+    let entry = Entry::new(&worker, peer.clone());
+    let mut gone = std::pin::pin!(is_gone(connection.ping_pong(), ASK_EVERY, ANSWER_IN));
+    let peer = Rc::new(peer);
+    if worker.is_draining.get() {
+        connection.graceful_shutdown();
+    }
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    let asked = Asked { peer: peer.clone(), from, at, open: open.clone() };
+                    spawn_local(asked.answer(worker.clone(), request, respond));
+                }
+                Some(Err(error)) => return flooded(&worker, &peer, &error),
+                None => return,
+            },
+            // What was taken is answered, and the other end knows what was not.
+            () = entry.drain.notified() => connection.graceful_shutdown(),
+            () = entry.end.notified() => {
+                return tracing::warn!(peer = %peer.id, "a tunnel from a revoked node is cut");
+            }
+            () = &mut gone => return,
+        }
+    }
+}
+
+/// Only what HTTP/2 itself refuses is anybody's fault.
+fn flooded(worker: &Worker, peer: &Peer, error: &h2::Error) {
+    if error.is_go_away() && !error.is_remote() {
+        worker.counters.refusal(TunnelRefusal::Garbage);
+        tracing::warn!(peer = %peer.id, %error, "a tunnel is cut");
+    } else {
+        tracing::debug!(peer = %peer.id, %error, "a tunnel broke");
+    }
+}
+
+/// What a stream in a tunnel is about.
+struct Asked {
+    peer: Rc<Peer>,
+    from: SocketAddr,
+    at: SocketAddr,
+    open: Rc<crate::counters::Open>,
+}
+
+impl Asked {
+    async fn answer(
+        self,
+        worker: Rc<Worker>,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) {
+        let (parts, body) = request.into_parts();
+        if parts.method != Method::CONNECT {
+            let identity = worker.identity();
+            return own(identity, &self.peer, &parts.method, parts.uri.path(), body, respond).await;
+        }
+        let to = parts.uri.authority().and_then(|it| it.as_str().parse::<SocketAddr>().ok());
+        let Some(to) = to else {
+            worker.counters.refusal(TunnelRefusal::Garbage);
+            return refuse(respond, StatusCode::BAD_REQUEST, "the authority is no IP:PORT\n");
+        };
+        let principal = self.peer.id.to_string();
+        let live = worker.live();
+        let places = live.here(to);
+        if places.is_empty() {
+            Counters::one(&worker.counters.unmatched);
+            let text = "no endpoint of this node has that address\n";
+            return refuse(respond, StatusCode::NOT_FOUND, text);
+        }
+        let may = |it: &&(Arc<Target>, Arc<Endpoint>)| {
+            authorize::may_connect(&it.0.service.allow, &principal)
+        };
+        let Some((target, endpoint)) = places.iter().find(may).cloned() else {
+            Counters::one(&worker.counters.denied);
+            tracing::info!(who = principal, %to, "no rule allows it");
+            return refuse(respond, StatusCode::FORBIDDEN, "no rule of the service allows it\n");
+        };
+        drop(live);
+        let is_http = target.service.protocol != AppProtocol::Tcp;
+        if is_http && authorize::looks_at_requests(&target.service.allow) {
+            let Some(stream) = accepted(respond, body) else { return };
+            let service = target.service.name.clone();
+            let through = Some(Rc::new(Through { principal, service }));
+            let client = Client { stream, peer: self.from, at: self.at, open: self.open, through };
+            return http::serve(worker, client, Vec::new()).await;
+        }
+        self.pass_on(&worker, &target, &endpoint, respond, body).await;
+    }
+
+    /// Bytes, to this very endpoint; where else they could go is for the other node to say.
+    async fn pass_on(
+        &self,
+        worker: &Rc<Worker>,
+        target: &Target,
+        endpoint: &Arc<Endpoint>,
+        respond: SendResponse<Bytes>,
+        body: RecvStream,
+    ) {
+        if endpoint.health().is_unhealthy {
+            let text = "the endpoint fails its checks\n";
+            return refuse(respond, StatusCode::SERVICE_UNAVAILABLE, text);
+        }
+        let Some(of_service) = target.begin() else {
+            Counters::one(&worker.counters.broken);
+            let text = "the service's circuit breaker is open\n";
+            return refuse(respond, StatusCode::SERVICE_UNAVAILABLE, text);
+        };
+        let under = Under::way(endpoint).stays(of_service);
+        let mut to = match accept::connect(worker, endpoint, target, self.from, self.at).await {
+            Ok(to) => to,
+            Err(error) => {
+                tracing::debug!(endpoint = %endpoint.address, %error, "can't connect");
+                let text = "the endpoint can't be connected to\n";
+                return refuse(respond, StatusCode::BAD_GATEWAY, text);
+            }
+        };
+        target.ended(endpoint, true, worker.now_ms());
+        let Some(mut stream) = accepted(respond, body) else { return };
+        let idle = target.service.timeouts.idle;
+        if let Err(error) = relay::relay(worker, &mut stream, &mut to, idle).await {
+            tracing::debug!(endpoint = %endpoint.address, %error, "a stream broke");
+        }
+        drop(under);
+    }
+}
+
+/// Says yes, and bytes may go.
+fn accepted(mut respond: SendResponse<Bytes>, body: RecvStream) -> Option<Stream> {
+    let send = respond.send_response(Response::new(()), false).ok()?;
+    Some(Stream::tunnelled(send, body))
+}
+
+fn refuse(respond: SendResponse<Bytes>, status: StatusCode, text: &'static str) {
+    say(respond, status, Bytes::from_static(text.as_bytes()));
+}
+
+fn say(mut respond: SendResponse<Bytes>, status: StatusCode, text: Bytes) {
+    let mut answer = Response::new(());
+    *answer.status_mut() = status;
+    // Who asked may have gone.
+    if let Ok(mut send) = respond.send_response(answer, false) {
+        _ = send.send_data(text, true);
+    }
+}
+
+/// What is asked of this node itself: certificates, and who stays out.
+async fn own(
+    identity: Option<Arc<Identity>>,
+    peer: &Peer,
+    method: &Method,
+    path: &str,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+) {
+    let Some(identity) = identity else { return };
+    let answer = match (method, path) {
+        (&Method::POST, "/v1/certificate") => match collect(body, MAX_BODY).await {
+            Ok(request) => identity.answer(&peer.id, peer.life_s, &request),
+            Err(error) => Err(error.to_string()),
+        },
+        (&Method::GET, "/v1/revocations") => Ok(identity.revoked.clone()),
+        _ => Err("there are CONNECT, /v1/certificate and /v1/revocations".into()),
+    };
+    match answer {
+        Ok(bytes) => say(respond, StatusCode::OK, bytes.into()),
+        Err(why) => say(respond, StatusCode::NOT_FOUND, why.into()),
+    }
+}
+
+/// All of a body, within HTTP/2's own flow control.
+pub async fn collect(mut body: RecvStream, most: usize) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(bytes) = body.data().await {
+        let bytes = bytes.map_err(super::stream::io_error)?;
+        if all.len() + bytes.len() > most {
+            return Err(io::Error::other(format!("over {most} bytes")));
+        }
+        all.extend_from_slice(&bytes);
+        body.flow_control().release_capacity(bytes.len()).map_err(super::stream::io_error)?;
+    }
+    Ok(all)
+}

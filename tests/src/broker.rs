@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use crate::{Lab, Result, process::Process, wait};
+use crate::{
+    Lab, Result,
+    process::{self, Process},
+    wait,
+};
 
 /// How long mosquitto may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -26,6 +30,12 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// Time on a CPU since it started.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let process = self.process.as_ref().ok_or("the broker does not run")?;
+        process::cpu_time(&[process.pid().as_raw().cast_unsigned()])
+    }
+
     /// Lets our own clients say who they are.
     #[must_use]
     pub fn as_user(mut self, name: &str, password: &str) -> Self {

@@ -85,6 +85,12 @@ pub fn clock_is_synchronized() -> bool {
     sys::clock::is_synchronized()
 }
 
+/// Hands memory that is not in use back to the kernel. The C library by itself keeps what
+/// a burst has needed, for as long as anything above it is in use.
+pub fn give_back_memory() {
+    sys::heap::give_back();
+}
+
 /// Reads every part, one after the other.
 pub fn inventory(root: &Root) -> Inventory {
     let mut inventory = Inventory::default();

@@ -9,6 +9,7 @@
 pub(crate) mod apart;
 pub(crate) mod clock;
 pub(crate) mod ethtool;
+pub(crate) mod heap;
 pub(crate) mod nvme;
 pub(crate) mod nvml;
 pub(crate) mod packet;

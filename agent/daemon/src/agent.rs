@@ -89,6 +89,8 @@ const INVENTORY_INBOX: usize = 4;
 /// From the signal to the end, at most: 3.5 s for tasks and 1 s for the disk.
 const DRAIN: Duration = Duration::from_millis(3500);
 const CLOSE_SPOOL: Duration = Duration::from_secs(1);
+/// How often memory is given back.
+const GIVE_BACK: Duration = Duration::from_secs(30);
 /// Standard output tells what was found after this time at the latest.
 const GREET_AFTER: Duration = Duration::from_secs(5);
 /// What to type next, and what it tells.
@@ -418,6 +420,7 @@ impl Opened {
         let watched = spool.clone();
         let watch = clock.clone();
         tasks.spawn("clock", move || watch.clone().watch(watched.clone()));
+        tasks.spawn("memory", give_back);
         spawn_samplers(tasks, &source, boot.test.cpu_interval_ms);
         let counts = Arc::new(export::Counts::default());
         let measured = (spool.clone(), link_now.clone(), counts.clone());
@@ -583,6 +586,14 @@ impl Opened {
             tokio::spawn(async move { greet(&boot, &settings, inventory_now).await });
         }
         state
+    }
+}
+
+/// What the start and each burst needed, and nothing does any more.
+async fn give_back() -> Result<(), String> {
+    loop {
+        time::sleep(GIVE_BACK).await;
+        purlin_drivers::give_back_memory();
     }
 }
 

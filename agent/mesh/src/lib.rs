@@ -73,6 +73,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at addresses that could not be had, and at who the node is.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often memory is given back: the workers wait while a heap of their own is walked.
+const GIVE_BACK: Duration = Duration::from_secs(30);
 
 /// Where a mesh keeps its things.
 #[derive(Clone, Debug)]
@@ -159,6 +161,7 @@ async fn run(place: Place) -> io::Result<()> {
         () = look => {}
         () = renewal::run(&control) => {}
         () = feed_watchdog() => {}
+        () = give_back() => {}
     }
     let has_heir = control.owner().has_heir();
     tracing::info!(has_heir, "draining");
@@ -180,6 +183,14 @@ async fn run(place: Place) -> io::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// Gives back what connections needed that are parked by now.
+async fn give_back() {
+    loop {
+        time::sleep(GIVE_BACK).await;
+        purlin_drivers::give_back_memory();
+    }
 }
 
 /// Tells systemd that the process is alive, half as often again as it wants to know.

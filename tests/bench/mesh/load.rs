@@ -68,7 +68,9 @@ pub fn idle(at: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
     for _ in 0..count {
         let mut stream = TcpStream::connect(at)?;
         stream.set_read_timeout(Some(SOON))?;
-        write!(stream, "GET /small HTTP/1.1\r\nHost: {at}\r\n\r\n")?;
+        // In one piece: in several, each waits for the other side's delayed answer.
+        let request = format!("GET /small HTTP/1.1\r\nHost: {at}\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         let mut read = 0;
         while read < 1024 {
             let n = stream.read(&mut answer)?;

@@ -53,7 +53,7 @@ pub struct Proxy {
 pub struct Proxies {
     proxies: Vec<Proxy>,
     _processes: Vec<Process>,
-    _node: Node,
+    node: Node,
 }
 
 impl Proxies {
@@ -66,11 +66,20 @@ impl Proxies {
             proxies.push(proxy);
             processes.push(process);
         }
-        Ok(Self { proxies, _processes: processes, _node: node })
+        Ok(Self { proxies, _processes: processes, node })
     }
 
     pub fn all(&self) -> Vec<&Proxy> {
         self.proxies.iter().collect()
+    }
+}
+
+impl Drop for Proxies {
+    fn drop(&mut self) {
+        // The mesh ends with its agent where that is told to stop, and outlives its death.
+        if let Err(error) = self.node.stop() {
+            eprintln!("the agent did not stop: {error:?}");
+        }
     }
 }
 

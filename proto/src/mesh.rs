@@ -89,6 +89,9 @@ pub struct Counts {
     /// Requests and streams of a tunnel that no rule allowed.
     #[serde(default)]
     pub denied: u64,
+    /// Datagrams of gossip that were refused, by why.
+    #[serde(default)]
+    pub gossip_refused: std::collections::BTreeMap<String, u64>,
 }
 
 /// `GET /v1/routes`: in the order in which requests are held against them.
@@ -113,6 +116,86 @@ pub struct Route {
     pub matches: String,
     /// Where it goes.
     pub to: String,
+}
+
+/// `GET /v1/peers`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peers {
+    /// One line a node.
+    pub peers: Vec<Peer>,
+}
+
+/// A node of the rack as this one knows it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its node id.
+    pub node: String,
+    /// Of its tunnel.
+    pub address: String,
+    /// Whether it is there.
+    pub state: PeerState,
+    /// For how long, in milliseconds.
+    pub since_ms: Option<u64>,
+    /// How far its clock is ahead of this node's, in seconds.
+    pub clock_off_s: Option<i64>,
+}
+
+/// Whether a node of the rack is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// Nothing was heard of it.
+    #[default]
+    Unknown,
+    /// It is there, by gossip.
+    Up,
+    /// It is not.
+    Down,
+    /// It is this one.
+    Own,
+}
+
+/// `GET /v1/tap`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Taps {
+    /// Number of the last request; to be asked for those after it.
+    pub last: u64,
+    /// Requests, oldest first.
+    pub requests: Vec<Tapped>,
+}
+
+/// A request that went through.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Tapped {
+    /// Grows.
+    pub number: u64,
+    /// When its answer began, in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Who asked.
+    pub client: String,
+    /// Method.
+    pub method: String,
+    /// Host as it was asked for.
+    pub host: String,
+    /// Path, without its query.
+    pub path: String,
+    /// Status of the answer.
+    pub status: u16,
+    /// The endpoint that answered; absent where the mesh did.
+    pub endpoint: Option<String>,
+    /// Milliseconds to the head of the answer.
+    pub ms: f32,
+    /// Trace id of its `traceparent` (W3C Trace Context), where it has one.
+    pub trace: Option<String>,
+}
+
+/// `POST /v1/drain` and `POST /v1/break`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SetAside {
+    /// An endpoint as `GET /v1/endpoints` names it, or a service.
+    pub name: String,
+    /// Takes it back.
+    pub undo: bool,
 }
 
 /// `GET /v1/endpoints`
@@ -147,6 +230,12 @@ pub struct Endpoint {
     /// Whether it is well by its checks; absent where it is not checked.
     #[serde(default)]
     pub healthy: Option<bool>,
+    /// Whether it was drained by hand.
+    #[serde(default)]
+    pub drained: bool,
+    /// Whether its node is down, by gossip.
+    #[serde(default)]
+    pub away: bool,
     /// Why its last check failed.
     #[serde(default)]
     pub trouble: Option<String>,

@@ -335,6 +335,38 @@ Examples:
 Examples:
   purlin mesh endpoints -w=1             which one is slow?")]
     Endpoints(Watch),
+    /// Show HTTP requests as they go through
+    #[command(after_help = "\
+Examples:
+  purlin mesh tap                        until Ctrl-C
+  purlin mesh tap -n 10 -o json | jq .endpoint")]
+    Tap {
+        /// End after so many
+        #[arg(short = 'n', long, value_name = "N")]
+        count: Option<u64>,
+    },
+    /// Send nothing new to an endpoint: what is under way there goes on
+    ///
+    /// Until it is undone, or the mesh is started anew. Where all of a service's endpoints
+    /// are set aside, all are asked all the same.
+    #[command(after_help = "\
+Examples:
+  purlin mesh drain n2/10.0.0.5:8080
+  purlin mesh drain --undo n2/10.0.0.5:8080")]
+    Drain(SetAsideArgs),
+    /// Open a service's circuit breaker: its requests are answered with 503
+    ///
+    /// Until it is undone, or the mesh is started anew.
+    #[command(after_help = "\
+Examples:
+  purlin mesh break shop
+  purlin mesh break --undo shop")]
+    Break(SetAsideArgs),
+    /// List the nodes of the rack, and which of them are there
+    #[command(after_help = "\
+Examples:
+  purlin mesh peers -w                   watch them come and go")]
+    Peers(Watch),
     /// Start another mesh, that takes over from the one that runs
     ///
     /// It is started from the executable that is installed now, and gets the listening
@@ -1153,6 +1185,16 @@ Examples:
 Examples:
   purlin config default > purlin.toml")]
     Default,
+}
+
+/// `purlin mesh drain` and `purlin mesh break`
+#[derive(Debug, Args)]
+pub struct SetAsideArgs {
+    /// As `purlin mesh endpoints` has it: an endpoint, or a service
+    pub name: String,
+    /// Take it back
+    #[arg(long)]
+    pub undo: bool,
 }
 
 /// `purlin mesh ca …`

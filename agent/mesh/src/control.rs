@@ -37,6 +37,7 @@ use crate::{
     handover, keep,
     owner::{Owner, Refused},
     show,
+    tap::Tap,
 };
 
 /// Connections at once: many times what technicians and scripts need.
@@ -58,6 +59,7 @@ pub struct Control {
     executable: PathBuf,
     /// Its own socket, for the next mesh.
     socket: StdListener,
+    tap: Arc<Tap>,
     /// Told when somebody asks for the end.
     pub stop: Notify,
 }
@@ -69,9 +71,10 @@ impl Control {
         agents_socket: PathBuf,
         executable: PathBuf,
         socket: StdListener,
+        tap: Arc<Tap>,
     ) -> Self {
         let owner = Mutex::new(owner);
-        Self { owner, agents_socket, executable, socket, stop: Notify::new() }
+        Self { owner, agents_socket, executable, socket, tap, stop: Notify::new() }
     }
 
     /// Whether a user may change anything: root, our own, and the agent's, which is
@@ -136,8 +139,8 @@ type Answer = Response<Full<Bytes>>;
 
 async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: bool) -> Answer {
     let (parts, body) = request.into_parts();
-    let is_change =
-        parts.method == Method::PUT || matches!(parts.uri.path(), "/v1/stop" | "/v1/upgrade");
+    let is_change = parts.method == Method::PUT
+        || matches!(parts.uri.path(), "/v1/stop" | "/v1/upgrade" | "/v1/drain" | "/v1/break");
     if is_change && !may_change {
         let what = "only root, the agent and the mesh's own user may change it; try sudo";
         return failed(StatusCode::FORBIDDEN, what, Vec::new());
@@ -151,6 +154,14 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
         (&Method::GET, "/v1/status") => json(StatusCode::OK, &control.owner().status()),
         (&Method::PUT, "/v1/table") => put(control, body),
         (&Method::GET, "/v1/routes") => json(StatusCode::OK, &show::routes(control.owner().live())),
+        (&Method::GET, "/v1/tap") => {
+            let after = parts.uri.query().and_then(|it| it.strip_prefix("after=")?.parse().ok());
+            json(StatusCode::OK, &control.tap.after(after))
+        }
+        (&Method::POST, path @ ("/v1/drain" | "/v1/break")) => {
+            set_aside(&control.owner(), path == "/v1/drain", &body)
+        }
+        (&Method::GET, "/v1/peers") => json(StatusCode::OK, &control.owner().peers()),
         (&Method::GET, "/v1/endpoints") => json(StatusCode::OK, &control.owner().endpoints()),
         (&Method::POST, "/v1/why") => match serde_json::from_slice::<view::WhyAsked>(&body) {
             Ok(asked) => match control.owner().why(&asked) {
@@ -171,7 +182,7 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
             })
         }
         _ => {
-            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/why, /v1/table, /v1/upgrade, /v1/stop";
+            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/peers, /v1/why, /v1/tap, /v1/drain, /v1/break, /v1/table, /v1/upgrade, /v1/stop";
             failed(StatusCode::NOT_FOUND, what, Vec::new())
         }
     }
@@ -204,6 +215,23 @@ async fn upgrade(control: Arc<Control>) -> Answer {
             let what = format!("{error}; the old one goes on");
             failed(StatusCode::INTERNAL_SERVER_ERROR, &what, Vec::new())
         }
+    }
+}
+
+/// Sets an endpoint or a service aside, by hand and until this process ends.
+fn set_aside(owner: &Owner, is_endpoint: bool, body: &[u8]) -> Answer {
+    let asked = match serde_json::from_slice::<view::SetAside>(body) {
+        Ok(asked) => asked,
+        Err(error) => return failed(StatusCode::BAD_REQUEST, &error.to_string(), Vec::new()),
+    };
+    let count = show::set_aside(owner.live(), is_endpoint, &asked);
+    tracing::warn!(name = asked.name, undo = asked.undo, count, "set aside by hand");
+    match count {
+        0 => {
+            let what = format!("{} is none of `purlin mesh endpoints`", asked.name);
+            failed(StatusCode::NOT_FOUND, &what, Vec::new())
+        }
+        _ => json(StatusCode::OK, &owner.endpoints()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -26,6 +26,10 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The node through whose tunnel it is reached; `None`: it is connected to.
     pub via: Option<String>,
+    /// Whether it gets nothing new, by hand.
+    pub is_drained: AtomicBool,
+    /// Whether that node is down, by gossip.
+    pub is_away: AtomicBool,
     /// Requests and connections under way.
     pub active: AtomicU32,
     /// How slow it was, as [`Ewma::to_bits`].
@@ -50,6 +54,8 @@ impl Endpoint {
             id: NEXT.fetch_add(1, Relaxed),
             address,
             via,
+            is_drained: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
             active: AtomicU32::default(),
             ewma: AtomicU64::new(Ewma::new(0).to_bits()),
             requests: AtomicU64::default(),
@@ -60,14 +66,24 @@ impl Endpoint {
         }
     }
 
+    /// For people: where it is.
+    pub fn shown(&self) -> String {
+        match &self.via {
+            Some(node) => format!("{node}/{}", self.address),
+            None => self.address.to_string(),
+        }
+    }
+
     /// Whether it failed so often that it is left out for a while.
     pub fn is_ejected(&self, now_ms: u32) -> bool {
         self.record().is_out(now_ms)
     }
 
-    /// Whether it is left out, by its failures or by its checks.
+    /// Whether it is left out, by its failures, by its checks, by its node
+    /// or by hand.
     pub fn is_out(&self, now_ms: u32) -> bool {
-        self.health().is_unhealthy || self.is_ejected(now_ms)
+        let is_aside = self.is_away.load(Relaxed) || self.is_drained.load(Relaxed);
+        is_aside || self.health().is_unhealthy || self.is_ejected(now_ms)
     }
 
     /// Its failures.

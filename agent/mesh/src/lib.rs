@@ -10,9 +10,11 @@
 //! | [`http`] | requests: guarded, routed, forwarded; parking and upgrades |
 //! | [`relay`] | bytes, spliced |
 //! | [`identity`], [`renewal`] | who this node is in its rack, who others are, and that it stays so |
+//! | [`discovery`] | which nodes of the rack are there |
 //! | [`tunnel`] | from node to node: HBONE |
 //! | [`handover`] | sockets and idle connections, from one process to the next |
 //! | [`live`], [`target`], [`endpoint`] | what is known of services and endpoints, node-wide |
+//! | [`tap`] | the last requests, while somebody looks |
 //! | [`health`] | checks of endpoints, on the owner's thread |
 //!
 //! It starts from its own directory and nothing else: no agent, no network, no clock
@@ -41,12 +43,14 @@ use crate::{
     identity::{Keeper, clock::Clock},
     numa::Seat,
     owner::Owner,
+    tap::Tap,
 };
 
 mod accept;
 mod connection;
 mod control;
 mod counters;
+mod discovery;
 mod endpoint;
 mod handover;
 mod health;
@@ -61,6 +65,7 @@ mod pool;
 mod relay;
 mod renewal;
 mod show;
+mod tap;
 mod target;
 mod tunnel;
 pub mod wire;
@@ -132,13 +137,15 @@ async fn run(place: Place) -> io::Result<()> {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_nanos() as u64);
     let cores = thread::available_parallelism()?.get();
     let seats = Seat::all(cores).into_iter().enumerate();
-    let workers =
-        seats.map(|(n, seat)| worker::start(n, seed.wrapping_add(n as u64), seat, started));
+    let tap = Arc::new(Tap::new(started));
+    let workers = seats
+        .map(|(n, seat)| worker::start(n, seed.wrapping_add(n as u64), seat, started, tap.clone()));
     let workers = workers.collect::<io::Result<Vec<_>>>()?;
     let handed = inherited.as_mut().map(|it| std::mem::take(&mut it.listeners));
+    let dir = place.dir.clone();
     let keeper = Keeper::new(&place.dir, Clock::new(place.clock_unix_s));
     let owner = Owner::start(place.dir, workers, started, keeper, handed.unwrap_or_default());
-    let control = Arc::new(Control::new(owner, place.agents, executable, socket));
+    let control = Arc::new(Control::new(owner, place.agents, executable, socket, tap));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
     match inherited {
         Some(inherited) => inherited.take_over(control.owner().adopter())?,
@@ -160,6 +167,7 @@ async fn run(place: Place) -> io::Result<()> {
         served = control::serve(control.clone()) => return served,
         () = look => {}
         () = renewal::run(&control) => {}
+        () = discovery::run(&control, &dir) => {}
         () = feed_watchdog() => {}
         () = give_back() => {}
     }

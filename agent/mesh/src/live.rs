@@ -18,6 +18,7 @@ use purlin_core::mesh::{
 };
 
 use crate::{
+    discovery::members::Members,
     endpoint::Endpoint,
     target::{self, Target},
 };
@@ -30,6 +31,8 @@ type PlaceHere = (Arc<Target>, Arc<Endpoint>);
 pub struct Live {
     /// The table.
     pub table: Table,
+    /// The rack's nodes.
+    pub members: Arc<Members>,
     choices: Vec<Choice>,
     /// The services, in the table's order.
     pub targets: Vec<Arc<Target>>,
@@ -61,7 +64,8 @@ impl Live {
             Arc::new(Target::new(service, &table.rack, own, known, before))
         });
         let targets: Vec<_> = targets.collect();
-        Self {
+        let live = Self {
+            members: before.members.clone(),
             choices: (0..table.listeners.len()).map(|index| Choice::of(&table, index)).collect(),
             here: here(&targets, own),
             targets,
@@ -72,7 +76,9 @@ impl Live {
                 .map(|(index, it)| (it.address, index))
                 .collect(),
             table,
-        }
+        };
+        live.members.apply(&live);
+        live
     }
 
     /// The listener at an address.
@@ -82,7 +88,9 @@ impl Live {
 
     /// Where a node's tunnel is.
     pub fn peer(&self, node: &str) -> Option<SocketAddr> {
-        self.table.peers.iter().find(|it| it.node == node).map(|it| it.address)
+        // What a node says of itself is newer than what was written of it.
+        let known = self.table.peers.iter().find(|it| it.node == node).map(|it| it.address);
+        self.members.address(node).or(known)
     }
 
     /// The endpoints of this node at an address, each with its service's ones that are here.

@@ -276,6 +276,11 @@ impl Owner {
         show::endpoints(&self.live, self.now_ms())
     }
 
+    /// Every node of the rack, as it is known here.
+    pub fn peers(&self) -> view::Peers {
+        self.live.members.view(&self.live, self.own())
+    }
+
     /// Which route and endpoint a request would take now.
     pub fn why(&self, asked: &view::WhyAsked) -> Result<view::Why, String> {
         show::why(&self.live, asked, self.now_ms())
@@ -422,6 +427,7 @@ impl Owner {
             }
         }
         sum.parked -= unparked.min(sum.parked);
+        sum.gossip_refused = self.live.members.refusals();
         sum
     }
 }

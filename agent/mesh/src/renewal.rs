@@ -1,7 +1,7 @@
 //! Renews this node's certificate at half of its life: by its own issuer, or by that of the
 //! first node that has one. Nobody outside the rack is asked.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hyper::Method;
 use tokio::time;
@@ -63,15 +63,18 @@ async fn ask(
     identity: &Arc<Identity>,
     request: &[u8],
 ) -> Result<Vec<u8>, String> {
-    let peers = control.owner().live().table.peers.clone();
+    let peers: BTreeMap<_, _> = {
+        let owner = control.owner();
+        let named = owner.live().table.peers.iter().map(|it| (it.node.clone(), it.address));
+        named.chain(owner.live().members.addresses()).collect()
+    };
     let mut last = "mesh.peers names no other node".to_owned();
-    for peer in peers.iter().filter(|it| it.node != identity.node) {
+    for (node, address) in peers.iter().filter(|(node, _)| **node != identity.node) {
         let what = (Method::POST, "/v1/certificate");
-        let asked =
-            tunnel::client::ask(identity.clone(), &peer.node, peer.address, what, request.into());
+        let asked = tunnel::client::ask(identity.clone(), node, *address, what, request.into());
         match asked.await {
             Ok(chain) => return Ok(chain),
-            Err(error) => last = format!("{}: {error}", peer.node),
+            Err(error) => last = format!("{node}: {error}"),
         }
     }
     Err(format!("no node has an issuer that answers: {last}"))

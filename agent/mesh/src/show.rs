@@ -92,9 +92,30 @@ fn endpoint(target: &Target, index: usize, now_ms: u32) -> view::Endpoint {
         requests,
         failures: it.failures.load(Relaxed),
         ejected: it.is_ejected(now_ms),
+        drained: it.is_drained.load(Relaxed),
+        away: it.is_away.load(Relaxed),
         healthy: health.is_known.then_some(!health.is_unhealthy),
         trouble: it.trouble(),
     }
+}
+
+/// Drains endpoints, or opens a service's circuit breaker, or takes that back; how many.
+pub fn set_aside(live: &Live, is_endpoint: bool, asked: &view::SetAside) -> usize {
+    let mut count = 0;
+    for target in &live.targets {
+        if !is_endpoint && target.service.name == asked.name {
+            target.set_broken(!asked.undo);
+            count += 1;
+        }
+        let named = target.service.endpoints.iter().map(|it| it.key());
+        for (_, it) in
+            named.zip(&target.endpoints).filter(|(key, _)| is_endpoint && *key == asked.name)
+        {
+            it.is_drained.store(!asked.undo, Relaxed);
+            count += 1;
+        }
+    }
+    count
 }
 
 /// Which route and endpoint a request would take.

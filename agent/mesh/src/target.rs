@@ -4,7 +4,7 @@ use std::{
     net::UdpSocket,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -39,6 +39,8 @@ pub struct Target {
 struct Shared {
     active: AtomicU32,
     budget: AtomicU32,
+    /// Whether its circuit breaker was opened by hand.
+    is_broken: AtomicBool,
 }
 
 /// How far each endpoint is; nothing if that makes no difference.
@@ -158,10 +160,21 @@ impl Target {
         let before = self.shared.active.fetch_add(1, Relaxed);
         let begun = Begun(self.shared.clone());
         // Dropped, it takes itself off again.
-        (before < self.service.max_requests).then(|| {
+        let may = before < self.service.max_requests && !self.is_broken();
+        may.then(|| {
             _ = self.shared.budget.fetch_update(Relaxed, Relaxed, |it| Some(rate::deposit(it)));
             begun
         })
+    }
+
+    /// Opens its circuit breaker by hand, or closes it.
+    pub fn set_broken(&self, is_broken: bool) {
+        self.shared.is_broken.store(is_broken, Relaxed);
+    }
+
+    /// Whether it was opened by hand.
+    pub fn is_broken(&self) -> bool {
+        self.shared.is_broken.load(Relaxed)
     }
 
     /// Whether the budget has a retry left; it is taken then.
@@ -192,7 +205,8 @@ impl Target {
 
 impl Shared {
     fn new() -> Self {
-        Self { active: AtomicU32::default(), budget: AtomicU32::new(rate::BUDGET_BURST) }
+        let budget = AtomicU32::new(rate::BUDGET_BURST);
+        Self { active: AtomicU32::default(), budget, is_broken: AtomicBool::new(false) }
     }
 }
 

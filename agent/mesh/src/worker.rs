@@ -32,6 +32,7 @@ use crate::{
     numa::Seat,
     pool::Pool,
     relay::Pipes,
+    tap::Tap,
     target::By,
     tunnel::{Tunnels, stream::Stream},
 };
@@ -79,6 +80,8 @@ pub struct Worker {
     pub connections: Connections,
     /// What is counted.
     pub counters: Arc<Counters>,
+    /// Who looks at requests.
+    pub tap: Arc<Tap>,
     /// Whether each answer is to be a connection's last.
     pub is_draining: Cell<bool>,
     heir: RefCell<Option<Heir>>,
@@ -123,6 +126,11 @@ impl Worker {
         drop(open);
     }
 
+    /// Whether somebody looks at each request, or it is a line in the log.
+    pub fn looks_at_requests(&self) -> bool {
+        self.tap.is_on() || self.live.borrow().table.access_log
+    }
+
     /// Milliseconds since the process's workers started.
     pub fn now_ms(&self) -> u32 {
         self.started.elapsed().as_millis() as u32
@@ -153,7 +161,13 @@ pub struct Handle {
 }
 
 /// Starts a worker. `started` is the same for all of them.
-pub fn start(number: usize, seed: u64, seat: Option<Seat>, started: Instant) -> io::Result<Handle> {
+pub fn start(
+    number: usize,
+    seed: u64,
+    seat: Option<Seat>,
+    started: Instant,
+    tap: Arc<Tap>,
+) -> io::Result<Handle> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let counters = Arc::new(Counters::default());
     let of_worker = counters.clone();
@@ -175,6 +189,7 @@ pub fn start(number: usize, seed: u64, seat: Option<Seat>, started: Instant) -> 
             pipes: Pipes::default(),
             connections: Connections::default(),
             counters: of_worker,
+            tap,
             is_draining: Cell::new(false),
             heir: RefCell::default(),
             heir_came: Notify::new(),

@@ -5,10 +5,12 @@ use std::{process::ExitCode, time::Duration};
 use anstyle::AnsiColor;
 use purlin_daemon::boot::Boot;
 use purlin_mesh::Place;
-use purlin_proto::mesh::{Endpoint, Endpoints, Routes, Status, Upgraded, Why, WhyAsked};
+use purlin_proto::mesh::{
+    Endpoint, Endpoints, PeerState, Peers, Routes, SetAside, Status, Upgraded, Why, WhyAsked,
+};
 
 use crate::{
-    args::{Global, MeshCommand, WhyArgs},
+    args::{Global, MeshCommand, SetAsideArgs, WhyArgs},
     client::{Body, Client, DEADLINE},
     exit::{Ended, Exit, Failure},
     output::{Output, Page},
@@ -17,6 +19,7 @@ use crate::{
 };
 
 mod ca;
+mod tap;
 
 /// The next mesh has 20 s to serve.
 const UPGRADE_DEADLINE: Duration = Duration::from_secs(28);
@@ -54,6 +57,13 @@ pub async fn run(command: &MeshCommand, global: &Global, output: &Output) -> End
             let fetch = async || client.get::<Endpoints>("/v1/endpoints").await;
             watch::show(output, every.every(), fetch).await
         }
+        MeshCommand::Tap { count } => tap::run(*count, &client, output).await,
+        MeshCommand::Drain(args) => set_aside("/v1/drain", args, &client, output).await,
+        MeshCommand::Break(args) => set_aside("/v1/break", args, &client, output).await,
+        MeshCommand::Peers(every) => {
+            watch::show(output, every.every(), async || client.get::<Peers>("/v1/peers").await)
+                .await
+        }
         MeshCommand::Upgrade => {
             let upgraded: Upgraded =
                 client.post("/v1/upgrade", Body::default(), UPGRADE_DEADLINE).await?;
@@ -74,12 +84,22 @@ impl Page for Upgraded {
     }
 }
 
+async fn set_aside(path: &str, args: &SetAsideArgs, client: &Client, output: &Output) -> Ended {
+    let asked = SetAside { name: args.name.clone(), undo: args.undo };
+    let endpoints: Endpoints = client.post(path, json(&asked)?, DEADLINE).await?;
+    output.show(&endpoints, |width| endpoints.page(width))?;
+    Ok(Exit::Ok)
+}
+
+fn json(asked: &impl serde::Serialize) -> Result<Body, Failure> {
+    let bytes = serde_json::to_vec(asked)
+        .map_err(|error| Failure::Failed(format!("the question can't be written: {error}")))?;
+    Ok(Body { content_type: Some("application/json"), bytes })
+}
+
 async fn why(args: &WhyArgs, client: &Client, output: &Output) -> Ended {
     let asked = asked(args)?;
-    let bytes = serde_json::to_vec(&asked)
-        .map_err(|error| Failure::Failed(format!("the question can't be written: {error}")))?;
-    let body = Body { content_type: Some("application/json"), bytes };
-    let why: Why = client.post("/v1/why", body, DEADLINE).await?;
+    let why: Why = client.post("/v1/why", json(&asked)?, DEADLINE).await?;
     output.show(&why, |width| why.page(width))?;
     Ok(Exit::Ok)
 }
@@ -193,7 +213,9 @@ fn counted(status: &Status, width: Width) -> String {
     let tunnels = counts.tunnels_refused.iter();
     let tunnels = tunnels.map(|(why, &count)| (format!("tunnel: {why}"), count));
     let all = plain.into_iter().chain(violations).map(|(why, count)| (why.to_owned(), count));
-    let all = all.chain(tunnels).filter(|(_, count)| *count > 0);
+    let gossip = counts.gossip_refused.iter();
+    let gossip = gossip.map(|(why, &count)| (format!("gossip: {why}"), count));
+    let all = all.chain(tunnels).chain(gossip).filter(|(_, count)| *count > 0);
     let rows = all.map(|(why, count)| vec![why, count.to_string()]);
     table::columns(&[Left("REFUSED OR REPEATED"), Right("TIMES")], rows, width)
 }
@@ -236,6 +258,32 @@ impl Page for Endpoints {
     }
 }
 
+impl Page for Peers {
+    fn page(&self, width: Width) -> String {
+        let header =
+            [Left("NODE"), Whole("TUNNEL"), Left("STATE"), Right("FOR"), Right("CLOCK AHEAD")];
+        let row = |it: &purlin_proto::mesh::Peer| {
+            let state = match it.state {
+                PeerState::Unknown => "not heard of",
+                PeerState::Up => "up",
+                PeerState::Down => "down",
+                PeerState::Own => "this one",
+            };
+            vec![
+                it.node.clone(),
+                it.address.clone(),
+                state.into(),
+                it.since_ms.map_or(String::new(), units::duration),
+                it.clock_off_s.map_or(String::new(), |it| format!("{it} s")),
+            ]
+        };
+        match self.peers.is_empty() {
+            true => "no other node: the document in force names no peers\n".into(),
+            false => table::columns(&header, self.peers.iter().map(row), width),
+        }
+    }
+}
+
 fn endpoints(all: &[Endpoint], width: Width) -> String {
     let header = [
         Left("SERVICE"),
@@ -270,6 +318,8 @@ fn state(it: &Endpoint) -> String {
             format!("unhealthy: {}", it.trouble.as_deref().unwrap_or("not well for long enough"))
         }
         (_, true) => "left out".into(),
+        _ if it.drained => "drained by hand".into(),
+        _ if it.away => "its node is down".into(),
         (Some(true), _) => "healthy".into(),
         (None, _) => String::new(),
     }

@@ -49,10 +49,12 @@ pub struct Now {
 }
 
 impl Now {
-    /// From a clock, and the latest time that is surely past.
-    pub fn judged(clock: u64, is_sure: bool, past: u64) -> Self {
+    /// From a clock, whether a time service or most other nodes have the same, and the
+    /// latest time that is surely past. A whole rack without batteries agrees on 1970.
+    pub fn judged(clock: u64, is_served: bool, peers_agree: bool, past: u64) -> Self {
         let is_plausible = (past..=past.saturating_add(PLAUSIBLE_S)).contains(&clock);
-        Self { unix_s: if is_sure || is_plausible { clock } else { past }, is_sure }
+        let unix_s = if is_served || is_plausible { clock } else { past };
+        Self { unix_s, is_sure: is_served || is_plausible && peers_agree }
     }
 
     /// By how much a certificate is out of its time, if it is good all the same; else why
@@ -106,7 +108,7 @@ mod tests {
     #[test]
     fn one_that_merely_expired_is_good_for_the_grace_and_by_a_lonely_clock_for_ever() {
         let admits = |clock, is_sure| {
-            Now::judged(clock, is_sure, YEAR_2026).admits(month(), GRACE).map(|it| it / DAY)
+            Now::judged(clock, is_sure, false, YEAR_2026).admits(month(), GRACE).map(|it| it / DAY)
         };
         assert_eq!(admits(YEAR_2026 + 3 * DAY, true), Ok(0));
         assert_eq!(admits(YEAR_2026 + 59 * DAY, true), Ok(29), "within the grace");
@@ -117,7 +119,9 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumped_is_not_the_time() {
-        let at = |clock, is_sure| Now::judged(clock, is_sure, YEAR_2026).unix_s;
+        let at = |clock, is_sure| Now::judged(clock, is_sure, true, YEAR_2026).unix_s;
+        let is_sure = |clock| Now::judged(clock, false, true, YEAR_2026).is_sure;
+        assert!(is_sure(YEAR_2026 + DAY) && !is_sure(5), "a rack without batteries");
         assert_eq!(at(5, false), YEAR_2026, "an empty battery");
         assert_eq!(at(YEAR_2026 + 20 * 365 * DAY, false), YEAR_2026, "a jump ahead");
         assert_eq!(at(YEAR_2026 + 20 * 365 * DAY, true), YEAR_2026 + 20 * 365 * DAY);

@@ -52,6 +52,10 @@ pub struct Table {
     pub rack: Vec<Network>,
     /// The rack's nodes.
     pub peers: Vec<Peer>,
+    /// Keys of the rack's gossip.
+    pub discovery_keys: Vec<[u8; 32]>,
+    /// Whether every request is a line in the log.
+    pub access_log: bool,
     /// For how long a certificate that expired is good all the same, in seconds.
     pub grace_s: u64,
 }
@@ -63,7 +67,7 @@ impl Table {
         let mut check = Check::default();
         check.listeners(&self.listeners);
         check.peers(&self.peers);
-        check.services(&self.services, &self.peers);
+        check.services(&self.services, &self);
         check.names("mesh.routes", self.routes.iter().map(|it| &it.name), MAX_ROUTES);
         for (n, route) in self.routes.iter().enumerate() {
             check.route(&format!("mesh.routes[{n}]"), route, &self);
@@ -83,9 +87,10 @@ impl Table {
 
     /// Whether nothing is different but which document it is of.
     pub fn is_same_but_for_generation(&self, other: &Table) -> bool {
-        (&self.listeners, &self.services, &self.routes)
-            == (&other.listeners, &other.services, &other.routes)
-            && (&self.rack, &self.peers, self.grace_s) == (&other.rack, &other.peers, other.grace_s)
+        (&self.listeners, &self.services, &self.routes, &self.rack)
+            == (&other.listeners, &other.services, &other.routes, &other.rack)
+            && (&self.peers, &self.discovery_keys, self.grace_s, self.access_log)
+                == (&other.peers, &other.discovery_keys, other.grace_s, other.access_log)
     }
 
     /// A service by name.
@@ -208,7 +213,11 @@ impl Check {
         }
     }
 
-    fn services(&mut self, services: &[Service], peers: &[Peer]) {
+    fn services(&mut self, services: &[Service], table: &Table) {
+        // With gossip, others may turn up.
+        let may_turn_up = |node: &str| !table.discovery_keys.is_empty() && spiffe::is_segment(node);
+        let is_known =
+            |node: &str| table.peers.iter().any(|it| it.node == node) || may_turn_up(node);
         self.names("mesh.services", services.iter().map(|it| &it.name), MAX_SERVICES);
         for (n, service) in services.iter().enumerate() {
             let path = format!("mesh.services[{n}].endpoints");
@@ -217,7 +226,7 @@ impl Check {
             for (m, endpoint) in service.endpoints.iter().enumerate() {
                 let address = endpoint.address;
                 if let Some(node) = &endpoint.node
-                    && !peers.iter().any(|it| it.node == *node)
+                    && !is_known(node)
                 {
                     let hint = "add it to mesh.peers with the address of its tunnel";
                     self.refuse(format!("{path}[{m}].node"), node, "one of mesh.peers", hint);

@@ -3,6 +3,7 @@
 
 use std::{
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,10 @@ use crate::{
     target::Target,
     worker::Worker,
 };
+
+/// Who answered, for whoever looks.
+#[derive(Clone, Debug)]
+pub struct By(pub Arc<Endpoint>);
 
 /// What comes of a request that goes nowhere: why, and whose it was.
 type Failed = (Refusal, Begun);
@@ -112,6 +117,9 @@ pub async fn forward(
                     }
                 }
                 let mut answer = answer;
+                if worker.looks_at_requests() {
+                    answer.extensions_mut().insert(By(endpoint.clone()));
+                }
                 affinity::name(target, &endpoint, named.as_ref(), answer.headers_mut());
                 let under = under.stays(of_service);
                 let upgrade = clients_end.map(|end| (end, service.timeouts.idle));

@@ -16,7 +16,7 @@ use purlin_core::mesh::{
     path::{PathMatch, is_ambiguous},
 };
 
-use super::{Body, body::Request as Begun, forward, headers};
+use super::{Body, body::Request as Begun, forward, headers, look};
 use crate::{connection::Connection, counters::Counters, target::Target, worker::Worker};
 
 /// Answers one request.
@@ -28,11 +28,15 @@ pub async fn handle(
     Counters::one(&worker.counters.requests);
     let begun = Begun::begin(connection);
     let is_http1 = request.version() < hyper::Version::HTTP_2;
+    let looked_at = worker.looks_at_requests().then(|| look::At::new(connection, &request));
     let mut answer = match answer(worker, connection, request, begun).await {
         Ok(answer) => answer,
         Err((Refusal(status, text), begun)) => own(status, text, begun),
     };
     worker.counters.answer(answer.status().as_u16());
+    if let Some(looked_at) = looked_at {
+        looked_at.is_over(worker, &answer);
+    }
     if worker.is_draining.get() && is_http1 && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Only this loses none: a close without it crosses the next request.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -27,6 +27,7 @@ mod forward;
 mod handle;
 mod headers;
 pub mod io;
+mod look;
 mod upgrade;
 
 pub use body::Body;

@@ -43,9 +43,14 @@ impl Clock {
 
     /// Now.
     pub fn now(&self) -> Now {
-        let is_sure = self.0.peers_agree.load(Relaxed)
-            || self.0.wrong_by.is_none() && purlin_drivers::clock_is_synchronized();
-        Now::judged(self.shown(), is_sure, self.0.past.load(Relaxed) + self.elapsed_s())
+        let is_served = self.0.wrong_by.is_none() && purlin_drivers::clock_is_synchronized();
+        let peers_agree = self.0.peers_agree.load(Relaxed);
+        Now::judged(
+            self.shown(),
+            is_served,
+            peers_agree,
+            self.0.past.load(Relaxed) + self.elapsed_s(),
+        )
     }
 
     fn elapsed_s(&self) -> u64 {

@@ -210,6 +210,11 @@ impl Keeper {
         }
     }
 
+    /// The time, as far as anybody agrees.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// Who this node is now.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         self.identity.as_ref()

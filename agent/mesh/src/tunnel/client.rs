@@ -64,7 +64,14 @@ pub async fn open(
         ways.entry(node.into()).or_default().clone()
     };
     let sender = way.sender(worker, node).await?;
-    let mut sender = sender.ready().await.map_err(io_error)?;
+    // A connection that is being left takes nothing new: the other end drains.
+    let mut sender = match sender.ready().await {
+        Ok(sender) => sender,
+        Err(_) => {
+            way.0.lock().await.open = None;
+            way.sender(worker, node).await?.ready().await.map_err(io_error)?
+        }
+    };
     let uri = Uri::builder().authority(to.to_string()).build().map_err(io::Error::other)?;
     let request = Request::builder()
         .method(Method::CONNECT)

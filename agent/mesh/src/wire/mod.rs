@@ -72,6 +72,8 @@ pub fn table(generation: u64, mesh: &v1::Mesh) -> Result<Table, Vec<Refusal>> {
         peers: (mesh.peers.iter().enumerate())
             .filter_map(|(n, it)| reader.peer(&each("peers", n), it))
             .collect(),
+        discovery_keys: reader.keys("mesh.discovery_keys", &mesh.discovery_keys),
+        access_log: mesh.access_log.unwrap_or_default(),
         grace_s: 86_400
             * u64::from(reader.within(
                 "mesh.certificate_grace_days",
@@ -607,6 +609,8 @@ mod tests {
             rack_networks: vec!["10.0.0.0/99".into()],
             peers: vec![v1::Peer { node: "b".into(), address: "b:15008".into() }],
             certificate_grace_days: Some(4000),
+            access_log: None,
+            discovery_keys: vec!["abc".into(), "00".repeat(32), "11".repeat(32)],
         };
         check(
             mesh,
@@ -639,6 +643,8 @@ mod tests {
                 2 (may be at most 1024 printable ASCII characters; a header's value is one line)
                 mesh.rack_networks[0]: 10.0.0.0/99 (may be ADDRESS/BITS; such as 10.1.0.0/16 or fd00::/8)
                 mesh.peers[0].address: b:15008 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
+                mesh.discovery_keys: 3 (may be at most 2; the one that goes and the one that comes)
+                mesh.discovery_keys[0]:  (may be 64 hexadecimal digits; e.g. by `openssl rand -hex 32`)
                 mesh.certificate_grace_days: 4000 (may be 0 to 3650; the nearest possible value is 3650)
             "#]],
         );

@@ -27,6 +27,8 @@ const SECONDS: RangeInclusive<u32> = 1..=31_536_000;
 const SERVER_ERRORS: RangeInclusive<u32> = 500..=599;
 /// As many as the Gateway API has in a list.
 const MAX_STATUSES: usize = 16;
+/// One that goes, and one that comes.
+const MAX_KEYS: usize = 2;
 /// A rack has a few networks.
 const MAX_NETWORKS: usize = 64;
 
@@ -34,6 +36,29 @@ impl Reader {
     pub(super) fn peer(&mut self, path: &str, it: &v1::Peer) -> Option<Peer> {
         let address = self.address(&format!("{path}.address"), &it.address)?;
         Some(Peer { node: it.node.clone(), address })
+    }
+
+    /// What is wrong with a key is told without it.
+    pub(super) fn keys(&mut self, path: &str, all: &[String]) -> Vec<[u8; 32]> {
+        if all.len() > MAX_KEYS {
+            let hint = "the one that goes and the one that comes";
+            self.refuse(path, all.len(), format!("at most {MAX_KEYS}"), hint);
+        }
+        let mut keys = Vec::new();
+        for (n, text) in all.iter().enumerate() {
+            let bytes: Option<Vec<u8>> = (0..text.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+                .collect();
+            match bytes.and_then(|bytes| bytes.try_into().ok()) {
+                Some(key) => keys.push(key),
+                None => {
+                    let hint = "e.g. by `openssl rand -hex 32`";
+                    self.refuse(&format!("{path}[{n}]"), "", "64 hexadecimal digits", hint);
+                }
+            }
+        }
+        keys
     }
 
     pub(super) fn allow(&mut self, path: &str, it: &v1::Allow) -> Allow {

@@ -26,6 +26,7 @@ use crate::{
 
 mod client;
 mod interop;
+mod namespaces;
 mod rack;
 mod tunnel;
 mod upstream;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     let mut all = Vec::from(tests);
     all.extend(interop::tests());
     all.extend(tunnel::tests());
+    all.extend(namespaces::tests());
     purlin_tests::run(all)
 }
 

@@ -15,6 +15,7 @@ pub mod guest;
 pub mod lab;
 pub mod modbus;
 pub mod mqtt;
+pub mod namespace;
 pub mod node;
 pub mod process;
 pub mod proxy;

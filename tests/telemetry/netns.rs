@@ -15,8 +15,8 @@ use std::{
 use purlin_daemon::wire;
 use purlin_proto::v1::Class;
 use purlin_tests::{
-    Lab, Need, Node, Result, broker::unhex, ensure, lab::Test, node::class, process::Process, test,
-    wait,
+    Lab, Need, Node, Result, broker::unhex, ensure, lab::Test, namespace::Namespace, node::class,
+    process::Process, test, wait,
 };
 
 /// For the agent, which the subscriber is not.
@@ -125,32 +125,19 @@ fn reconcile(messages: &PathBuf, durable: u64, connects: u64) -> Result {
 }
 
 /// A network namespace that lives as long as it.
-pub struct Net(Process);
+pub struct Net(Namespace);
 
 impl Net {
     pub fn new() -> Result<Self> {
-        let mut holder = Command::new("unshare");
-        holder.args(["--net", "sleep", "300"]).stdin(Stdio::null());
-        let net = Self(Process::start(&mut holder)?);
-        wait::until("the namespace", SOON, || {
-            let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
-            let (theirs, ours) = (of(&net.pid()), of("self"));
-            let apart = theirs.as_ref().ok() != ours.as_ref().ok() && theirs.is_ok();
-            if apart { Ok(()) } else { Err(format!("{theirs:?}")) }
-        })?;
-        let status = net.command("ip").args(["link", "set", "lo", "up"]).status()?;
-        ensure!(status.success(), "ip: {status}");
-        Ok(net)
+        Namespace::new().map(Self)
     }
 
     pub fn pid(&self) -> String {
-        self.0.pid().to_string()
+        self.0.pid()
     }
 
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid(), "-n", program]);
-        command
+        self.0.command(program)
     }
 
     /// What happens to packets between agent and broker, both ways.

@@ -35,7 +35,7 @@ pub async fn handle(
     };
     worker.counters.answer(answer.status().as_u16());
     if let Some(looked_at) = looked_at {
-        looked_at.is_over(worker, &answer);
+        looked_at.over(worker, &answer);
     }
     if worker.is_draining.get() && is_http1 && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Only this loses none: a close without it crosses the next request.

@@ -42,7 +42,7 @@ impl At {
     }
 
     /// Its answer begins.
-    pub fn is_over(mut self, worker: &Worker, answer: &Response<Body>) {
+    pub fn over(mut self, worker: &Worker, answer: &Response<Body>) {
         let it = &mut self.tapped;
         it.status = answer.status().as_u16();
         it.ms = self.began.elapsed().as_secs_f32() * 1000.0;

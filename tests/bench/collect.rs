@@ -142,6 +142,7 @@ async fn publish(broker: &Broker, backlog: &Backlog) -> Result {
         password_file: None,
         trust_anchors: None,
         identity: None,
+        enrolled: None,
         floor: Floor::default(),
         proxy: None,
     };

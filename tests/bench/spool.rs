@@ -293,6 +293,7 @@ async fn published(broker: &Broker, line: &str) -> Result {
         password_file: None,
         trust_anchors: None,
         identity: None,
+        enrolled: None,
         floor: Floor::default(),
         proxy: None,
     };

@@ -1,8 +1,11 @@
 //! Who a node is: two with one identity both say so, and a node can be made to forget.
 
-use std::fs;
+use std::{fs, net::Ipv4Addr};
 
 use purlin_tests::{Broker, Lab, Node, Result, ensure, lab::Test, node::setting, test, wait};
+
+use purlin_proto::api::LinkState;
+use rcgen::{CertificateParams, KeyPair, SanType};
 
 use crate::{ROUND_TRIP, apply};
 
@@ -10,8 +13,11 @@ pub fn local() -> [Test; 1] {
     [test("a_node_that_was_reset_is_another_one_or_keeps_its_id", 60, reset)]
 }
 
-pub fn remote() -> [Test; 1] {
-    [test("two_nodes_with_one_identity_both_say_so", 120, shared)]
+pub fn remote() -> [Test; 2] {
+    [
+        test("two_nodes_with_one_identity_both_say_so", 120, shared),
+        test("a_node_gets_a_certificate_by_files_and_renews_it_without_a_restart", 120, enrolled),
+    ]
 }
 
 fn reset(lab: &Lab) -> Result {
@@ -66,5 +72,89 @@ fn shared(lab: &Lab) -> Result {
     for node in &mut nodes {
         node.stop()?;
     }
+    Ok(())
+}
+
+/// A broker that wants certificates of the fleet's authority, and a node without one.
+fn enrolled(lab: &Lab) -> Result {
+    let mut node = Node::new(lab, "node")?;
+    let path = |name: &str| lab.dir().join(name).display().to_string();
+    let done = |node: &Node, words: &[&str]| -> Result {
+        let answer = node.cli(words)?;
+        ensure!(answer.code == 0, "{words:?}: {answer:?}");
+        Ok(())
+    };
+    let (ca, other) = (path("ca"), path("other"));
+    for dir in [&ca, &other] {
+        done(&node, &["fleet", "authority", dir, "--fleet", "lab"])?;
+    }
+    let mut params = CertificateParams::new(["broker".to_owned()])?;
+    params.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+    let key = KeyPair::generate()?;
+    let server = lab.file("server.pem", params.self_signed(&key)?.pem())?;
+    let server_key = lab.file("server.key", key.serialize_pem())?;
+    let lines = format!(
+        "cafile {ca}/ca.pem\ncertfile {}\nkeyfile {}\nrequire_certificate true\n\
+         use_identity_as_username true",
+        server.display(),
+        server_key.display()
+    );
+    let mut broker = Broker::start_with(lab, &lines)?;
+    node.set("PURLIN_UPLINK__ENDPOINT", format!("mqtts://127.0.0.1:{}", broker.port()));
+    node.set("PURLIN_UPLINK__TRUST_ANCHORS", &server);
+    node.start()?;
+    let says = |node: &Node, what: &str| {
+        wait::until(what, ROUND_TRIP * 3, || {
+            let link = node.link().map_err(|e| format!("{e:?}"))?;
+            let said = link.last_error.clone().unwrap_or_default();
+            let is_so =
+                if what == "up" { link.state == LinkState::Up } else { said.contains(what) };
+            is_so.then_some(()).ok_or_else(|| format!("{link:?}"))
+        })
+    };
+    says(&node, "wants a certificate")?;
+
+    let (request, taken) = (path("node.csr"), path("node.pem"));
+    let certify = |authority: &str| {
+        done(
+            &node,
+            &["fleet", "certify", &request, &taken, "--authority", authority, "--node", "node"],
+        )
+    };
+    done(&node, &["node", "enrol", "request", &request])?;
+    let foreign =
+        node.cli(&["fleet", "certify", &request, &taken, "--authority", &ca, "--node", "x"])?;
+    ensure!(foreign.code == 1 && foreign.stderr.contains("of node node"), "{foreign:?}");
+    certify(&ca)?;
+    let pid = node.pid()?;
+    done(&node, &["node", "enrol", "accept", &taken])?;
+    says(&node, "up")?;
+
+    // Renewed: the old one is in use until the new one is there.
+    let pair = node.state_dir().join("identity/node.pem");
+    let before = fs::read(&pair)?;
+    done(&node, &["node", "enrol", "request", &request])?;
+    certify(&ca)?;
+    ensure!(fs::read(&pair)? == before, "nothing was taken yet");
+    done(&node, &["node", "enrol", "accept", &taken])?;
+    let renewed = fs::read(&pair)?;
+    ensure!(renewed != before, "another certificate and another key");
+    let before = node.link()?.connects;
+    broker.restart()?;
+    wait::until("a new session", ROUND_TRIP, || {
+        let link = node.link().map_err(|e| format!("{e:?}"))?;
+        if link.connects > before { Ok(()) } else { Err(format!("{link:?}")) }
+    })?;
+    // One of an authority that the broker doesn't know ends the link and nothing else.
+    done(&node, &["node", "enrol", "request", &request])?;
+    certify(&other)?;
+    done(&node, &["node", "enrol", "accept", &taken])?;
+    broker.restart()?;
+    says(&node, "doesn't trust our certificate")?;
+    ensure!(node.status()?.faults.is_empty(), "{:?}", node.status()?.faults);
+    fs::write(&pair, renewed)?;
+    says(&node, "up")?;
+    ensure!(node.pid()? == pid, "without a restart");
+    node.stop()?;
     Ok(())
 }

@@ -170,7 +170,7 @@ Examples:
     #[command(subcommand)]
     Alarm(AlarmCommand),
 
-    /// Make this node forget: a factory reset
+    /// This node as such: get it a certificate, or make it forget
     #[command(subcommand)]
     Node(NodeCommand),
 
@@ -667,6 +667,15 @@ Examples:
 /// `purlin node …`
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
+    /// Get this node a certificate, by files that are carried
+    ///
+    /// The key is made here and never leaves. The agent takes the certificate up at its
+    /// next attempt to connect, without a restart, where its file names no other
+    /// (uplink.client_certificate). Renew it in the same way: the old one stays in use
+    /// until the new one is accepted. `purlin status` tells when a third of its time is
+    /// left.
+    #[command(subcommand)]
+    Enrol(EnrolCommand),
     /// Empty the state directory; the agent must be stopped
     ///
     /// Before a node goes elsewhere, or where two have one identity because a disk or an
@@ -684,6 +693,27 @@ Examples:
         /// Don't ask
         #[arg(long)]
         yes: bool,
+    },
+}
+
+/// `purlin node enrol …`
+#[derive(Debug, Subcommand)]
+pub enum EnrolCommand {
+    /// Write a request for a certificate
+    #[command(after_help = "\
+Examples:
+  purlin node enrol request n1.csr       then: purlin fleet certify")]
+    Request {
+        /// Where to
+        out: PathBuf,
+    },
+    /// Take the certificate, with those that vouch for it behind it
+    #[command(after_help = "\
+Examples:
+  purlin node enrol accept n1.pem")]
+    Accept {
+        /// PEM
+        certificate: PathBuf,
     },
 }
 
@@ -1256,6 +1286,19 @@ Examples:
   purlin fleet keygen keys --fleet site7             2 of 3 roots
   purlin fleet keygen keys --roots 1 --threshold 1   to try it out")]
     Keygen(KeygenArgs),
+    /// Make the authority that vouches for nodes to the broker, in a directory
+    #[command(after_help = "\
+Examples:
+  purlin fleet authority ca --fleet site7")]
+    Authority(AuthorityArgs),
+    /// Make a certificate out of a node's request
+    ///
+    /// Of the request only the node's id and its key count. The broker lets in whoever
+    /// has a certificate of the authority: look that the request is from that node.
+    #[command(after_help = "\
+Examples:
+  purlin fleet certify n1.csr n1.pem --authority ca --node n1 --for 90days")]
+    Certify(CertifyArgs),
     /// Replace the keys that sign: what was signed with the old ones is refused
     ///
     /// Enough root keys must be in the directory. The new key set goes along with the
@@ -1331,6 +1374,35 @@ Examples:
   purlin fleet collect --broker mqtt://core --partition 1/2 --state s \\
       --to jsonl=/srv/purlin")]
     Collect(Box<CollectArgs>),
+}
+
+/// `purlin fleet authority`
+#[derive(Debug, Args)]
+pub struct AuthorityArgs {
+    /// Where to; made if it isn't there
+    pub dir: PathBuf,
+    /// The fleet
+    #[arg(long, default_value = "default")]
+    pub fleet: String,
+}
+
+/// `purlin fleet certify`
+#[derive(Debug, Args)]
+pub struct CertifyArgs {
+    /// What the node asked with
+    pub request: PathBuf,
+    /// Where the certificate goes
+    pub out: PathBuf,
+    /// The directory of `authority`
+    #[arg(long, value_name = "DIR")]
+    pub authority: PathBuf,
+    /// Refuse the request of any other node
+    #[arg(long, value_name = "ID", value_parser = level)]
+    pub node: Option<String>,
+    /// How long it holds
+    #[arg(long = "for", value_name = "TIME", default_value = "365days",
+          value_parser = humantime::parse_duration)]
+    pub lasts: Duration,
 }
 
 /// `purlin fleet keygen`
@@ -1639,6 +1711,7 @@ impl Login {
             password_file: self.password_file.clone(),
             trust_anchors: self.ca.clone(),
             identity: self.cert.clone().zip(self.key.clone()),
+            enrolled: None,
             proxy: None,
             floor: Floor::default(),
         }

@@ -67,7 +67,7 @@ use crate::{
     clock::{Clock, Floor},
     command,
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
-    enforce, export, helper,
+    enforce, enrol, export, helper,
     history::History,
     intake,
     inventory::{Due, Hardware, Owner},
@@ -664,14 +664,13 @@ fn mqtt(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<Mqtt, 
         boot.start.endpoint = Some((endpoint, "embedded broker".into()));
         boot.password_file = Some(state.path().join("broker.password"));
     }
-    #[cfg(not(feature = "broker"))]
-    let _ = state;
     Ok(Mqtt {
         client_id: identity.node.clone(),
         username,
         password_file: boot.password_file.clone(),
         trust_anchors: boot.trust_anchors.clone(),
         identity: boot.identity.clone(),
+        enrolled: Some(enrol::pair(state.path())),
         proxy: boot.proxy.clone(),
         floor: Floor::default(),
     })

@@ -20,6 +20,7 @@ pub mod command;
 pub mod document;
 pub mod door;
 mod enforce;
+pub mod enrol;
 mod export;
 pub mod helper;
 pub mod history;

@@ -11,13 +11,13 @@ use purlin_proto::v1;
 
 use crate::{
     audit::{self, chain::Line},
-    clock,
+    clock, enrol,
     ledger::Ledger,
     state::StateDir,
 };
 
 /// What stays with an identity, besides part of the ledger.
-const IDENTITY: [&str; 2] = ["node", audit::store::DIR];
+const IDENTITY: [&str; 3] = ["node", audit::store::DIR, enrol::DIR];
 /// Held while the rest is removed, and removed by nobody.
 const LOCK: &str = "lock";
 

@@ -12,8 +12,9 @@ use purlin_proto::api;
 use tokio::sync::watch;
 
 use crate::{
-    alarm, audit, document,
+    alarm, audit, clock, document,
     door::{Identity, VERSION},
+    enrol,
     helper::{Client, WRITER_SOCKET},
     inventory::{Hardware, KEPT_CHANGES},
     kubelet, logging, mesh, nri,
@@ -113,6 +114,7 @@ impl Sources {
         faults.extend(nri::faults(&self.nri));
         faults.extend(kubelet::faults(&self.kubelet));
         faults.extend(audit::faults(&self.audit));
+        faults.extend(enrol::faults(&self.state_dir, clock::unix_ms() / 1000));
         faults.extend(shared_identity(&self.link.borrow().view()));
         faults.extend(mesh::faults(&self.mesh.borrow().view));
         faults.extend(placement_faults(&self.enforced.borrow()));

@@ -7,6 +7,7 @@
 
 use crate::{args::FleetCommand, exit::Ended, output::Output};
 
+mod authority;
 mod broker;
 mod collect;
 mod command;
@@ -19,6 +20,8 @@ mod sign;
 pub async fn run(command: &FleetCommand, output: &Output) -> Ended {
     match command {
         FleetCommand::Keygen(args) => keys::generate(args, output),
+        FleetCommand::Authority(args) => authority::make(args, output),
+        FleetCommand::Certify(args) => authority::certify(args, output),
         FleetCommand::Rotate(args) => keys::rotate(args, output),
         FleetCommand::Sign(args) => sign::run(args, output),
         FleetCommand::Push(args) => push::run(args, output).await,

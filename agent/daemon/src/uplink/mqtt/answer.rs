@@ -141,7 +141,11 @@ fn about_tls(error: &rustls::Error) -> &'static str {
                 "; our certificate has expired: renew the file uplink.client_certificate, which is \
                  read anew at each attempt"
             }
-            Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateUnknown => {
+            // The last one is what OpenSSL says of an authority of the same name.
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::DecryptError => {
                 "; the broker doesn't trust our certificate: uplink.client_certificate must be of \
                  an authority that it knows"
             }

@@ -60,6 +60,8 @@ pub struct Mqtt {
     pub trust_anchors: Option<PathBuf>,
     /// PEM files of our own certificate and its key, read anew at each connection.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// PEM file of a certificate with its key, used where it is and `identity` names none.
+    pub enrolled: Option<PathBuf>,
     /// HTTP proxy that is asked to connect us (CONNECT).
     pub proxy: Option<boot::Proxy>,
     /// What time it is at least.
@@ -116,9 +118,11 @@ impl Mqtt {
             .as_ref()
             .ok_or("mqtts:// needs uplink.trust_anchors: a PEM file of the authorities to trust")?;
         let roots = tls::roots("uplink.trust_anchors", path)?;
-        let identity = self.identity.as_ref().map(|(certificate, key)| {
-            let chain = tls::certificates("uplink.client_certificate", certificate)?;
-            Ok::<_, String>((chain, tls::key("uplink.client_key", key)?))
+        let enrolled = self.enrolled.as_ref().filter(|pair| pair.exists());
+        let enrolled = enrolled.map(|pair| (pair.clone(), pair.clone()));
+        let identity = self.identity.clone().or(enrolled).map(|(certificate, key)| {
+            let chain = tls::certificates("uplink.client_certificate", &certificate)?;
+            Ok::<_, String>((chain, tls::key("uplink.client_key", &key)?))
         });
         let config = tls::client(roots, identity.transpose()?, &self.floor)
             .map_err(|error| format!("uplink.client_certificate and uplink.client_key: {error}"))?;

@@ -242,11 +242,11 @@ mod tests {
         let state = dir.path();
         assert_eq!(faults(state, IN_2026), None, "there is none");
         let request = request(state, "n1").expect("a request");
-        accept(state, "n1", &signed(&request, 2030), IN_2026).expect("taken");
+        accept(state, "n1", &signed(&request, 2031), IN_2026).expect("taken");
         assert_eq!(faults(state, IN_2026), None);
         let in_2028 = IN_2026 + 2 * 365 * 86_400;
         let told = faults(state, in_2028).expect("told").what;
-        assert!(told.contains("ends in 4"), "{told}");
+        assert!(told.contains("ends in 8"), "{told}");
         let told = faults(state, IN_2026 * 2).expect("told").what;
         assert!(told.contains("has ended"), "{told}");
         fs::write(pair(state), "torn").expect("written");

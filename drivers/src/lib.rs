@@ -11,6 +11,7 @@
 //! | [`cdi`] | what CDI specifications offer | `hw-docs/pci.md` |
 //! | [`cpu`] | packages, cores, PUs, caches | `hw-docs/cpu.md` |
 //! | [`cgroup`] | what each container may run on; writes too | `hw-docs/numa.md` |
+//! | [`ipmi`] | the BMC: sensors, event log, FRUs | `hw-docs/bmc.md` |
 //! | [`kubelet`] | what kubelet's CPU and memory managers gave out | `hw-docs/numa.md` |
 //! | [`irq`] | where interrupts arrive; writes too | `hw-docs/interrupts.md` |
 //! | [`numa`] | NUMA nodes | `hw-docs/numa.md` |
@@ -40,6 +41,7 @@ mod edac;
 mod gather;
 pub mod gpu;
 pub mod gpu_metrics;
+pub mod ipmi;
 pub mod irq;
 pub mod kubelet;
 pub mod lldp;

@@ -2,7 +2,7 @@
 //!
 //! A module each for what is asked. They must be called for the live machine
 //! only, and never write to a device or change its state; but for a light that is asked
-//! to blink.
+//! to blink, `ipmi`, which asks whatever it is given, and `watchdog`.
 
 #![allow(unsafe_code)]
 
@@ -10,6 +10,7 @@ pub(crate) mod apart;
 pub(crate) mod clock;
 pub(crate) mod ethtool;
 pub(crate) mod heap;
+pub(crate) mod ipmi;
 pub(crate) mod nvme;
 pub(crate) mod nvml;
 pub(crate) mod packet;

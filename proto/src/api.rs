@@ -937,6 +937,98 @@ pub struct Note {
 pub struct Rack {
     /// Every bus that is configured.
     pub buses: Vec<RackBus>,
+    /// The node's BMC, if it has one.
+    #[serde(default)]
+    pub bmc: Option<Bmc>,
+}
+
+/// What the BMC says.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Bmc {
+    /// IANA number of its maker.
+    pub manufacturer: u32,
+    /// Its maker's number of it.
+    pub product: u16,
+    /// Firmware.
+    pub firmware: String,
+    /// Version of IPMI.
+    pub ipmi: String,
+    /// Why the last look failed, and what could not be read.
+    pub problems: Vec<String>,
+    /// When it last answered.
+    pub unix_ms: u64,
+    /// What follows is older than three looks.
+    pub stale: bool,
+    /// Its sensors.
+    pub sensors: Vec<BmcSensor>,
+    /// What the parts say they are.
+    pub parts: Vec<BmcPart>,
+    /// Entries that its event log holds.
+    pub log_entries: u16,
+    /// Bytes of it that are free; 65535 for that or more.
+    pub log_free: u16,
+    /// The latest of them, the oldest first.
+    pub events: Vec<BmcEvent>,
+    /// Its own watchdog timer.
+    pub watchdog: Option<BmcWatchdog>,
+}
+
+/// A sensor of the BMC.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct BmcSensor {
+    /// Its name.
+    pub name: String,
+    /// The reading; absent if it has none, or none now.
+    pub value: Option<f64>,
+    /// UCUM unit.
+    pub unit: String,
+    /// States that are asserted; absent if it can't be told now.
+    pub states: Option<Vec<String>>,
+    /// Thresholds: lower non-critical, critical, non-recoverable, then upper.
+    pub limits: [Option<f64>; 6],
+}
+
+/// What a part says it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct BmcPart {
+    /// Its name.
+    pub name: String,
+    /// Fields, by what they are called, in their order.
+    pub fields: Vec<(String, String)>,
+}
+
+/// An entry of the BMC's log.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct BmcEvent {
+    /// Its record.
+    pub record: u16,
+    /// By the BMC's clock; below 2^29 s it counts from its start.
+    pub unix_s: u32,
+    /// What happened.
+    pub text: String,
+    /// It began; else it is over.
+    pub asserted: bool,
+}
+
+/// The BMC's watchdog timer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct BmcWatchdog {
+    /// It counts.
+    pub running: bool,
+    /// What it does at its end: `nothing`, `reset`, `power down`, `power cycle`.
+    pub action: String,
+    /// From what it counts, in ms.
+    pub timeout_ms: u32,
+    /// What is left, in ms.
+    pub left_ms: u32,
+}
+
+/// `POST /v1/rack/identify`: lets the chassis be found.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Identify {
+    /// For so many seconds, 0 to 255; 0 ends it.
+    pub seconds: u8,
 }
 
 /// A bus.

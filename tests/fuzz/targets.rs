@@ -12,6 +12,7 @@ use purlin_core::{
         pdu::{Request, Table},
         rtu::{self, Listener},
     },
+    rack::bmc,
 };
 use purlin_daemon::{
     document::{self, Format},
@@ -21,7 +22,7 @@ use purlin_daemon::{
     trust, wire,
 };
 use purlin_drivers::{
-    Archive, gpu_metrics, lldp,
+    Archive, gpu_metrics, ipmi, lldp,
     pci_ids::{self, Wanted},
     smbios,
     storage::smart,
@@ -34,7 +35,7 @@ use purlin_proto::v1;
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 25] = [
+pub const TARGETS: [(&str, Target); 28] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -60,7 +61,32 @@ pub const TARGETS: [(&str, Target); 25] = [
     ("http1", http1),
     ("route_table", route_table),
     ("identity", identity),
+    ("sdr", sdr),
+    ("sel", sel),
+    ("fru", |bytes| drop(ipmi::fru::decode(bytes))),
 ];
+
+/// A record, and every reading that a sensor of it can have.
+fn sdr(bytes: &[u8]) {
+    let Some(ipmi::sdr::Record::Sensors(known)) = ipmi::sdr::decode(bytes) else { return };
+    for scale in known.iter().filter_map(|it| it.scale) {
+        for raw in 0..=255 {
+            let value = scale.value(raw, &scale.factors);
+            assert!(value.is_none_or(f64::is_finite), "{value:?}");
+        }
+    }
+}
+
+/// Entries one after the other, and what follows from them.
+fn sel(bytes: &[u8]) {
+    let (entries, _) = bytes.as_chunks();
+    let events = entries.iter().map(ipmi::sel::decode).collect();
+    let log = bmc::Log { events, ..bmc::Log::default() };
+    let mut told = bmc::Told::default();
+    told.hear(&log);
+    drop(log.events.iter().map(|it| it.text(None)).collect::<Vec<_>>());
+    drop(bmc::wrong(&bmc::Look::default(), &told));
+}
 
 fn cpu_list(bytes: &[u8]) {
     if let Ok(set) = IdSet::parse(&String::from_utf8_lossy(bytes)) {

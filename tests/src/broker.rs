@@ -167,7 +167,8 @@ impl Broker {
     }
 }
 
-fn free_port() -> Result<u16> {
+/// A port of loopback that nobody listens at now.
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 

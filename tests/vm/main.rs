@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bmc;
 mod containers;
 mod hotplug;
 mod installed;
@@ -22,7 +23,7 @@ use purlin_tests::{
 const RUNC: Need = Need::Program("runc");
 
 fn main() -> ExitCode {
-    let tests = [inventory::tests(), hotplug::tests(), installed::tests()];
+    let tests = [inventory::tests(), hotplug::tests(), bmc::tests(), installed::tests()];
     let tests = tests.into_iter().flatten().map(|test| test.needs(&OWN.needs()));
     let crun = placement::of_crun().needs(&[Need::Program("crun")]);
     let containers = [placement::tests(), interrupts::tests(), isolated::tests()];

@@ -845,13 +845,23 @@ Examples:
 pub enum RackCommand {
     /// Show each reading of each device, and how far it may be believed
     ///
-    /// Exits 2 if a bus is not open, a device silent, or a reading anything but good.
+    /// The BMC's sensors, parts and latest log entries come last.     /// Exits 2 if a bus is not open, a device silent, or a reading anything but good.
     #[command(after_help = "\
 Examples:
   purlin rack show                       what does the rack say?
   purlin rack show -w                    keep looking
   purlin rack show -o json | jq .buses   for a program")]
     Show(Watch),
+    /// Let the chassis be found: the BMC lets its light blink
+    #[command(after_help = "\
+Examples:
+  purlin rack identify                   for 60 seconds
+  purlin rack identify 0                 no more")]
+    Identify {
+        /// For so many seconds, 0 to 255
+        #[arg(default_value_t = 60, value_name = "SECONDS")]
+        seconds: u8,
+    },
 }
 
 /// `purlin driver …`

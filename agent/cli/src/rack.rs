@@ -1,27 +1,43 @@
-//! `purlin rack`: what the rack's buses say.
+//! `purlin rack`: what the rack's buses and the BMC say.
 
-use purlin_proto::api::{Quality, Rack, RackDevice, RackReading};
+use purlin_proto::api::{Identify, Quality, Rack, RackDevice, RackReading};
 
 use crate::{
     args::{Global, RackCommand},
-    client::Client,
-    exit::{Ended, Exit},
+    client::{Body, Client, DEADLINE},
+    exit::{Ended, Exit, Failure},
     output::{Output, Page},
     table::{self, Column::*, Width},
     units, watch,
 };
 
+mod bmc;
+
 /// `purlin rack …`
 pub async fn run(command: &RackCommand, global: &Global, output: &Output) -> Ended {
     let client = Client::find(global)?;
-    let RackCommand::Show(watch) = command;
-    let fetch = async || client.get::<Rack>("/v1/rack").await;
-    watch::show(output, watch.every(), fetch).await
+    match command {
+        RackCommand::Show(watch) => {
+            let fetch = async || client.get::<Rack>("/v1/rack").await;
+            watch::show(output, watch.every(), fetch).await
+        }
+        RackCommand::Identify { seconds } => {
+            let what = Identify { seconds: *seconds };
+            let bytes = serde_json::to_vec(&what).map_err(|e| Failure::Failed(e.to_string()))?;
+            let body = Body { content_type: Some("application/json"), bytes };
+            let done: Identify = client.post("/v1/rack/identify", body, DEADLINE).await?;
+            output.show(&done, |_| match done.seconds {
+                0 => "the light is off again\n".into(),
+                seconds => format!("the chassis' light blinks for {seconds} s\n"),
+            })?;
+            Ok(Exit::Ok)
+        }
+    }
 }
 
 impl Page for Rack {
     fn page(&self, width: Width) -> String {
-        if self.buses.is_empty() {
+        if self.buses.is_empty() && self.bmc.is_none() {
             return "no bus is configured: `rack.buses` of the configuration names them\n".into();
         }
         let sections = self.buses.iter().flat_map(|bus| {
@@ -34,13 +50,14 @@ impl Page for Rack {
                 .chain(bus.devices.iter().map(move |it| device(it, width)))
                 .collect::<Vec<_>>()
         });
-        table::sections(sections)
+        table::sections(sections.chain(self.bmc.iter().flat_map(|it| bmc::sections(it, width))))
     }
 
     /// Anything that can't be believed is a fault.
     fn exit(&self) -> Exit {
         let bad = self.buses.iter().any(|bus| bus.error.is_some())
-            || self.buses.iter().flat_map(|bus| &bus.devices).any(is_doubtful);
+            || self.buses.iter().flat_map(|bus| &bus.devices).any(is_doubtful)
+            || self.bmc.as_ref().is_some_and(|it| it.stale);
         if bad { Exit::Faults } else { Exit::Ok }
     }
 }
@@ -124,7 +141,8 @@ mod tests {
             ],
         };
         let (name, port) = ("shelf".into(), "/dev/serial/by-path/x".into());
-        let rack = Rack { buses: vec![RackBus { name, port, error: None, devices: vec![device] }] };
+        let buses = vec![RackBus { name, port, error: None, devices: vec![device] }];
+        let rack = Rack { buses, bmc: None };
         assert_eq!(rack.exit(), Exit::Faults);
         expect![[r#"
             shelf        /dev/serial/by-path/x
@@ -139,7 +157,7 @@ mod tests {
 
     #[test]
     fn without_a_bus_it_says_where_to_name_one() {
-        let rack = Rack { buses: Vec::new() };
+        let rack = Rack::default();
         assert_eq!(rack.exit(), Exit::Ok);
         expect!["no bus is configured: `rack.buses` of the configuration names them\n"]
             .assert_eq(&rack.page(None));

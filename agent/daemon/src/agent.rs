@@ -16,6 +16,7 @@
 //! | `clock` | the kernel's clocks | whether they are trusted; an event when they are set |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
+//! | `bmc`, `bmc-helper` | the BMC | records into the spool, `View`, how far its log was told |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
 //! | `intake` | what workloads hand in, the journal, `Settings` | records into the spool, `View`, a place in the journal |
@@ -46,6 +47,7 @@ use purlin_core::{
     inventory::{Inventory, Nic},
     metric::Sampler,
     place::book::Book,
+    rack::bmc::Place,
     settings::Settings,
 };
 use purlin_proto::{
@@ -73,12 +75,16 @@ use crate::{
     inventory::{Due, Hardware, Owner},
     kubelet, logging, mesh, nri,
     placement::{self, Store, features},
-    rack::run::{Rack, View},
+    rack::{
+        bmc,
+        run::{Rack, View},
+    },
     sample, sparkplug,
     spool::{Keys, Spool, dir::SEALED},
     state::StateDir,
     status,
     tasks::{Board, Tasks},
+    two_files::TwoFiles,
     uplink::{self, Uplink, mqtt::Mqtt, relay},
 };
 
@@ -196,6 +202,7 @@ struct Opened {
     door: Door,
     placements: (Store, Book),
     alarms: (alarm::Store, Alarms),
+    bmc_log: (TwoFiles, Place),
     audit: (audit::Client, audit::Owner),
     inventory: watch::Sender<Arc<Inventory>>,
     damage: Vec<String>,
@@ -240,6 +247,8 @@ impl Opened {
         let placements = (store, Book::restore(saved));
         let (alarms, damaged) = alarm::open(state.path());
         damage.extend(damaged);
+        let (bmc_log, damaged) = bmc::open(state.path());
+        damage.extend(damaged);
         for damage in &damage {
             tracing::error!(damage, "the state directory is damaged");
         }
@@ -256,6 +265,7 @@ impl Opened {
             door,
             placements,
             alarms,
+            bmc_log,
             audit,
             inventory,
             damage,
@@ -409,6 +419,20 @@ impl Opened {
             view: rack_view,
         };
         spawn_owner(tasks, "rack", rack, |rack| Box::pin(rack.run()));
+        // What is slow to answer holds up nobody else who asks.
+        let (asker, helpers) = helper::client("/".into());
+        let (bmc_view, bmc_now) = watch::channel(None);
+        if boot.test.root.is_none() {
+            spawn_owner(tasks, "bmc-helper", helpers, |helpers| Box::pin(helpers.run()));
+            let owner = bmc::Owner {
+                helper: asker.clone(),
+                spool: spool.clone(),
+                alarms: alarm_client.clone(),
+                view: bmc_view,
+                told: self.bmc_log,
+            };
+            spawn_owner(tasks, "bmc", owner, |owner| Box::pin(owner.run()));
+        }
         let source = sample::Source {
             settings: sampled,
             ticking,
@@ -575,6 +599,7 @@ impl Opened {
             placement,
             enforced: enforced.clone(),
             rack: rack_now,
+            bmc: (asker, bmc_now),
             intake: intake_now,
             lines,
             mqtt,

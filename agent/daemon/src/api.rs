@@ -34,11 +34,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     alarm, audit,
     door::Ask,
-    intake,
+    helper, intake,
     inventory::Ask as HardwareAsk,
     logging::Lines,
     placement::Client as PlacementClient,
-    rack,
+    rack::{bmc, run},
     serve::Connections,
     spool::Spool,
     status::Sources,
@@ -51,6 +51,7 @@ mod config;
 mod metrics;
 pub mod placement;
 mod queue;
+mod rack;
 pub mod role;
 
 use role::{Peer, Roles};
@@ -88,7 +89,9 @@ pub struct Access {
     /// The alarms' owner.
     pub alarms: alarm::Client,
     /// The rack.
-    pub rack: watch::Receiver<rack::run::View>,
+    pub rack: watch::Receiver<run::View>,
+    /// Who asks the BMC, and what it said last.
+    pub bmc: (helper::Client, watch::Receiver<bmc::View>),
     /// What workloads hand in.
     pub intake: watch::Receiver<intake::View>,
     /// The log.
@@ -170,7 +173,8 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(queue::dictionary))
         .routes(routes!(queue::import))
         .routes(routes!(queue::purge))
-        .routes(routes!(rack_view))
+        .routes(routes!(rack::rack))
+        .routes(routes!(rack::identify))
         .routes(routes!(alarms::alarms))
         .routes(routes!(alarms::act))
         .routes(routes!(audited::audit))
@@ -249,13 +253,6 @@ async fn accept_hardware(
     access.hardware.send(HardwareAsk::Accept(by, reply)).await.map_err(|_| stopping())?;
     let accepted = answer.await.map_err(|_| stopping())?;
     accepted.map(Json).map_err(|why| failure(StatusCode::CONFLICT, why))
-}
-
-/// What the rack's buses say.
-#[utoipa::path(get, path = "/v1/rack", responses((status = 200, body = api::Rack)))]
-async fn rack_view(State(access): State<Access>) -> Json<api::Rack> {
-    let buses = access.rack.borrow().clone();
-    Json(api::Rack { buses: buses.iter().map(|bus| (**bus.borrow()).clone()).collect() })
 }
 
 /// Where the uplink stands.
@@ -351,6 +348,7 @@ mod tests {
                 "/v1/queue/import",
                 "/v1/queue/purge",
                 "/v1/rack",
+                "/v1/rack/identify",
                 "/v1/status",
             ]
         );

@@ -2,12 +2,14 @@
 //!
 //! | module | what it decides |
 //! | --- | --- |
+//! | [`bmc`] | what a BMC says, and what of it is an alarm |
 //! | [`config`] | which buses there are, and what is on them |
 //! | [`serial`] | how characters go over a line |
 //! | [`register`] | what a register's words mean, and how far they are to be believed |
 //! | [`reads`] | which requests fetch which registers |
 //! | [`schedule`] | whose turn it is on a bus |
 
+pub mod bmc;
 pub mod config;
 pub mod reads;
 pub mod register;

@@ -75,6 +75,7 @@ pub struct Client(mpsc::Sender<Told>);
 enum Told {
     Points(Vec<Point>),
     Conditions(Vec<Condition>),
+    Kind(&'static str, Vec<Condition>),
     Act { id: String, act: Act, note: Note, reply: oneshot::Sender<Result<(), Refused>> },
 }
 
@@ -97,6 +98,11 @@ impl Client {
     /// Tells what is wrong and what is well.
     pub fn conditions(&self, conditions: Vec<Condition>) {
         _ = self.0.try_send(Told::Conditions(conditions));
+    }
+
+    /// Tells everything of a kind that is wrong: all else of that kind is well.
+    pub fn all_of(&self, kind: &'static str, wrong: Vec<Condition>) {
+        _ = self.0.try_send(Told::Kind(kind, wrong));
     }
 
     /// Does something about an alarm; `None` if the owner is gone.
@@ -139,6 +145,7 @@ impl Owner {
                     Some(Told::Conditions(all)) => {
                         all.into_iter().for_each(|condition| alarms.condition(condition, now()));
                     }
+                    Some(Told::Kind(kind, wrong)) => alarms.conditions(kind, wrong, now()),
                     Some(Told::Act { id, act, note, reply }) => {
                         let done = match act {
                             Act::Acknowledge => alarms.acknowledge(&id, note, now()),

@@ -25,6 +25,7 @@ use purlin_core::{
     irq::Affinity,
     metric::{Point, Sampler},
     place::{book::Room, kubelet::Kubelet},
+    rack::bmc,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// The same for memory that is moved: the kernel answers when all of it is, at a
 /// gigabyte a second or so, and a budget says how much that may be.
 const MOVE_DEADLINE: Duration = Duration::from_secs(120);
+/// The same for the first look at a BMC: hundreds of records in thousands of answers, of
+/// 10 to 20 ms each where they come byte by byte.
+const BMC_DEADLINE: Duration = Duration::from_secs(180);
 
 /// Everything a helper can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +86,10 @@ pub enum What {
     Kubelet,
     /// Restart the machine. Needs to be root.
     Reboot,
+    /// Look at the BMC, and at its log from there on.
+    Bmc(bmc::Place),
+    /// Let the chassis be found for so many seconds.
+    Identify(u8),
 }
 
 impl What {
@@ -100,6 +108,8 @@ impl What {
             What::Features(_) => "what is left for a scheduler".into(),
             What::Kubelet => "kubelet's CPU manager".into(),
             What::Reboot => "a restart of the machine".into(),
+            What::Bmc(_) => "BMC".into(),
+            What::Identify(_) => "chassis identify".into(),
         }
     }
 
@@ -112,7 +122,7 @@ impl What {
             What::Sample(Sampler::Memory | Sampler::Pressure) => Part::Memory,
             What::Sample(Sampler::Disk) => Part::Storage,
             What::Sample(Sampler::Network) => Part::Nic,
-            What::Sample(Sampler::Temperature) => Part::Sensor,
+            What::Sample(Sampler::Temperature) | What::Bmc(_) | What::Identify(_) => Part::Sensor,
             What::GpuEvents => Part::Gpu,
             What::Neighbours => Part::Nic,
             What::Cpuset(_)
@@ -128,6 +138,7 @@ impl What {
     fn deadline(&self) -> Duration {
         match self {
             What::Cpuset(Change { to: To::Mems(_), .. }) => MOVE_DEADLINE,
+            What::Bmc(_) => BMC_DEADLINE,
             _ => ANSWER_DEADLINE,
         }
     }
@@ -160,6 +171,8 @@ pub struct Answer {
     /// The connection, if one was asked for and made.
     #[serde(skip)]
     pub connection: Option<OwnedFd>,
+    /// What the BMC says, if that was asked and there is one.
+    pub bmc: Option<Box<bmc::Look>>,
     /// What kubelet gave out, if that was asked and it gives anything out.
     pub kubelet: Option<Kubelet>,
     /// What could not be read.
@@ -179,6 +192,8 @@ pub enum Changed {
     Connected,
     /// It is told.
     Told,
+    /// The chassis can be found.
+    Identified,
     /// Nobody ever listened there.
     Absent,
     /// It was not done, and why.

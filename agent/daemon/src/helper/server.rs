@@ -1,5 +1,6 @@
 //! The helper's own end: reads a request, does it, answers; nothing else. What it
-//! keeps between two requests are the two sources that tell something by themselves.
+//! keeps between two requests are the two sources that tell something by themselves, and
+//! what a BMC needs minutes to tell.
 
 use std::{
     ffi::OsStr,
@@ -11,8 +12,11 @@ use std::{
     time::Duration,
 };
 
-use purlin_core::inventory::{Inventory, Part, PartData, Problem};
-use purlin_drivers::{Archive, Root, cgroup, gpu, irq, kubelet, lldp, storage};
+use purlin_core::{
+    inventory::{Inventory, Part, PartData, Problem},
+    rack::bmc::Place,
+};
+use purlin_drivers::{Archive, Root, cgroup, gpu, ipmi::Bmc, irq, kubelet, lldp, storage};
 
 use super::{Answer, Changed, Request, What, checked_length, encode, nri, pass, reboot};
 use crate::{clock, placement::features, tasks};
@@ -55,7 +59,9 @@ fn serve(only_writes: bool) -> io::Result<()> {
             what if refuses(&request) => {
                 Answer::nothing(what, "this helper does only what needs a privilege")
             }
-            What::GpuEvents | What::Neighbours => heard.answer(&request.root, &request.what),
+            What::GpuEvents | What::Neighbours | What::Bmc(_) | What::Identify(_) => {
+                heard.answer(&request.root, &request.what)
+            }
             what => heard.joining(answer(&request.root, what)),
         };
         let answer = Answer { id: request.id, ..answer };
@@ -86,6 +92,7 @@ struct Heard {
     lldp: Option<Result<lldp::Listener, String>>,
     /// Interfaces that it can't listen on, and why.
     refused: Vec<String>,
+    bmc: Option<Bmc>,
 }
 
 impl Heard {
@@ -93,8 +100,12 @@ impl Heard {
     fn answer(&mut self, root: &Path, what: &What) -> Answer {
         match Root::open(root) {
             Ok(root) if !root.is_live() => Answer::default(),
-            Ok(root) if *what == What::Neighbours => self.neighbours(&root),
-            Ok(_) => self.gpu_events(),
+            Ok(root) => match what {
+                What::Neighbours => self.neighbours(&root),
+                What::Bmc(place) => self.look(&root, *place),
+                What::Identify(seconds) => self.identify(&root, *seconds),
+                _ => self.gpu_events(),
+            },
             Err(error) => Answer::nothing(what, error.to_string()),
         }
     }
@@ -103,6 +114,33 @@ impl Heard {
     fn gpu_events(&mut self) -> Answer {
         let gpu_events = self.gpus.get_or_insert_default().poll();
         Answer { gpu_events, ..Answer::default() }
+    }
+
+    /// The BMC, opened when it is first asked; a problem says why it can't be.
+    fn bmc(&mut self, root: &Root) -> Result<Option<&mut Bmc>, String> {
+        if self.bmc.is_none() {
+            self.bmc = Bmc::open(root)?;
+        }
+        Ok(self.bmc.as_mut())
+    }
+
+    fn look(&mut self, root: &Root, place: Place) -> Answer {
+        match self.bmc(root) {
+            Ok(None) => Answer::default(),
+            Ok(Some(bmc)) => {
+                let (look, problems) = bmc.look(place);
+                Answer { bmc: Some(Box::new(look)), problems, ..Answer::default() }
+            }
+            Err(why) => Answer::nothing(&What::Bmc(place), why),
+        }
+    }
+
+    fn identify(&mut self, root: &Root, seconds: u8) -> Answer {
+        let done = self.bmc(root).and_then(|bmc| match bmc {
+            Some(bmc) => bmc.identify(seconds).map(|()| Changed::Identified),
+            None => Ok(Changed::Absent),
+        });
+        Answer::changing(done.unwrap_or_else(Changed::Refused))
     }
 
     /// Passes on what was read; where interfaces were, it is listened from then on.
@@ -210,7 +248,7 @@ fn answer_from(root: &Root, what: &What) -> Answer {
             Answer { kubelet, problems, ..Answer::default() }
         }
         // Only the process that keeps them hears anything.
-        What::GpuEvents | What::Neighbours => Answer::default(),
+        What::GpuEvents | What::Neighbours | What::Bmc(_) | What::Identify(_) => Answer::default(),
     }))
     .unwrap_or_else(|panic| Answer::nothing(what, tasks::panic_text(Some(panic))))
 }

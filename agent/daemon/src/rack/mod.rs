@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`alarms`] | the alarms that register maps bring along |
+//! | [`bmc`] | looks at the BMC, tells and shows what it says |
 //! | [`bus`] | takes turns on one bus, and keeps what its devices said |
 //! | [`map`] | what a kind of device has at which address |
 //! | [`port`] | a serial port, by path |
@@ -11,6 +12,7 @@
 //! | [`tcp`] | the same through a gateway |
 
 pub mod alarms;
+pub mod bmc;
 pub mod bus;
 pub mod map;
 pub mod port;

@@ -106,7 +106,8 @@ impl Scale {
             _ => y,
         };
         // Eight bits have no more than six digits, and binary fractions look odd.
-        y.is_finite().then(|| (y * 1e6).round() / 1e6)
+        let rounded = (y * 1e6).round() / 1e6;
+        rounded.is_finite().then_some(rounded)
     }
 }
 

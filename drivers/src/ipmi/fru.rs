@@ -14,9 +14,12 @@ const PRODUCT: [&str; 7] =
     ["maker", "product name", "part number", "version", "serial", "asset tag", "FRU file"];
 const CHASSIS: [&str; 2] = ["chassis part number", "chassis serial"];
 
+/// Fields by their names, and what is damaged.
+pub type Told = (Vec<(String, String)>, Vec<String>);
+
 /// The fields that are not empty, area by area. An area whose checksum is wrong is told
 /// as a problem, and so is a header.
-pub fn decode(bytes: &[u8]) -> (Vec<(String, String)>, Vec<String>) {
+pub fn decode(bytes: &[u8]) -> Told {
     let (mut fields, mut problems) = (Vec::new(), Vec::new());
     let Some(header) = bytes.get(..8).filter(|header| is_whole(header) && header[0] & 15 == 1)
     else {

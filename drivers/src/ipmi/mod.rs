@@ -295,7 +295,7 @@ impl Bmc {
     }
 
     /// What a FRU says; `None` if it isn't there.
-    fn fru(&mut self, id: u8) -> Result<Option<(Vec<(String, String)>, Vec<String>)>, Failure> {
+    fn fru(&mut self, id: u8) -> Result<Option<fru::Told>, Failure> {
         let area = match self.ask((STORAGE, 0, GET_FRU_AREA), &[id]) {
             Err(Failure::Code(_)) => return Ok(None),
             other => other?,

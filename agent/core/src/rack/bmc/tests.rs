@@ -52,11 +52,15 @@ fn of_several_thresholds_the_worst_is_told() {
 fn the_log_counts_for_what_says_nothing_itself() {
     let silent = psu(None);
     check(
-        &[silent.clone()],
+        core::slice::from_ref(&silent),
         &[event(&silent, 3, true)],
         expect!["critical bmc.PS1_Status.input-lost-a1e635: the BMC says PS1 Status: input lost"],
     );
-    check(&[silent.clone()], &[event(&silent, 3, true), event(&silent, 3, false)], expect![""]);
+    check(
+        core::slice::from_ref(&silent),
+        &[event(&silent, 3, true), event(&silent, 3, false)],
+        expect![""],
+    );
     // It speaks for itself: power is back, whatever a full log lacks.
     check(&[psu(Some(1))], &[event(&silent, 3, true)], expect![""]);
 }

@@ -23,6 +23,8 @@
 //! | [`gpu_metrics`] | amdgpu's binary table | `hw-docs/gpu.md` |
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
 //! | [`smbios`] | the firmware's table: DIMMs, slots, names | the pages above |
+//! | [`power`] | lets cgroups stand still and caps packages | `hw-docs/power.md` |
+//! | [`watchdog`] | feeds the machine's watchdog | `hw-docs/platform.md` |
 //! | [`sample`](mod@sample) | what changes: metrics | the pages above |
 //!
 //! Invariant: a driver sees files only through [`Root`], so that a dump is read
@@ -51,6 +53,7 @@ pub mod numa;
 pub mod pci;
 pub mod pci_ids;
 pub mod platform;
+pub mod power;
 mod probe;
 mod root;
 pub mod sample;
@@ -59,6 +62,7 @@ pub mod smbios;
 pub mod storage;
 mod sys;
 pub mod transceiver;
+pub mod watchdog;
 
 pub use archive::{Archive, MAX_UNPACKED, Node};
 pub use purlin_core::inventory::{Inventory, Part, PartData, Problem};

@@ -16,3 +16,4 @@ pub(crate) mod nvml;
 pub(crate) mod packet;
 pub(crate) mod peer;
 pub(crate) mod sg;
+pub(crate) mod watchdog;

@@ -932,6 +932,36 @@ pub struct Note {
     pub unix_ms: u64,
 }
 
+/// `GET /v1/power`: what is done when power or cooling fails.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Power {
+    /// Everything is told and nothing done.
+    pub rehearse: bool,
+    /// The mildest first.
+    pub stages: Vec<PowerStage>,
+    /// The alarms that the stages in force are for.
+    pub causes: Vec<String>,
+    /// Cgroups that stand still.
+    pub frozen: Vec<String>,
+    /// Packages are capped.
+    pub capped: bool,
+    /// What could not be done, and is tried again.
+    pub problems: Vec<String>,
+}
+
+/// A stage.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct PowerStage {
+    /// Its name.
+    pub name: String,
+    /// Patterns of the alarms that begin it.
+    pub when: Vec<String>,
+    /// What it does, in this order.
+    pub does: Vec<String>,
+    /// It is in force.
+    pub in_force: bool,
+}
+
 /// `GET /v1/rack`: what the rack's buses say.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Rack {

@@ -8,6 +8,7 @@ use purlin_tests::{Need, modbus::no_pymodbus, test};
 
 mod agent;
 mod matrix;
+mod power;
 
 fn main() -> ExitCode {
     purlin_tests::run([
@@ -17,6 +18,11 @@ fn main() -> ExitCode {
             .needs(&[Need::Is(no_pymodbus)]),
         test("a_bus_is_configured_read_and_back_after_each_was_away", 150, agent::whole)
             .needs(&[Need::Root, Need::Is(no_pymodbus)]),
+        test("mains_fail_in_stages_and_all_is_back_when_they_return", 280, power::fails).needs(&[
+            Need::Root,
+            Need::Is(no_pymodbus),
+            Need::Program("mosquitto"),
+        ]),
         test("a_bus_that_cannot_be_is_refused_with_every_reason", 60, agent::refused),
     ])
 }

@@ -69,7 +69,7 @@ impl Kernel {
 pub struct Guest {
     shell: BufReader<UnixStream>,
     qmp: BufReader<UnixStream>,
-    _qemu: Process,
+    qemu_process: Process,
     _tpm: Process,
 }
 
@@ -93,7 +93,7 @@ impl Guest {
         let mut qmp = connect(&lab.dir().join("qmp"))?;
         qmp.read_line(&mut String::new())?;
         let mut guest =
-            Self { shell: connect(&lab.dir().join("shell"))?, qmp, _qemu: qemu, _tpm: tpm };
+            Self { shell: connect(&lab.dir().join("shell"))?, qmp, qemu_process: qemu, _tpm: tpm };
         guest.qmp("qmp_capabilities", json!({}))?;
         guest.shell.get_ref().set_read_timeout(Some(BOOT))?;
         guest.run("true").map_err(|e| format!("the guest is not up within {BOOT:?}: {e:?}"))?;
@@ -128,6 +128,11 @@ impl Guest {
         ensure!(matches!(output.code, 0 | 2), "purlin {arguments} in the guest: {output:?}");
         serde_json::from_str(&output.stdout)
             .map_err(|e| format!("purlin {arguments}: {e}: {output:?}").into())
+    }
+
+    /// Whether the machine was reset or switched off: QEMU ends then.
+    pub fn ended(&self) -> Result<bool> {
+        Ok(self.qemu_process.ended()?.is_some())
     }
 
     /// Sends QEMU a command; what it returns.

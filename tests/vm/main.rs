@@ -12,6 +12,7 @@ mod inventory;
 mod isolated;
 mod machine;
 mod placement;
+mod watchdog;
 
 use std::process::ExitCode;
 
@@ -23,7 +24,8 @@ use purlin_tests::{
 const RUNC: Need = Need::Program("runc");
 
 fn main() -> ExitCode {
-    let tests = [inventory::tests(), hotplug::tests(), bmc::tests(), installed::tests()];
+    let tests =
+        [inventory::tests(), hotplug::tests(), bmc::tests(), watchdog::tests(), installed::tests()];
     let tests = tests.into_iter().flatten().map(|test| test.needs(&OWN.needs()));
     let crun = placement::of_crun().needs(&[Need::Program("crun")]);
     let containers = [placement::tests(), interrupts::tests(), isolated::tests()];

@@ -189,6 +189,13 @@ Examples:
     /// sent to the cloud.
     #[command(subcommand)]
     Rack(RackCommand),
+    /// Show what the node does when power or cooling fails, and where it stands
+    ///
+    /// The stages are those of `power.stages` of the configuration: each begins when an
+    /// alarm is raised that it names, and what it does is taken back when that is over.
+    /// `power.rehearse` tells all of it and does nothing.
+    #[command(subcommand, display_order = 25)]
+    Power(PowerCommand),
 
     /// Try devices and register maps out, without an agent
     ///
@@ -862,6 +869,19 @@ Examples:
         #[arg(default_value_t = 60, value_name = "SECONDS")]
         seconds: u8,
     },
+}
+
+/// `purlin power …`
+#[derive(Debug, Subcommand)]
+pub enum PowerCommand {
+    /// Show the stages, which of them are in force, and what for
+    ///
+    /// Exits 2 while one is in force, or something of it could not be done.
+    #[command(after_help = "\
+Examples:
+  purlin power show                      where does it stand?
+  purlin power show -w                   keep looking")]
+    Show(Watch),
 }
 
 /// `purlin driver …`

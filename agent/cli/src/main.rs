@@ -39,6 +39,7 @@ mod numa;
 mod oci;
 mod output;
 mod plot;
+mod power;
 mod queue;
 mod rack;
 #[cfg(test)]
@@ -91,6 +92,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         Command::Node(command) => node::run(&command, &global, &output),
         Command::Audit(command) => wait(audit::run(&command, &global, &output)),
         Command::Alarm(command) => wait(alarm::run(&command, &global, &output)),
+        Command::Power(command) => wait(power::run(&command, &global, &output)),
         Command::Rack(command) => wait(rack::run(&command, &global, &output)),
         Command::Driver(command) => wait(driver::run(&command, &output)),
         Command::Queue(command) => wait(queue::run(&command, &global, &output)),

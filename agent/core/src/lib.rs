@@ -60,6 +60,7 @@ pub mod pace;
 pub mod pacing;
 pub mod pattern;
 pub mod place;
+pub mod power;
 pub mod quota;
 pub mod rack;
 pub mod rate;

@@ -14,7 +14,9 @@ use core::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use semver::Version;
 
-use crate::{alarm::rule, identity::Class, metric::Sampler, rack::config as rack};
+use crate::{
+    alarm::rule, identity::Class, metric::Sampler, power::config as power, rack::config as rack,
+};
 
 pub mod spool;
 
@@ -76,6 +78,7 @@ pub struct Draft {
     pub alarm_rules: BTreeMap<String, rule::Draft>,
     pub alarm_webhook: Option<String>,
     pub rack: BTreeMap<String, rack::Draft>,
+    pub power: power::Draft,
     pub intake: IntakeDraft,
     pub export: ExportDraft,
     /// Checked where it is read from the wire.
@@ -99,6 +102,7 @@ pub struct Desired {
     alarm_rules: Vec<rule::Rule>,
     alarm_webhook: Option<Webhook>,
     rack: Vec<rack::Bus>,
+    power: Option<power::Wanted>,
     intake: Option<Intake>,
     export: Option<Export>,
     mesh: Option<Mesh>,
@@ -155,6 +159,7 @@ pub fn check(draft: &Draft, reader: &Reader<'_>) -> Result<Desired, Vec<Refusal>
         alarm_rules: rule::check(&draft.alarm_rules, &mut refusals),
         alarm_webhook: parsed("alarms.webhook", &draft.alarm_webhook, &mut refusals),
         rack: rack::check(&draft.rack, reader.maps, &mut refusals),
+        power: power::check(&draft.power, &mut refusals),
         intake: intake::check(&draft.intake, &mut refusals),
         export: export::check(&draft.export, &mut refusals),
         mesh: draft.mesh.clone(),
@@ -455,6 +460,8 @@ pub struct Settings {
     pub alarm_webhook: Setting<Option<Webhook>>,
     /// The buses of the rack.
     pub rack: Setting<Vec<rack::Bus>>,
+    /// What is done when power or cooling fails; `None`: nothing.
+    pub power: Setting<Option<power::Wanted>>,
     /// What workloads may hand in.
     pub intake: Setting<Intake>,
     /// What is handed to others on site.
@@ -509,6 +516,7 @@ impl Settings {
                 None,
                 Vec::new(),
             ),
+            power: wanted.setting(wanted.power.clone().map(Some), None, None),
             intake: wanted.setting(wanted.intake.clone(), None, Intake::default()),
             export: wanted.setting(wanted.export.clone(), None, Export::default()),
             mesh: wanted.setting(wanted.mesh.clone().map(Some), None, None),
@@ -566,6 +574,8 @@ impl Settings {
         let own = classes.chain(self.placement.rows()).chain(rules).chain(webhook).chain(buses);
         let own = own.chain(intake::rows(&self.intake)).chain(export::rows(&self.export));
         let own = own.chain(mesh::rows(&self.mesh));
+        let power = self.power.value.iter().flat_map(power::Wanted::rows);
+        let own = own.chain(power.map(|(path, value)| (path, value, &self.power.origin)));
         first.into_iter().chain(sampling).chain(others).chain(own).collect()
     }
 }

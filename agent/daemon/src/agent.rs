@@ -17,6 +17,7 @@
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `bmc`, `bmc-helper` | the BMC | records into the spool, `View`, how far its log was told |
+//! | `power`, `power-helper` | `Shown`, `Settings` | events, cgroups and caps, `Power`, what is to be taken back |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
 //! | `intake` | what workloads hand in, the journal, `Settings` | records into the spool, `View`, a place in the journal |
@@ -33,7 +34,7 @@
 
 use std::{
     fs,
-    future::{self, Future},
+    future::Future,
     path::{Path, PathBuf},
     pin::Pin,
     process::ExitCode,
@@ -69,12 +70,15 @@ use crate::{
     clock::{Clock, Floor},
     command,
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
-    enforce, enrol, export, helper,
+    enforce, enrol, export,
+    heart::Heart,
+    helper,
     history::History,
     intake,
     inventory::{Due, Hardware, Owner},
     kubelet, logging, mesh, nri,
     placement::{self, Store, features},
+    power,
     rack::{
         bmc,
         run::{Rack, View},
@@ -151,6 +155,7 @@ async fn run(boot: Boot, started: Instant) -> Result<(), String> {
     let mut tasks = Tasks::new(stop.clone());
     let opened = Opened::open(boot, &tasks.board())?;
     let (spool, audit) = (opened.spool.clone(), opened.audit.0.clone());
+    let mut heart = Heart::new(tasks.board(), opened.boot.watchdog.clone());
     let socket = opened.boot.socket.clone();
     let state_dir = opened.state.path().to_owned();
     // Held until the very end.
@@ -168,8 +173,9 @@ async fn run(boot: Boot, started: Instant) -> Result<(), String> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = feed_watchdog() => {}
+        () = heart.beat() => {}
     }
+    heart.stop();
     _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
     spool.event("agent.stopped", VERSION);
@@ -203,6 +209,7 @@ struct Opened {
     placements: (Store, Book),
     alarms: (alarm::Store, Alarms),
     bmc_log: (TwoFiles, Place),
+    power: (TwoFiles, power::Done),
     audit: (audit::Client, audit::Owner),
     inventory: watch::Sender<Arc<Inventory>>,
     damage: Vec<String>,
@@ -249,6 +256,8 @@ impl Opened {
         damage.extend(damaged);
         let (bmc_log, damaged) = bmc::open(state.path());
         damage.extend(damaged);
+        let (power, damaged) = power::open(state.path());
+        damage.extend(damaged);
         for damage in &damage {
             tracing::error!(damage, "the state directory is damaged");
         }
@@ -266,6 +275,7 @@ impl Opened {
             placements,
             alarms,
             bmc_log,
+            power,
             audit,
             inventory,
             damage,
@@ -298,6 +308,7 @@ impl Opened {
         let (wanted_mesh, mesh_wanted) = watch::channel(mesh::Wanted::default());
         let (mesh_seen, mesh_now) = watch::channel(mesh::Seen::default());
         let judging = alarming.subscribe();
+        let (judged, alarms_known) = (alarming.subscribe(), alarms_now.clone());
         let (taken, (intake_view, intake_now)) =
             (taking.subscribe(), watch::channel(intake::View::default()));
         let (exported, (export_view, export_now)) =
@@ -435,6 +446,7 @@ impl Opened {
         }
         let source = sample::Source {
             settings: sampled,
+            board: tasks.board(),
             ticking,
             helper: client.clone(),
             spool: spool.clone(),
@@ -562,6 +574,29 @@ impl Opened {
             store: alarms,
         };
         spawn_owner(tasks, "alarm", owner, |owner| Box::pin(owner.run()));
+        let switch = match boot.test.poweroff.clone() {
+            Some(program) => power::Switch::Program(program.into()),
+            None if boot.mode == Mode::System && boot.test == AgentTest::default() => {
+                power::Switch::Helper
+            }
+            None => power::Switch::Nobody("only the agent of a node switches its machine off"),
+        };
+        let (asked, helpers) = helper::writer();
+        let (power_view, power_now) = watch::channel(Arc::default());
+        if boot.test.root.is_none() {
+            spawn_owner(tasks, "power-helper", helpers, |helpers| Box::pin(helpers.run()));
+            let owner = power::Owner {
+                settings: judged,
+                shown: alarms_known,
+                helper: asked,
+                spool: spool.clone(),
+                audit: audit.clone(),
+                view: power_view,
+                switch,
+                done: self.power,
+            };
+            spawn_owner(tasks, "power", owner, |owner| Box::pin(owner.run()));
+        }
         let rebooter = match boot.test.reboot.clone() {
             Some(program) => command::Rebooter::Program(program.into()),
             None if boot.mode == Mode::System && boot.test == AgentTest::default() => {
@@ -600,6 +635,7 @@ impl Opened {
             enforced: enforced.clone(),
             rack: rack_now,
             bmc: (asker, bmc_now),
+            power: power_now,
             intake: intake_now,
             lines,
             mqtt,
@@ -712,20 +748,6 @@ async fn serve(
         None => api::bind(&socket).map_err(|error| error.to_string())?,
     };
     api::serve(listener, access).await
-}
-
-/// Tells systemd's watchdog, if it asked, that the main loop turns; returns never.
-async fn feed_watchdog() {
-    match sd_notify::watchdog_enabled() {
-        None => future::pending().await,
-        Some(timeout) => {
-            let mut ticks = time::interval(timeout / 2);
-            loop {
-                ticks.tick().await;
-                _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-            }
-        }
-    }
 }
 
 /// Tells who started the agent by hand what it found, where its things are, and

@@ -92,6 +92,8 @@ pub struct Access {
     pub rack: watch::Receiver<run::View>,
     /// Who asks the BMC, and what it said last.
     pub bmc: (helper::Client, watch::Receiver<bmc::View>),
+    /// What is done when power or cooling fails.
+    pub power: watch::Receiver<Arc<api::Power>>,
     /// What workloads hand in.
     pub intake: watch::Receiver<intake::View>,
     /// The log.
@@ -173,6 +175,7 @@ fn router() -> OpenApiRouter<Access> {
         .routes(routes!(queue::dictionary))
         .routes(routes!(queue::import))
         .routes(routes!(queue::purge))
+        .routes(routes!(power))
         .routes(routes!(rack::rack))
         .routes(routes!(rack::identify))
         .routes(routes!(alarms::alarms))
@@ -253,6 +256,12 @@ async fn accept_hardware(
     access.hardware.send(HardwareAsk::Accept(by, reply)).await.map_err(|_| stopping())?;
     let accepted = answer.await.map_err(|_| stopping())?;
     accepted.map(Json).map_err(|why| failure(StatusCode::CONFLICT, why))
+}
+
+/// What is done when power or cooling fails.
+#[utoipa::path(get, path = "/v1/power", responses((status = 200, body = api::Power)))]
+async fn power(State(access): State<Access>) -> Json<api::Power> {
+    Json((**access.power.borrow()).clone())
 }
 
 /// Where the uplink stands.
@@ -342,6 +351,7 @@ mod tests {
                 "/v1/placement/repack",
                 "/v1/placement/resume",
                 "/v1/placement/what-if",
+                "/v1/power",
                 "/v1/queue",
                 "/v1/queue/batch",
                 "/v1/queue/dictionary/{hash}",

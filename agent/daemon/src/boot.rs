@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     env, fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage};
@@ -18,7 +19,7 @@ use purlin_proto::{
 };
 use serde_json::Value as Json;
 
-use crate::{document, sparkplug, spool::Keys, state, uplink::relay};
+use crate::{document, heart, sparkplug, spool::Keys, state, uplink::relay};
 
 /// The file whose presence means: this is a node's service.
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
@@ -72,6 +73,8 @@ pub struct Boot {
     pub nri_socket: Option<PathBuf>,
     /// Nothing is created by the OCI runtime wrapper while the agent can't be asked.
     pub oci_fail_closed: bool,
+    /// The watchdog device that is fed.
+    pub watchdog: Option<heart::Device>,
     /// File of the key that the spool is sealed with; a name alone is a credential.
     pub spool_key: Option<PathBuf>,
     /// Groups of this machine that give a role.
@@ -249,6 +252,7 @@ impl Reader {
             broker_port: self.port("broker.port", port).unwrap_or(BROKER_PORT),
             nri_socket: path(file.nri.unwrap_or_default().socket),
             oci_fail_closed: file.oci_runtime.unwrap_or_default().fail_closed(),
+            watchdog: self.watchdog(file.watchdog.unwrap_or_default()),
             spool_key: path(file.spool.unwrap_or_default().key_file),
             test: file.test.unwrap_or_default(),
             state_dir,
@@ -351,6 +355,17 @@ impl Reader {
                 None
             }
         }
+    }
+
+    fn watchdog(&mut self, watchdog: v1::AgentWatchdog) -> Option<heart::Device> {
+        let device = path(watchdog.device)?;
+        let seconds = watchdog.timeout_s.unwrap_or(heart::TIMEOUT_S);
+        if !heart::TIMEOUTS_S.contains(&seconds) {
+            let limit = format!("{} to {}", heart::TIMEOUTS_S.start(), heart::TIMEOUTS_S.end());
+            let hint = "a restart by systemd should have its turn first";
+            self.refuse("watchdog.timeout_s", seconds.to_string(), &limit, hint);
+        }
+        Some(heart::Device { path: device, timeout: Duration::from_secs(seconds.into()) })
     }
 
     fn relay(&mut self, relay: v1::AgentRelay) -> Option<relay::Config> {
@@ -619,7 +634,7 @@ mod tests {
             &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
             expect![[r#"
                 broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
-                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, spool, trust, relay, sparkplug, access, test; did you mean "fleet"? (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, spool, trust, relay, sparkplug, access, watchdog, test; did you mean "fleet"? (in FILE))
                 node: 7 (may be text in quotes; correct this value (in FILE))
                 test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
             "#]],

@@ -386,8 +386,10 @@ mod tests {
                 format,
                 text.as_bytes(),
                 expect![[r#"
-                Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None, placement: None, alarms: None, export: None, mesh: None, intake: None, rack: None }
-            "#]],
+                    Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None, placement: None, alarms: None, export: None, mesh: None, intake: None, rack: None, power: None }
+                "#]}
+                "#]}
+                "#]],
             );
         }
     }
@@ -403,8 +405,8 @@ mod tests {
                 sampling.interval_s: "10" (may be a whole number from 0 to 4294967295; correct this value)
                 sampling.interval_s_by_sampler.cpu: -1 (may be a whole number from 0 to 4294967295; correct this value)
                 spool.cap_mib: 1.5 (may be a whole number from 0 to 4294967295; correct this value)
-                verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, alarms, export, mesh, intake, rack; did you mean "version"?)
-                zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, alarms, export, mesh, intake, rack; leave it out, or update the agent if it is newer than this one)
+                verion: verion (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, alarms, export, mesh, intake, rack, power; did you mean "version"?)
+                zzz: zzz (may be one of node, version, least_agent, sampling, log, spool, uplink, placement, alarms, export, mesh, intake, rack, power; leave it out, or update the agent if it is newer than this one)
             "#]],
         );
     }

@@ -23,9 +23,13 @@ use crate::{
     export::Counts,
     helper::{Client, What},
     spool::{Spool, figures::points, shelf::hash_of},
+    tasks::Board,
     uplink::Link,
 };
 
+/// How much later than its interval a sample may be before something is stuck: a helper
+/// that hangs is abandoned sooner.
+const LATE: Duration = Duration::from_secs(60);
 /// How often a dictionary is kept again, so that it isn't among the oldest.
 const KEEP_EVERY: Duration = Duration::from_secs(3600);
 
@@ -45,6 +49,8 @@ pub struct Source {
     pub alarms: alarm::Client,
     /// Where each sampler says at what interval it runs.
     pub ticking: watch::Sender<Ticking>,
+    /// Who is told that it is well.
+    pub board: Board,
     /// An interval in place of the configured one, for this project's own tests.
     pub test_interval: Option<Duration>,
 }
@@ -63,6 +69,8 @@ impl Source {
             while self.interval(sampler) == interval {
                 tokio::select! {
                     _ = ticks.tick() => {
+                        let name = format!("sample-{}", sampler.name());
+                        self.board.beat(&name, interval * 3 + LATE);
                         let problem = self.sample(sampler, &root, &mut last_dictionary).await;
                         if problem != last_problem {
                             if let Some(problem) = &problem {

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     future::{self, Future},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,8 @@ pub struct Board {
     tasks: watch::Sender<Vec<api::Task>>,
     /// Each task's, by its name: it is to end and to start anew.
     anew: Arc<Mutex<BTreeMap<String, Arc<Notify>>>>,
+    /// By when a task is to be heard of again.
+    promises: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 impl Board {
@@ -56,6 +58,23 @@ impl Board {
         anew.entry(name.to_owned()).or_default().clone()
     }
 
+    /// A task is well now, and says so again within this time. After it nobody feeds the
+    /// watchdogs any more.
+    pub fn beat(&self, name: &str, within: Duration) {
+        self.promises().insert(name.to_owned(), Instant::now() + within);
+    }
+
+    /// A task that is not heard of though it promised to be. One that ended is restarted, and
+    /// promises anew.
+    pub fn overdue(&self) -> Option<String> {
+        let now = Instant::now();
+        self.promises().iter().find(|(_, by)| **by < now).map(|(name, _)| name.clone())
+    }
+
+    fn promises(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.promises.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes that a task runs.
     pub fn running(&self, name: &str) {
         self.update(name, |task| task.running = true);
@@ -63,6 +82,7 @@ impl Board {
 
     /// Notes that a task ended; `error` if it should not have.
     pub fn ended(&self, name: &str, error: Option<&str>) {
+        self.promises().remove(name);
         self.update(name, |task| {
             task.running = false;
             if let Some(error) = error {
@@ -200,6 +220,19 @@ pub fn panic_text(panic: Option<Box<dyn std::any::Any + Send>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_not_heard_of_in_time_is_told() {
+        let board = Board::default();
+        board.beat("alarm", Duration::from_secs(60));
+        assert_eq!(board.overdue(), None);
+        board.beat("spool", Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(board.overdue().as_deref(), Some("spool"));
+        // It ended: whoever restarts it is heard of.
+        board.ended("spool", Some("panicked"));
+        assert_eq!(board.overdue(), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_panic_is_restarted_counted_and_shown() {

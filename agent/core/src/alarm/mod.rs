@@ -78,6 +78,9 @@ pub struct Alarm {
     pub acknowledged: Option<Note>,
     /// Who wants to hear no more of it for a while.
     pub silenced: Option<Note>,
+    /// Its cause was there since this agent's start, and it does not only stand from before.
+    #[serde(skip)]
+    pub seen: bool,
 }
 
 /// What somebody did about an alarm.
@@ -361,6 +364,7 @@ impl Alarms {
 
     fn bad(&mut self, alarm: Alarm, hold: Duration, clear_hold: Duration, now: Now) {
         if !self.entries.contains_key(&alarm.id) {
+            let alarm = Alarm { seen: true, ..alarm };
             if self.entries.len() >= MAX_ALARMS {
                 self.passed_over += 1;
                 return;
@@ -372,6 +376,7 @@ impl Alarms {
             return self.tick(now);
         }
         let Some(entry) = self.entries.get_mut(&alarm.id) else { return };
+        entry.alarm.seen = true;
         match &mut entry.phase {
             Phase::Pending { .. } => entry.alarm.text = alarm.text,
             Phase::Raised { good_since } => {

@@ -34,6 +34,8 @@ pub use store::{Store, open};
 const INBOX: usize = 256;
 /// How often it is looked for what is wrong with the agent itself.
 const LOOK: Duration = Duration::from_secs(5);
+/// How much later than that it may be before something is stuck.
+const LATE: Duration = Duration::from_secs(60);
 /// What ids of the agent's own faults begin with.
 const FAULT: &str = "fault";
 
@@ -168,6 +170,7 @@ impl Owner {
                     self.show(&rules);
                 }
                 _ = looks.tick() => {
+                    self.sources.board.beat("alarm", LOOK + LATE);
                     let faults = self.faults().await;
                     self.store.1.conditions(FAULT, faults, now());
                     self.show(&rules);

@@ -33,7 +33,7 @@ pub(super) async fn identify(
     what: Result<Json<api::Identify>, JsonRejection>,
 ) -> Result<Json<api::Identify>, Failure> {
     let what = what.map_err(|error| failure(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let by = peer.may_change()?;
+    let by = peer.name();
     let done = access.bmc.0.ask(What::Identify(what.seconds)).await.changed();
     let why = match done {
         Changed::Refused(why) => why,

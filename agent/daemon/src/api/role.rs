@@ -48,6 +48,7 @@ pub(super) const ASKS_ONLY: [&str; 3] =
 /// What a technician may do; with a slash at its end, whatever is below.
 const TECHNICIANS: [&str; 9] = [
     "/v1/alarms/",
+    "/v1/rack/identify",
     "/v1/config",
     "/v1/config/confirm",
     "/v1/config/revert",

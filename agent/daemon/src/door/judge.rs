@@ -5,6 +5,7 @@ use prost::{Message, bytes::Bytes};
 use purlin_core::{
     alarm::rule,
     inventory::Inventory,
+    power::config as power,
     rack::config as rack,
     settings::{
         self, Desired, Draft, ExportDraft, IntakeDraft, QuotaDraft, Reader, Refusal, Settings,
@@ -112,10 +113,24 @@ fn draft(desired: &v1::Desired, mesh: Option<settings::Mesh>) -> Draft {
         alarm_rules: alarms.rules.into_iter().map(|(name, it)| (name, rule_draft(it))).collect(),
         alarm_webhook: alarms.webhook,
         rack: desired.rack.unwrap_or_default().buses.into_iter().map(bus).collect(),
+        power: desired.power.map(power).unwrap_or_default(),
         intake: desired.intake.map(intake).unwrap_or_default(),
         export: ExportDraft { openmetrics_port, otlp },
         mesh,
     }
+}
+
+fn power(power: v1::Power) -> power::Draft {
+    let stage = |it: v1::PowerStage| power::StageDraft {
+        name: it.name,
+        when: it.when,
+        cap_w: it.cap_w,
+        shed: it.shed,
+        flush: it.flush,
+        shutdown: it.shutdown,
+    };
+    let v1::Power { rehearse, recover_s, stages } = power;
+    power::Draft { rehearse, recover_s, stages: stages.into_iter().map(stage).collect() }
 }
 
 fn intake(intake: v1::Intake) -> IntakeDraft {

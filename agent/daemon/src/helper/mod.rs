@@ -27,6 +27,7 @@ use purlin_core::{
     place::{book::Room, kubelet::Kubelet},
     rack::bmc,
 };
+use purlin_drivers::power;
 use serde::{Deserialize, Serialize};
 
 mod client;
@@ -90,6 +91,19 @@ pub enum What {
     Bmc(bmc::Place),
     /// Let the chassis be found for so many seconds.
     Identify(u8),
+    /// Let a cgroup stand still, or go on. Needs the right to write its files.
+    Freeze {
+        /// Below the mount.
+        cgroup: String,
+        /// Else it goes on.
+        still: bool,
+    },
+    /// What packages may take.
+    Caps,
+    /// Set what packages may take. Needs the right to write RAPL's files.
+    Cap(Vec<power::Cap>),
+    /// Switch the machine off. Needs to be root.
+    PowerOff,
 }
 
 impl What {
@@ -110,6 +124,9 @@ impl What {
             What::Reboot => "a restart of the machine".into(),
             What::Bmc(_) => "BMC".into(),
             What::Identify(_) => "chassis identify".into(),
+            What::Freeze { cgroup, .. } => cgroup.clone(),
+            What::Caps | What::Cap(_) => "RAPL".into(),
+            What::PowerOff => "a shutdown of the machine".into(),
         }
     }
 
@@ -130,7 +147,11 @@ impl What {
             | What::Nri(_)
             | What::Features(_)
             | What::Kubelet
-            | What::Reboot => Part::Cpu,
+            | What::Reboot
+            | What::Freeze { .. }
+            | What::Caps
+            | What::Cap(_)
+            | What::PowerOff => Part::Cpu,
         }
     }
 
@@ -173,6 +194,8 @@ pub struct Answer {
     pub connection: Option<OwnedFd>,
     /// What the BMC says, if that was asked and there is one.
     pub bmc: Option<Box<bmc::Look>>,
+    /// What packages may take, if that was asked.
+    pub caps: Vec<power::Cap>,
     /// What kubelet gave out, if that was asked and it gives anything out.
     pub kubelet: Option<Kubelet>,
     /// What could not be read.

@@ -16,7 +16,7 @@ use purlin_core::{
     inventory::{Inventory, Part, PartData, Problem},
     rack::bmc::Place,
 };
-use purlin_drivers::{Archive, Root, cgroup, gpu, ipmi::Bmc, irq, kubelet, lldp, storage};
+use purlin_drivers::{Archive, Root, cgroup, gpu, ipmi::Bmc, irq, kubelet, lldp, power, storage};
 
 use super::{Answer, Changed, Request, What, checked_length, encode, nri, pass, reboot};
 use crate::{clock, placement::features, tasks};
@@ -81,8 +81,9 @@ fn serve(only_writes: bool) -> io::Result<()> {
 }
 
 fn needs_privilege(what: &What) -> bool {
-    use What::{Affinity, Cpuset, Features, Kubelet, Nri, Reboot};
-    matches!(what, Cpuset(_) | Affinity(_) | Nri(_) | Features(_) | Kubelet | Reboot)
+    use What::{Affinity, Cap, Cpuset, Features, Freeze, Kubelet, Nri, PowerOff, Reboot};
+    let of_power = matches!(what, Freeze { .. } | Cap(_) | PowerOff | What::Caps);
+    of_power || matches!(what, Cpuset(_) | Affinity(_) | Nri(_) | Features(_) | Kubelet | Reboot)
 }
 
 /// Sources that are opened when they are first asked and then kept.
@@ -241,7 +242,27 @@ fn answer_from(root: &Root, what: &What) -> Answer {
             })
         }
         What::Reboot => {
-            Answer::changing(reboot::reboot().map_or_else(Changed::Refused, |()| Changed::Told))
+            let told = reboot::systemd("reboot");
+            Answer::changing(told.map_or_else(Changed::Refused, |()| Changed::Told))
+        }
+        What::PowerOff => {
+            let told = reboot::systemd("poweroff");
+            Answer::changing(told.map_or_else(Changed::Refused, |()| Changed::Told))
+        }
+        What::Freeze { cgroup, still } => {
+            Answer::changing(match power::freeze(root, cgroup, *still) {
+                Ok(true) => Changed::Told,
+                Ok(false) => Changed::Absent,
+                Err(why) => Changed::Refused(why),
+            })
+        }
+        What::Caps => match power::caps(root) {
+            Ok(caps) => Answer { caps, ..Answer::default() },
+            Err(why) => Answer::nothing(what, why),
+        },
+        What::Cap(caps) => {
+            let done = power::cap(root, caps);
+            Answer::changing(done.map_or_else(Changed::Refused, |()| Changed::Told))
         }
         What::Kubelet => {
             let (kubelet, problems) = kubelet::read(root);

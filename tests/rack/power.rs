@@ -1,0 +1,265 @@
+//! Mains fail, and come back: three nodes, each in a namespace of its own with a UPS on its
+//! own line, RAPL's files as a machine has them, and a cgroup with work that can wait. The
+//! stages come in their order on every node, nothing that was recorded is lost, and all is
+//! back when mains are.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use purlin_proto::api::{Power, Quality, Rack};
+use purlin_tests::{
+    Broker, Lab, Node, Result, ensure,
+    faults::{Disturber, Fault, Random},
+    modbus::{lateness, python},
+    node,
+    process::Process,
+    serial::DisturbedLine,
+    wait,
+};
+
+const NODES: usize = 3;
+/// For something to be seen by all: a UPS is read every ten seconds.
+const SOON: Duration = Duration::from_secs(60);
+/// What packages may take at first, in µW: as many digits as the caps, since a plain file
+/// keeps what is not written over.
+const UNCAPPED: &str = "90000000";
+
+/// A node, and what is around it.
+struct Site {
+    node: Node,
+    dir: PathBuf,
+    cgroup: PathBuf,
+    _line: DisturbedLine,
+    _work: Process,
+}
+
+impl Site {
+    fn start(lab: &Lab, name: &str, broker: &Broker) -> Result<(Self, PathBuf)> {
+        let dir = lab.dir().join(format!("site-{name}"));
+        fs::create_dir_all(dir.join("rapl/intel-rapl:0"))?;
+        fs::write(dir.join("rapl/intel-rapl:0/constraint_0_power_limit_uw"), UNCAPPED)?;
+        let base = lab.dir().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let group = format!("{base}-{name}");
+        let cgroup = Path::new(&unified()?).join(&group);
+        fs::create_dir(&cgroup)?;
+        let work = format!("while :; do echo >>{}/work; sleep 0.1; done", dir.display());
+        let mut command = Command::new("sh");
+        let work = Process::start(command.args(["-c", &work]).stdin(Stdio::null()))?;
+        fs::write(cgroup.join("cgroup.procs"), work.pid().to_string())?;
+        let off = dir.join("off");
+        let order = format!(
+            "#!/bin/sh\ncat {0}/cgroup.events {1}/rapl/intel-rapl:0/*_uw >>{1}/order.new\n\
+             echo off >>{1}/order.new\nmv {1}/order.new {1}/order\n",
+            cgroup.display(),
+            dir.display()
+        );
+        fs::write(&off, order)?;
+        Command::new("chmod").arg("+x").arg(&off).status()?;
+
+        let late = lateness(Duration::from_millis(300));
+        let line = DisturbedLine::start(Disturber::new(Fault::None, late, Random::new().0))?;
+        let mut node = Node::new(lab, name)?;
+        let mounts = format!(
+            "mount -t tmpfs none /sys/devices/virtual && \
+             mkdir -p /sys/devices/virtual/powercap/intel-rapl && \
+             mount --bind {}/rapl /sys/devices/virtual/powercap/intel-rapl && exec \"$@\"",
+            dir.display()
+        );
+        let binary = node.binary().to_owned();
+        node.run_with(&["unshare", "--mount", "sh", "-c", &mounts, "sh"], &binary);
+        node.set("PURLIN_UPLINK__ENDPOINT", broker.endpoint());
+        node.set("PURLIN_TEST__POWEROFF", &off);
+        let document = format!(
+            r#"
+            [alarms.rules.on-battery]
+            metric = "hw.voltage"
+            attributes = {{ "hw.name" = "input_voltage" }}
+            below = 100.0
+            clear = 180.0
+            clear_hold_s = 2
+            [alarms.rules.ten-minutes]
+            metric = "hw.battery.time_left"
+            below = 600.0
+            clear = 900.0
+            clear_hold_s = 2
+            [alarms.rules.three-minutes]
+            metric = "hw.battery.time_left"
+            below = 180.0
+            clear = 300.0
+            clear_hold_s = 2
+            [power]
+            recover_s = 2
+            [[power.stages]]
+            name = "battery"
+            when = ["on-battery.*"]
+            cap_w = 80
+            [[power.stages]]
+            name = "low"
+            when = ["ten-minutes.*"]
+            cap_w = 50
+            shed = ["{group}"]
+            [[power.stages]]
+            name = "last"
+            when = ["three-minutes.*"]
+            flush = true
+            shutdown = true
+            [rack.buses.shelf]
+            port = {:?}
+            [rack.buses.shelf.devices.ups]
+            address = 1
+            map = "apc-smart-ups"
+            "#,
+            line.driver
+        );
+        node.start()?;
+        let file = lab.file(&format!("{name}.toml"), document)?;
+        let applied = node.cli_for(30, &["config", "apply", &file.display().to_string()])?;
+        ensure!(applied.code == 0, "the document: {applied:?}");
+        let device = line.device.clone();
+        Ok((Self { node, dir, cgroup, _line: line, _work: work }, device))
+    }
+
+    fn cap(&self) -> Result<String> {
+        let file = self.dir.join("rapl/intel-rapl:0/constraint_0_power_limit_uw");
+        Ok(fs::read_to_string(file)?.trim().to_owned())
+    }
+
+    fn is_frozen(&self) -> Result<bool> {
+        Ok(fs::read_to_string(self.cgroup.join("cgroup.events"))?.contains("frozen 1"))
+    }
+
+    /// Names of the stages in force, once the node says that it is so many.
+    fn until_stages(&self, count: usize) -> Result {
+        wait::until("the stages in force", SOON, || {
+            let power: Power = self.node.json(&["power", "show"]).map_err(|e| format!("{e:?}"))?;
+            let in_force = power.stages.iter().filter(|it| it.in_force).count();
+            let done = in_force == count && power.problems.is_empty();
+            if done { Ok(()) } else { Err(format!("{power:?}")) }
+        })
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // What stands still can't be ended.
+        _ = fs::write(self.cgroup.join("cgroup.freeze"), "0");
+        _ = self._work.kill();
+        for _ in 0..50 {
+            if fs::remove_dir(&self.cgroup).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+pub fn fails(lab: &Lab) -> Result {
+    let broker = Broker::start(lab)?;
+    let state = lab.dir().join("ups");
+    let ups = |text: &str| -> Result {
+        let new = state.with_extension("new");
+        fs::write(&new, text)?;
+        Ok(fs::rename(new, &state)?)
+    };
+    ups("3600 230")?;
+    let mut sites = Vec::new();
+    let mut devices = Vec::new();
+    for n in 0..NODES {
+        let (site, device) = Site::start(lab, &format!("node{n}"), &broker)?;
+        sites.push(site);
+        devices.push(device);
+    }
+    let _ups = devices_at(lab, &state, &devices)?;
+    for site in &sites {
+        wait::until("the UPS is read", SOON, || {
+            let rack: Rack = site.node.json(&["rack", "show"]).map_err(|e| format!("{e:?}"))?;
+            let mut readings = rack.buses.iter().flat_map(|bus| &bus.devices[0].readings);
+            let good = readings.any(|it| it.name == "runtime" && it.quality == Quality::Good);
+            if good { Ok(()) } else { Err(format!("{rack:?}")) }
+        })?;
+        ensure!(!site.is_frozen()? && site.cap()? == UNCAPPED, "something is done already");
+    }
+
+    ups("3000 0")?;
+    for site in &sites {
+        site.until_stages(1)?;
+        ensure!(site.cap()? == "80000000" && !site.is_frozen()?, "{}", site.cap()?);
+    }
+    ups("500 0")?;
+    for site in &sites {
+        site.until_stages(2)?;
+        ensure!(site.cap()? == "50000000" && site.is_frozen()?, "{}", site.cap()?);
+    }
+    ups("100 0")?;
+    for site in &mut sites {
+        let order = wait::until("the node is shut down", SOON, || {
+            fs::read_to_string(site.dir.join("order")).map_err(|e| e.to_string())
+        })?;
+        ensure!(order.contains("frozen 1") && order.contains("50000000"), "{order}");
+        site.node.stop_by(Signal::SIGTERM)?;
+    }
+
+    // The machines come up with mains, and what stood still has been there all the time.
+    ups("3600 230")?;
+    for site in &mut sites {
+        site.node.start()?;
+    }
+    for site in &sites {
+        wait::until("all is back", SOON * 2, || {
+            let is_back = !site.is_frozen().map_err(|e| format!("{e:?}"))?
+                && site.cap().map_err(|e| format!("{e:?}"))? == UNCAPPED;
+            let raised = site.node.status().map_err(|e| format!("{e:?}"))?.alarms;
+            let is_calm = !raised.iter().any(|it| it.id.contains("shelf"));
+            if is_back && is_calm { Ok(()) } else { Err(format!("{raised:?}")) }
+        })?;
+        let worked = fs::metadata(site.dir.join("work"))?.len();
+        wait::until("the work goes on", SOON, || {
+            let now = fs::metadata(site.dir.join("work")).map_err(|e| e.to_string())?.len();
+            if now > worked { Ok(()) } else { Err(now.to_string()) }
+        })?;
+        let order = fs::read_to_string(site.dir.join("order"))?;
+        ensure!(order.matches("off").count() == 1, "shut down again: {order}");
+        let log = site.node.log()?;
+        let told = ["stage battery", "stage low", "stage last"];
+        let at: Vec<Option<usize>> = told.iter().map(|text| log.find(text)).collect();
+        ensure!(at.iter().all(Option::is_some) && at.is_sorted(), "{at:?}");
+        wait::until("all that was recorded has arrived", SOON, || {
+            let queue = site.node.queue().map_err(|e| format!("{e:?}"))?;
+            let alarms = node::class(&queue, "alarm").map_err(|e| format!("{e:?}"))?;
+            let events = node::class(&queue, "event").map_err(|e| format!("{e:?}"))?;
+            let arrived = [alarms, events].iter().all(|it| it.acked_seq == it.last_seq);
+            if arrived { Ok(()) } else { Err(format!("{queue:?}")) }
+        })?;
+    }
+    Ok(())
+}
+
+fn devices_at(lab: &Lab, state: &Path, devices: &[PathBuf]) -> Result<Process> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("rack/ups.py");
+    let log = lab.dir().join("ups.log");
+    let output = fs::File::create(&log)?;
+    let mut command = Command::new(python());
+    command.arg(script).arg(state).args(devices).stdin(Stdio::piped());
+    let process = Process::start(command.stdout(output.try_clone()?).stderr(output))?;
+    wait::until("the UPSes listen", SOON, || {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        if said.contains("listening") { Ok(()) } else { Err(said) }
+    })?;
+    Ok(process)
+}
+
+/// Where cgroup v2 is mounted.
+fn unified() -> Result<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let at = mounts.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let at = words.next()?;
+        (words.next()? == "cgroup2").then(|| at.to_owned())
+    });
+    at.ok_or_else(|| "no cgroup v2 is mounted here".into())
+}

@@ -86,6 +86,7 @@ mod tests {
             STAGE    IN FORCE  BEGINS WITH      DOES
             battery  yes       on-battery.*     tell, freeze batch.slice
             last     no        three-minutes.*  tell, shut down
-        "#]].assert_eq(&sample::page(&power));
+        "#]]
+        .assert_eq(&sample::page(&power));
     }
 }

@@ -386,10 +386,8 @@ mod tests {
                 format,
                 text.as_bytes(),
                 expect![[r#"
-                    Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None, placement: None, alarms: None, export: None, mesh: None, intake: None, rack: None, power: None }
-                "#]}
-                "#]}
-                "#]],
+                Desired { node: "", version: 7, least_agent: "", sampling: Some(Sampling { interval_s: Some(5), interval_s_by_sampler: {"cpu": 1} }), log: None, spool: None, uplink: None, placement: None, alarms: None, export: None, mesh: None, intake: None, rack: None, power: None }
+            "#]],
             );
         }
     }

@@ -24,7 +24,7 @@ pub(super) async fn rack(State(access): State<Access>) -> Json<api::Rack> {
 #[utoipa::path(post, path = "/v1/rack/identify", request_body = api::Identify, responses(
     (status = 200, body = api::Identify),
     (status = 400, body = api::Error, description = "Not 0 to 255 seconds"),
-    (status = 403, body = api::Error, description = "Not root, and not the agent's own user"),
+    (status = 403, body = api::Error, description = "The role for it is missing"),
     (status = 409, body = api::Error, description = "No BMC, or it refuses"),
 ))]
 pub(super) async fn identify(

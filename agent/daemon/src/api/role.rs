@@ -46,7 +46,7 @@ impl Role {
 pub(super) const ASKS_ONLY: [&str; 3] =
     ["/v1/config/plan", "/v1/link/test", "/v1/placement/what-if"];
 /// What a technician may do; with a slash at its end, whatever is below.
-const TECHNICIANS: [&str; 9] = [
+const TECHNICIANS: [&str; 10] = [
     "/v1/alarms/",
     "/v1/rack/identify",
     "/v1/config",
@@ -218,6 +218,7 @@ mod tests {
             technician POST /v1/placement/resume
             viewer     POST /v1/placement/what-if
             technician POST /v1/queue/import
+            technician POST /v1/rack/identify
             admin      POST /v1/queue/purge
         "#]]
         .assert_eq(&table);

@@ -218,8 +218,8 @@ mod tests {
             technician POST /v1/placement/resume
             viewer     POST /v1/placement/what-if
             technician POST /v1/queue/import
-            technician POST /v1/rack/identify
             admin      POST /v1/queue/purge
+            technician POST /v1/rack/identify
         "#]]
         .assert_eq(&table);
         assert_eq!(needed(&Method::POST, REPACK, Some("budget_mib=7")), Role::Viewer, "a plan");

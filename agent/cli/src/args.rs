@@ -1366,7 +1366,7 @@ Examples:
     /// doctor           tell everything that is wrong
     /// support-bundle   status, configuration, inventory, log and audit log, into the
     ///                  node's spool; with --save also into DIR here
-    /// identify [NIC]   make the light of a port, or of the chassis, blink
+    /// identify NIC     make a port's light blink; without NIC that of the chassis
     /// reboot           restart the machine, and say so when it is up again
     #[command(
         verbatim_doc_comment,

@@ -32,6 +32,8 @@ const REQUESTS: u64 = 40_000;
 const MIB: u64 = 512;
 /// Connections that lie idle.
 const IDLE: usize = 4000;
+/// Longer than any of them takes to give memory back: ours does it every 30 s.
+const SETTLED: Duration = Duration::from_secs(40);
 /// Requests a second of which the time is taken: far below what any of them carries.
 const RATE: u32 = 500;
 
@@ -67,6 +69,8 @@ fn measure(lab: &Lab) -> Result {
     for it in proxies.all() {
         let before = resident(it.pid)?;
         let held = idle(it.http, IDLE)?;
+        // Until what they needed and don't hold is given back.
+        std::thread::sleep(SETTLED);
         println!("| {} | {:.2} |", it.name, (resident(it.pid)? - before) / IDLE as f64);
         drop(held);
     }

@@ -22,8 +22,7 @@ use nix::sys::signal::Signal;
 use prost::Message as _;
 use purlin_core::identity::Class;
 use purlin_daemon::{
-    clock::Floor,
-    mqtt::{Answer, Message, Mqtt, Session, Transport},
+    mqtt::{Answer, Message, Session},
     spool::{Frame, shelf::hash_of},
     wire::{self, Origin},
 };
@@ -136,18 +135,7 @@ fn collector(broker: &Broker, dir: &Path, to: &str) -> Result<Process> {
 }
 
 async fn publish(broker: &Broker, backlog: &Backlog) -> Result {
-    let mqtt = Mqtt {
-        client_id: "bench".into(),
-        username: "bench".into(),
-        password_file: None,
-        trust_anchors: None,
-        identity: None,
-        enrolled: None,
-        floor: Floor::default(),
-        proxy: None,
-    };
-    let endpoint = broker.endpoint().parse().map_err(|_| "no endpoint")?;
-    let mut session = mqtt.connect(&endpoint).await?;
+    let mut session = broker.session("bench").await?;
     for message in &backlog.0 {
         let answer = session.publish(message.clone()).await?.await;
         ensure!(matches!(answer, Answer::Taken { .. }), "{answer:?}");

@@ -23,9 +23,8 @@ use purlin_core::{
     retention::WhenFull,
 };
 use purlin_daemon::{
-    clock::Floor,
     door::Identity,
-    mqtt::{Answer, Message, Mqtt, Session, Transport},
+    mqtt::{Answer, Message, Session},
     spool::{Keys, Limits, log::Log},
     wire,
 };
@@ -287,18 +286,7 @@ fn publish(lab: &Lab) -> Result {
 }
 
 async fn published(broker: &Broker, line: &str) -> Result {
-    let mqtt = Mqtt {
-        client_id: "bench".into(),
-        username: "bench".into(),
-        password_file: None,
-        trust_anchors: None,
-        identity: None,
-        enrolled: None,
-        floor: Floor::default(),
-        proxy: None,
-    };
-    let endpoint = broker.endpoint().parse().map_err(|_| "no endpoint")?;
-    let mut session = mqtt.connect(&endpoint).await?;
+    let mut session = broker.session("bench").await?;
     let payload = Bytes::copy_from_slice(line.as_bytes());
     let mut answers = VecDeque::new();
     for _ in 0..MESSAGES {

@@ -130,3 +130,16 @@ fn some(
     }
     Ok(REQUESTS_A_CONNECTION)
 }
+
+/// Sends everything and ends, and reads meanwhile all that comes back.
+pub fn there_and_back(mut stream: TcpStream, sent: &[u8]) -> Result<Vec<u8>> {
+    let (mut writer, to_send) = (stream.try_clone()?, sent.to_vec());
+    let writing = thread::spawn(move || {
+        writer.write_all(&to_send)?;
+        writer.shutdown(std::net::Shutdown::Write)
+    });
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back)?;
+    writing.join().map_err(|_| "the writer panicked")??;
+    Ok(back)
+}

@@ -20,7 +20,7 @@ use purlin_proto::{
 use purlin_tests::{Lab, Need, Node, Result, ensure, lab::Test, process::Process, test, wait};
 
 use crate::{
-    client::{Connection, Restless, get},
+    client::{Connection, Restless, get, there_and_back},
     upstream::Upstream,
 };
 
@@ -609,7 +609,7 @@ fn bytes(lab: &Lab) -> Result {
         echo.address, shop.address
     ))?;
     // A megabyte there and back, after the header that tells who we are.
-    let mut stream = TcpStream::connect(raw)?;
+    let stream = TcpStream::connect(raw)?;
     stream.set_read_timeout(Some(SOON))?;
     let header = format!(
         "PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n",
@@ -617,14 +617,7 @@ fn bytes(lab: &Lab) -> Result {
         raw.port()
     );
     let sent: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
-    let (mut writer, to_send) = (stream.try_clone()?, sent.clone());
-    let writing = thread::spawn(move || {
-        writer.write_all(&to_send)?;
-        writer.shutdown(std::net::Shutdown::Write)
-    });
-    let mut back = Vec::new();
-    stream.read_to_end(&mut back)?;
-    writing.join().map_err(|_| "the writer panicked")??;
+    let back = there_and_back(stream, &sent)?;
     ensure!(back.starts_with(header.as_bytes()), "{:?}", &back[..60.min(back.len())]);
     ensure!(back[header.len()..] == sent, "{} bytes came back", back.len() - header.len());
 

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{ClientConnection, StreamOwned, pki_types::ServerName}
 
 use crate::{
     SOON,
-    client::{Connection, Restless, get},
+    client::{Connection, Restless, get, there_and_back},
     echoes, free_port,
     rack::{Member, Rack, SOME_TIME, allow, listener, now, peer, route, service},
     upstream::Upstream,
@@ -98,17 +98,10 @@ fn through(lab: &Lab) -> Result {
     )?;
     ensure!(answer.status == 101 && echoes(&mut upgraded.0)?, "{answer:?}");
     // Megabytes both ways at once, more than any window.
-    let mut stream = TcpStream::connect(pair.raw)?;
+    let stream = TcpStream::connect(pair.raw)?;
     stream.set_read_timeout(Some(SOON))?;
     let sent: Vec<u8> = (0..8 << 20).map(|n: u32| (n % 251) as u8).collect();
-    let (mut writer, to_send) = (stream.try_clone()?, sent.clone());
-    let writing = thread::spawn(move || {
-        writer.write_all(&to_send)?;
-        writer.shutdown(std::net::Shutdown::Write)
-    });
-    let mut back = Vec::new();
-    stream.read_to_end(&mut back)?;
-    writing.join().map_err(|_| "the writer panicked")??;
+    let back = there_and_back(stream, &sent)?;
     ensure!(back == sent, "{} of {} bytes came back", back.len(), sent.len());
 
     let status = pair.b.status()?;

@@ -9,6 +9,11 @@ use std::{
     time::Duration,
 };
 
+use purlin_daemon::{
+    clock::Floor,
+    mqtt::{Connection, Mqtt, Transport as _},
+};
+
 use crate::{
     Lab, Result,
     process::{self, Process},
@@ -30,6 +35,22 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// A session of the agent's own client.
+    pub async fn session(&self, name: &str) -> Result<Connection> {
+        let mqtt = Mqtt {
+            client_id: name.into(),
+            username: name.into(),
+            password_file: None,
+            trust_anchors: None,
+            identity: None,
+            enrolled: None,
+            floor: Floor::default(),
+            proxy: None,
+        };
+        let endpoint = self.endpoint().parse().map_err(|_| "no endpoint")?;
+        Ok(mqtt.connect(&endpoint).await?)
+    }
+
     /// Time on a CPU since it started.
     pub fn cpu_time(&self) -> Result<Duration> {
         let process = self.process.as_ref().ok_or("the broker does not run")?;

@@ -349,19 +349,22 @@ mod tests {
         }
     }
 
-    /// Paths of the reasons, by this clock.
-    fn refused(claims: &Claims, clock_unix_s: u64, mark: (u64, u64)) -> Vec<String> {
-        let mark = Mark { epoch: mark.0, version: mark.1, sha256: vec![7] };
-        let checker = Checker {
+    fn checker(mark: &Mark, clock_unix_s: u64) -> Checker<'_> {
+        Checker {
             fleet: "f",
             node: "n1",
             epoch: 1,
-            mark: &mark,
+            mark,
             active_sha256: &[9],
             clock_unix_s,
             trusted_unix_s: 500,
-        };
-        checker.check(claims).into_iter().map(|refusal| refusal.path).collect()
+        }
+    }
+
+    /// Paths of the reasons, by this clock.
+    fn refused(claims: &Claims, clock_unix_s: u64, mark: (u64, u64)) -> Vec<String> {
+        let mark = Mark { epoch: mark.0, version: mark.1, sha256: vec![7] };
+        checker(&mark, clock_unix_s).check(claims).into_iter().map(|refusal| refusal.path).collect()
     }
 
     #[test]
@@ -387,15 +390,7 @@ mod tests {
     #[test]
     fn a_command_is_for_this_node_and_for_a_day_at_most() {
         let mark = Mark { epoch: 1, version: 99, sha256: Vec::new() };
-        let checker = |clock_unix_s| Checker {
-            fleet: "f",
-            node: "n1",
-            epoch: 1,
-            mark: &mark,
-            active_sha256: &[9],
-            clock_unix_s,
-            trusted_unix_s: 500,
-        };
+        let checker = |clock_unix_s| checker(&mark, clock_unix_s);
         let paths = |claims: &Claims, clock| -> Vec<String> {
             checker(clock).check_command(claims).into_iter().map(|it| it.path).collect()
         };

@@ -1,3 +1,5 @@
+//! Stages begin and end as alarms do, on every node alike.
+
 use alloc::{format, string::ToString as _, vec};
 
 use expect_test::expect;

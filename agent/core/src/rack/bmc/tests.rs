@@ -1,3 +1,5 @@
+//! What a sensor and the log say becomes one alarm, and its end.
+
 use alloc::vec;
 
 use expect_test::{Expect, expect};

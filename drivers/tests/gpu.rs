@@ -190,6 +190,7 @@ fn everything_that_nvml_tells_is_there() {
             persistence: true
             power: 71.5
             power_limit: 300.0
+            power_range: {"default":300.0,"max":300.0,"min":100.0,"set":300.0}
             remapped: {"correctable":0,"failed":false,"pending":false,"uncorrectable":0}
             replays: 0
             serial: "0000000000001"
@@ -232,6 +233,7 @@ fn everything_that_nvml_tells_is_there() {
             persistence: true
             power: 71.5
             power_limit: 300.0
+            power_range: {"default":300.0,"max":300.0,"min":100.0,"set":300.0}
             remapped: {"correctable":2,"failed":true,"pending":true,"uncorrectable":1}
             replays: 5
             retired: {"double_bit":1,"pending":true,"single_bit":3}
@@ -572,6 +574,7 @@ fn agrees(gpu: &Gpu, profile: &Value, device: &Value) {
         "busy": gpu.busy, "clock": gpu.clocks.core, "most": gpu.clocks.core_max,
         "memory clock": gpu.clocks.memory, "state": gpu.performance,
         "power": gpu.power.map(|watts| (watts * 1000.0) as u64),
+        "limits": gpu.power_range.map(|it| [it.min, it.default, it.max].map(|it| it.map(|w| w * 1000.0))),
         "temperature": gpu.temperatures["gpu"] as u64,
         "ecc": gpu.ecc.as_ref().and_then(|ecc| ecc.corrected_total),
         "rows": gpu.remapped.as_ref().and_then(|rows| rows.correctable),
@@ -587,6 +590,9 @@ fn agrees(gpu: &Gpu, profile: &Value, device: &Value) {
         "clock": all["clocks"]["sm_current"], "most": all["clocks"]["sm_max"],
         "memory clock": all["clocks"]["memory_current"], "state": all["performance_state"],
         "power": all["power"]["current_draw_mw"],
+        "limits": all["power"]["min_limit_mw"].as_f64().map(|_| {
+            ["min", "default", "max"].map(|it| all["power"][format!("{it}_limit_mw")].as_f64())
+        }),
         "temperature": all["thermal"]["temperature_gpu_c"],
         "ecc": all["ecc"]["errors"]["aggregate"]["single_bit"]["total"],
         "rows": rows, "links": links, "width": all["pcie"]["current_link_width"],
@@ -685,6 +691,13 @@ fn facts(theirs: &Value) -> BTreeMap<String, Value> {
     for (name, pointer) in pointers {
         facts.extend(theirs.pointer(pointer).map(|value| (name.to_owned(), value.clone())));
     }
+    // Of Intel's it takes the limit for the default, and the critical power for the most.
+    if theirs["info"]["driver"] == "amdgpu" {
+        for bound in ["min", "default", "max"] {
+            let value = &theirs["stats"]["power"][format!("cap_{bound}")];
+            facts.insert(format!("power limit {bound}"), value.clone());
+        }
+    }
     for (label, sensor) in theirs["stats"]["temps"].as_object().into_iter().flatten() {
         facts.insert(format!("temperature {label}"), sensor["current"].clone());
     }
@@ -709,6 +722,9 @@ fn our_facts(gpu: &Gpu) -> BTreeMap<String, Value> {
             ("memory clock", json!(gpu.clocks.memory)),
             ("power", json!(gpu.power)),
             ("power limit", json!(gpu.power_limit)),
+            ("power limit default", json!(gpu.power_range.and_then(|it| it.default))),
+            ("power limit min", json!(gpu.power_range.and_then(|it| it.min))),
+            ("power limit max", json!(gpu.power_range.and_then(|it| it.max))),
             ("fan", json!(gpu.fan_rpm)),
             ("performance", json!(gpu.performance)),
             // The other reader has an object of reasons.

@@ -9,7 +9,7 @@ const SMI: &str = "nvidia-smi";
 
 /// What doesn't change by itself between two readings: nvidia-smi's name of a column,
 /// where we have it, and what a unit of theirs is in ours.
-const FACTS: [(&str, &str, f64); 28] = [
+const FACTS: [(&str, &str, f64); 32] = [
     ("name", "/name", 1.0),
     ("uuid", "/uuid", 1.0),
     ("serial", "/serial", 1.0),
@@ -26,6 +26,10 @@ const FACTS: [(&str, &str, f64); 28] = [
     ("retired_pages.double_bit.count", "/retired/double_bit", 1.0),
     ("retired_pages.pending", "/retired/pending", 1.0),
     ("enforced.power.limit", "/power_limit", 1.0),
+    ("power.limit", "/power_range/set", 1.0),
+    ("power.default_limit", "/power_range/default", 1.0),
+    ("power.min_limit", "/power_range/min", 1.0),
+    ("power.max_limit", "/power_range/max", 1.0),
     ("clocks.max.sm", "/clocks/core_max", 1.0),
     ("clocks.max.memory", "/clocks/memory_max", 1.0),
     ("pcie.link.gen.max", "/link_max/gt_per_s", 1.0),

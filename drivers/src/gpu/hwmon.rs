@@ -5,7 +5,7 @@
 //! Documentation/ABI/testing/sysfs-driver-intel-xe-hwmon. The sensor part
 //! lists every one of these files; here are those that a GPU is judged by.
 
-use purlin_core::inventory::Gpu;
+use purlin_core::inventory::{Gpu, PowerRange};
 
 use crate::{
     pci,
@@ -29,6 +29,13 @@ pub(super) fn read(probe: &mut Probe<'_>, gpu: &mut Gpu) {
     // 0 is "no limit".
     let limit = number(first(["power1_cap", "power1_max"])).map(micro);
     gpu.power_limit = limit.filter(|limit| *limit > 0.0);
+    // amdgpu's alone: others tell no default.
+    gpu.power_range = has("power1_cap_default").then(|| PowerRange {
+        set: gpu.power_limit,
+        default: number(Some("power1_cap_default")).map(micro),
+        min: number(has("power1_cap_min").then_some("power1_cap_min")).map(micro),
+        max: number(has("power1_cap_max").then_some("power1_cap_max")).map(micro),
+    });
     gpu.fan_rpm = number(has("fan1_input").then_some("fan1_input")).map(whole);
     gpu.clocks.core = number(has("freq1_input").then_some("freq1_input")).map(micro).map(whole);
     gpu.clocks.memory = number(has("freq2_input").then_some("freq2_input")).map(micro).map(whole);

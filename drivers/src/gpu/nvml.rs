@@ -29,8 +29,8 @@ use nvml_wrapper::{
 };
 use nvml_wrapper_sys::bindings::field_id;
 use purlin_core::inventory::{
-    ComputeInstance, Ecc, Gpu, GpuInstance, GpuPeer, GpuVendor, Mig, NvLink, PciLink, RemappedRows,
-    RetiredPages,
+    ComputeInstance, Ecc, Gpu, GpuInstance, GpuPeer, GpuVendor, Mig, NvLink, PciLink, PowerRange,
+    RemappedRows, RetiredPages,
 };
 
 use super::nvidia::MAX_INSTANCES;
@@ -254,9 +254,9 @@ fn state(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
     if let Some(degrees) = asked.get(|| device.temperature(TemperatureSensor::Gpu)) {
         gpu.temperatures.insert("gpu".into(), f64::from(degrees));
     }
-    let watts = |milliwatts: u32| f64::from(milliwatts) / 1000.0;
     gpu.power = asked.get(|| device.power_usage()).map(watts);
     gpu.power_limit = asked.get(|| device.enforced_power_limit()).map(watts);
+    gpu.power_range = power_range(device, asked);
     gpu.clocks.core = asked.get(|| device.clock_info(Clock::SM));
     gpu.clocks.core_max = asked.get(|| device.max_clock_info(Clock::SM));
     gpu.clocks.memory = asked.get(|| device.clock_info(Clock::Memory));
@@ -270,6 +270,20 @@ fn state(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
     // The library's own "connected" is deprecated and says yes of boards without a connector.
     let active = asked.get(|| device.is_display_active());
     gpu.display = if active == Some(true) { active } else { gpu.display.or(active) };
+}
+
+fn power_range(device: &Device<'_>, asked: &mut Asked) -> Option<PowerRange> {
+    let constraints = asked.get(|| device.power_management_limit_constraints())?;
+    Some(PowerRange {
+        set: asked.get(|| device.power_management_limit()).map(watts),
+        default: asked.get(|| device.power_management_limit_default()).map(watts),
+        min: Some(watts(constraints.min_limit)),
+        max: Some(watts(constraints.max_limit)),
+    })
+}
+
+fn watts(milliwatts: u32) -> f64 {
+    f64::from(milliwatts) / 1000.0
 }
 
 /// NVIDIA's clock event reasons by name; "idle" is none that holds a clock down.

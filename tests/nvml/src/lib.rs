@@ -312,6 +312,8 @@ export_numbers! {
     nvmlDeviceGetRetiredPagesPendingStatus nvmlEnableState_t, "retired_pages/pending_retirement";
     nvmlDeviceGetPowerUsage c_uint, "power/current_draw_mw";
     nvmlDeviceGetEnforcedPowerLimit c_uint, "power/enforced_limit_mw";
+    nvmlDeviceGetPowerManagementLimit c_uint, "power/requested_limit_mw";
+    nvmlDeviceGetPowerManagementDefaultLimit c_uint, "power/default_limit_mw";
     nvmlDeviceGetPersistenceMode nvmlEnableState_t, "persistence_mode";
     nvmlDeviceGetDisplayMode nvmlEnableState_t, "display/mode";
     nvmlDeviceGetDisplayActive nvmlEnableState_t, "display/active";
@@ -379,6 +381,12 @@ export! {
             free: bytes("free_bytes")?,
             used: bytes("used_bytes")?,
         })
+    };
+    nvmlDeviceGetPowerManagementLimitConstraints(
+        device: nvmlDevice_t, min: *mut c_uint, max: *mut c_uint
+    ) |library| {
+        put(min, number(library.fact(device, "power/min_limit_mw")?)? as c_uint)?;
+        put(max, number(library.fact(device, "power/max_limit_mw")?)? as c_uint)
     };
     nvmlDeviceGetEccMode(
         device: nvmlDevice_t, current: *mut nvmlEnableState_t, pending: *mut nvmlEnableState_t

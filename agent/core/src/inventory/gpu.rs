@@ -63,6 +63,8 @@ pub struct Gpu {
     pub power: Option<f64>,
     /// Limit on it in force, in watts.
     pub power_limit: Option<f64>,
+    /// What that limit is set to and may be set to; `None` if it can't be set.
+    pub power_range: Option<PowerRange>,
     /// Speed of the fan, in turns a minute.
     pub fan_rpm: Option<u32>,
     /// Clocks.
@@ -162,6 +164,19 @@ pub struct RemappedRows {
     pub pending: Option<bool>,
     /// A row could not be replaced: the board is to be exchanged.
     pub failed: Option<bool>,
+}
+
+/// What may be said to the driver about a limit on power, in watts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PowerRange {
+    /// What it is set to; what is in force may be less, by another limit.
+    pub set: Option<f64>,
+    /// What the driver sets.
+    pub default: Option<f64>,
+    /// The least.
+    pub min: Option<f64>,
+    /// The most.
+    pub max: Option<f64>,
 }
 
 /// Clocks in MHz.

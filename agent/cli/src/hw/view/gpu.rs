@@ -2,7 +2,7 @@
 
 use purlin_core::inventory::{
     Ecc, Gpu, GpuClocks, GpuInstance, GpuKind, GpuPeer, GpuVendor, Inventory, Mig, NvLink, Part,
-    PciLink, RemappedRows, RetiredPages, Slice, SliceKind,
+    PciLink, PowerRange, RemappedRows, RetiredPages, Slice, SliceKind,
 };
 
 use super::{Row, Section, UNKNOWN, join, or_unknown, plural, row, told, yes_no};
@@ -128,6 +128,7 @@ fn state(gpu: &Gpu) -> Facts {
     let facts = [
         (!degrees.is_empty()).then(|| ("temperature".into(), degrees.join(", "))),
         power(gpu).map(|power| ("power".into(), power)),
+        gpu.power_range.map(|range| ("power limit".into(), power_range(&range))),
         maybe("fan", gpu.fan_rpm.map(|turns| format!("{turns} rpm"))),
         clocks(&gpu.clocks).map(|clocks| ("clocks".into(), clocks)),
         maybe(
@@ -155,6 +156,13 @@ fn power(gpu: &Gpu) -> Option<String> {
             Some(format!("{} of {}", or_unknown(power.map(watts)), watts(limit)))
         }
     }
+}
+
+fn power_range(range: &PowerRange) -> String {
+    let told = |value: Option<f64>| or_unknown(value.map(watts));
+    let PowerRange { set, default, min, max } = *range;
+    let [set, default, min, max] = [set, default, min, max].map(told);
+    format!("set to {set}, by default {default}, may be {min} to {max}")
 }
 
 fn watts(value: f64) -> String {
@@ -389,6 +397,12 @@ mod tests {
             temperatures: [("gpu".into(), 91.0)].into(),
             power: Some(71.5),
             power_limit: Some(300.0),
+            power_range: Some(PowerRange {
+                default: Some(300.0),
+                max: Some(350.0),
+                set: Some(300.0),
+                min: None,
+            }),
             clocks: GpuClocks { core: Some(210), core_max: Some(1410), ..GpuClocks::default() },
             nvlinks: vec![NvLink {
                 link: 0,
@@ -421,6 +435,7 @@ mod tests {
             memory: 40 GiB
             temperature: gpu 91 °C
             power: 72 W of 300 W
+            power limit: set to 300 W, by default 300 W, may be unknown to 350 W
             clocks: cores 210 of 1410 MHz
             held down by: hardware thermal slowdown
             ECC: on, off after a reset

@@ -127,6 +127,11 @@ fn child() {
         }
         Some("late") => late(&library, Path::new(task["root"].as_str().expect("a root"))),
         Some("events") => events(&library),
+        Some("limits") => json!(gpu::limits_with(&library)),
+        Some("limit") => {
+            let caps: Vec<gpu::Cap> = serde_json::from_value(task["caps"].clone()).expect("caps");
+            json!(gpu::limit_with(&library, &caps))
+        }
         task => panic!("{task:?} is no task"),
     };
     println!("\n{ANSWER}{answer}");
@@ -277,6 +282,43 @@ fn a_lost_gpu_keeps_what_the_bus_tells() {
 }
 
 #[test]
+fn a_power_limit_is_set_within_what_the_gpu_takes_and_read_back() {
+    let control = tempfile::NamedTempFile::new().expect("a control file");
+    let library = library("purlin_nvml_fixture");
+    let set = |caps: Value| {
+        let task = json!({ "task": "limit", "library": library, "caps": caps });
+        in_child(task, &profile(), Some(control.path()))
+    };
+    let [one, two] = [1, 2].map(|n| format!("GPU-00000000-0000-0000-0000-00000000000{n}"));
+    let Some(done) = set(json!([[one, 150_000], [two, 100_000]])) else { return };
+    assert_eq!(done, json!({ "Ok": null }));
+    let task = json!({ "task": "limits", "library": library });
+    let limits = in_child(task, &profile(), Some(control.path())).expect("limits");
+    let limit =
+        |uuid, set| json!({ "uuid": uuid, "set_mw": set, "min_mw": 100_000, "max_mw": 300_000 });
+    assert_eq!(limits, json!({ "Ok": [limit(&one, 150_000), limit(&two, 100_000)] }));
+    let (gpus, _) = read_in_child(&small(), &profile(), Some(control.path())).expect("GPUs");
+    let shown: Vec<_> = gpus.into_iter().flatten().map(|gpu| gpu.power_limit).collect();
+    assert_eq!(shown, [Some(150.0), Some(100.0)]);
+
+    // A board that was taken out has nothing to be taken back.
+    assert_eq!(set(json!([["GPU-3", 150_000]])), Some(json!({ "Ok": null })));
+    let before = fs::read_to_string(control.path()).expect("a control file");
+    let refused = set(json!([[one, 99_999]])).expect("an answer");
+    fs::write(control.path(), format!("{before}deny 0\nlost 1\n")).expect("a control file");
+    let denied = set(json!([[one, 200_000]])).expect("an answer");
+    let lost = set(json!([[two, 200_000]])).expect("an answer");
+    expect![[r#"
+        GPU-00000000-0000-0000-0000-000000000001: a power limit of 99999 mW; may be 100000 to 300000
+        GPU-00000000-0000-0000-0000-000000000001: the driver lets nobody without CAP_SYS_ADMIN set its power limit
+        GPU-00000000-0000-0000-0000-000000000002: a power limit of 200000 mW is not taken: device fell off the bus or has otherwise become inacessible
+    "#]]
+    .assert_eq(&[refused, denied, lost].map(|it| format!("{}\n", it["Err"].as_str().unwrap_or_default())).concat());
+    let after = fs::read_to_string(control.path()).expect("a control file");
+    assert_eq!(after, format!("{before}deny 0\nlost 1\n"), "none of these was set");
+}
+
+#[test]
 fn an_incomplete_library_takes_nothing_away() {
     let root = small();
     let task = read_task(&root, &library("purlin_nvml_half"));
@@ -289,6 +331,9 @@ fn an_incomplete_library_takes_nothing_away() {
     assert_eq!((gpus[1].node, gpus[1].lost, gpus[1].vram), (Some(1), false, None));
     let task = json!({ "task": "events", "library": library("purlin_nvml_half") });
     assert_eq!(in_child(task, &profile(), None), Some(json!([])));
+    let task = json!({ "task": "limits", "library": library("purlin_nvml_half") });
+    let told = in_child(task, &profile(), None).expect("an answer");
+    assert!(told["Err"].is_string(), "{told}");
 }
 
 #[test]

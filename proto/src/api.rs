@@ -943,10 +943,22 @@ pub struct Power {
     pub causes: Vec<String>,
     /// Cgroups that stand still.
     pub frozen: Vec<String>,
-    /// Packages are capped.
-    pub capped: bool,
+    /// Packages and GPUs that may take less than before.
+    #[serde(default)]
+    pub limits: Vec<PowerLimit>,
     /// What could not be done, and is tried again.
     pub problems: Vec<String>,
+}
+
+/// What a package or a GPU may take.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct PowerLimit {
+    /// A package's zone, or a GPU's UUID.
+    pub what: String,
+    /// Watts now.
+    pub watts: f64,
+    /// Watts before, and again when it is over.
+    pub before_watts: f64,
 }
 
 /// A stage.

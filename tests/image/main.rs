@@ -31,12 +31,14 @@ const MOST_EXPOSED: [(&str, f64); 2] = [("purlind.service", 2.0), ("purlin-mesh.
 const SOON: Duration = Duration::from_secs(20);
 
 /// What the package brings besides the binary.
-const FILES: [&str; 12] = [
+const FILES: [&str; 14] = [
     "etc/purlin/purlin.toml",
     "usr/lib/systemd/system/purlind.service",
     "usr/lib/systemd/system/purlin-mesh.service",
     "usr/lib/systemd/system/purlin-helper.socket",
     "usr/lib/systemd/system/purlin-helper@.service",
+    "usr/lib/systemd/system/purlin-gpu.socket",
+    "usr/lib/systemd/system/purlin-gpu@.service",
     "usr/lib/systemd/system/purlin-cdi.path",
     "usr/lib/systemd/system/purlin-cdi.service",
     "usr/lib/sysusers.d/purlin.conf",

@@ -74,6 +74,10 @@ impl Site {
         node.run_with(&["unshare", "--mount", "sh", "-c", &mounts, "sh"], &binary);
         node.set("PURLIN_UPLINK__ENDPOINT", broker.endpoint());
         node.set("PURLIN_TEST__POWEROFF", &off);
+        node.set("PURLIN_NVML_LIBRARY", nvml()?);
+        let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("nvml/small.yaml");
+        node.set("PURLIN_NVML_PROFILE", profile);
+        node.set("PURLIN_NVML_CONTROL", dir.join("nvml"));
         let document = format!(
             r#"
             [alarms.rules.on-battery]
@@ -98,10 +102,12 @@ impl Site {
             name = "battery"
             when = ["on-battery.*"]
             cap_w = 80
+            cap_gpu_w = 200
             [[power.stages]]
             name = "low"
             when = ["ten-minutes.*"]
             cap_w = 50
+            cap_gpu_w = 20
             shed = ["{group}"]
             [[power.stages]]
             name = "last"
@@ -127,6 +133,18 @@ impl Site {
     fn cap(&self) -> Result<String> {
         let file = self.dir.join("rapl/intel-rapl:0/constraint_0_power_limit_uw");
         Ok(fs::read_to_string(file)?.trim().to_owned())
+    }
+
+    /// What both GPUs were limited to so far, in watts; they take 100 to 300.
+    fn gpus(&self) -> Result<Vec<u32>> {
+        let told = fs::read_to_string(self.dir.join("nvml")).unwrap_or_default();
+        let limits = |gpu: &str| -> Vec<u32> {
+            let begins = format!("limit {gpu} ");
+            let lines = told.lines().filter_map(|line| line.strip_prefix(&begins));
+            lines.filter_map(|milliwatts| Some(milliwatts.parse::<u32>().ok()? / 1000)).collect()
+        };
+        ensure!(limits("0") == limits("1"), "{told}");
+        Ok(limits("0"))
     }
 
     fn is_frozen(&self) -> Result<bool> {
@@ -189,19 +207,28 @@ pub fn fails(lab: &Lab) -> Result {
     for site in &sites {
         site.until_stages(1)?;
         ensure!(site.cap()? == "80000000" && !site.is_frozen()?, "{}", site.cap()?);
+        ensure!(site.gpus()? == [200], "{:?}", site.gpus()?);
     }
     ups("500 0")?;
     for site in &sites {
         site.until_stages(2)?;
         ensure!(site.cap()? == "50000000" && site.is_frozen()?, "{}", site.cap()?);
+        ensure!(site.gpus()? == [200, 100], "{:?}", site.gpus()?);
+        let power: Power = site.node.json(&["power", "show"])?;
+        let limits: Vec<_> = power.limits.iter().map(|it| (it.watts, it.before_watts)).collect();
+        ensure!(limits == [(50.0, 90.0), (100.0, 300.0), (100.0, 300.0)], "{limits:?}");
     }
     ups("100 0")?;
-    for site in &mut sites {
+    for (n, site) in sites.iter_mut().enumerate() {
         let order = wait::until("the node is shut down", SOON, || {
             fs::read_to_string(site.dir.join("order")).map_err(|e| e.to_string())
         })?;
         ensure!(order.contains("frozen 1") && order.contains("50000000"), "{order}");
-        site.node.stop_by(Signal::SIGTERM)?;
+        // What is to be taken back is on disk, however it ends.
+        match n {
+            0 => site.node.kill()?,
+            _ => drop(site.node.stop_by(Signal::SIGTERM)?),
+        }
     }
 
     // The machines come up with mains, and what stood still has been there all the time.
@@ -212,7 +239,8 @@ pub fn fails(lab: &Lab) -> Result {
     for site in &sites {
         wait::until("all is back", SOON * 2, || {
             let is_back = !site.is_frozen().map_err(|e| format!("{e:?}"))?
-                && site.cap().map_err(|e| format!("{e:?}"))? == UNCAPPED;
+                && site.cap().map_err(|e| format!("{e:?}"))? == UNCAPPED
+                && site.gpus().map_err(|e| format!("{e:?}"))? == [200, 100, 300];
             let raised = site.node.status().map_err(|e| format!("{e:?}"))?.alarms;
             let is_calm = !raised.iter().any(|it| it.id.contains("shelf"));
             if is_back && is_calm { Ok(()) } else { Err(format!("{raised:?}")) }
@@ -251,6 +279,14 @@ fn devices_at(lab: &Lab, state: &Path, devices: &[PathBuf]) -> Result<Process> {
         if said.contains("listening") { Ok(()) } else { Err(said) }
     })?;
     Ok(process)
+}
+
+/// The made-up NVML, which cargo builds beside this test.
+fn nvml() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let library = own.with_file_name("libpurlin_nvml_fixture.so");
+    ensure!(library.is_file(), "{} was not built", library.display());
+    Ok(library)
 }
 
 /// Where cgroup v2 is mounted.

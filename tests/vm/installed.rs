@@ -25,11 +25,20 @@ const SOON: Duration = Duration::from_secs(60);
 /// `WatchdogSec=` of purlind.service, and `RestartSec=`.
 const WATCHDOG: Duration = Duration::from_secs(30 + 2);
 /// What the package brings that is to be up.
-const UNITS: [&str; 4] =
-    ["purlind.service", "purlin-mesh.service", "purlin-helper.socket", "purlin-cdi.path"];
+const UNITS: [&str; 5] = [
+    "purlind.service",
+    "purlin-mesh.service",
+    "purlin-helper.socket",
+    "purlin-gpu.socket",
+    "purlin-cdi.path",
+];
 /// `systemd-analyze security`, at most: 10 is a bare unit.
-const MOST_EXPOSED: [(&str, f64); 3] =
-    [("purlind.service", 2.0), ("purlin-mesh.service", 1.5), ("purlin-helper@any.service", 4.0)];
+const MOST_EXPOSED: [(&str, f64); 4] = [
+    ("purlind.service", 2.0),
+    ("purlin-mesh.service", 1.5),
+    ("purlin-helper@any.service", 4.0),
+    ("purlin-gpu@any.service", 2.0),
+];
 
 static GUEST: Mutex<Option<Guest>> = Mutex::new(None);
 

@@ -1,6 +1,6 @@
 //! `purlin power`: what the node does when power or cooling fails.
 
-use purlin_proto::api::{Power, PowerStage};
+use purlin_proto::api::{Power, PowerLimit, PowerStage};
 
 use crate::{
     args::{Global, PowerCommand},
@@ -35,6 +35,10 @@ impl Page for Power {
         }
         if !self.frozen.is_empty() {
             head.push_str(&table::pair("frozen", &self.frozen.join(", "), width));
+        }
+        for PowerLimit { what, watts, before_watts } in &self.limits {
+            let limit = format!("{what}: {watts:.0} W, before {before_watts:.0} W");
+            head.push_str(&table::pair("capped", &limit, width));
         }
         for problem in &self.problems {
             head.push_str(&table::pair("not done", problem, width));
@@ -75,6 +79,11 @@ mod tests {
             ],
             causes: vec!["on-battery.shelf.ups.input_voltage".into()],
             frozen: vec!["batch.slice".into()],
+            limits: vec![PowerLimit {
+                what: "intel-rapl:0".into(),
+                watts: 80.0,
+                before_watts: 125.0,
+            }],
             ..Power::default()
         };
         assert_eq!(power.exit(), Exit::Faults);
@@ -82,6 +91,7 @@ mod tests {
             now          battery
             because of   on-battery.shelf.ups.input_voltage
             frozen       batch.slice
+            capped       intel-rapl:0: 80 W, before 125 W
 
             STAGE    IN FORCE  BEGINS WITH      DOES
             battery  yes       on-battery.*     tell, freeze batch.slice

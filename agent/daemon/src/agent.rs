@@ -17,7 +17,7 @@
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `bmc`, `bmc-helper` | the BMC | records into the spool, `View`, how far its log was told |
-//! | `power`, `power-helper` | `Shown`, `Settings` | events, cgroups and caps, `Power`, what is to be taken back |
+//! | `power`, `power-helper`, `gpu-limiter` | `Shown`, `Settings` | events, cgroups and caps, `Power`, what is to be taken back |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
 //! | `intake` | what workloads hand in, the journal, `Settings` | records into the spool, `View`, a place in the journal |
@@ -582,13 +582,16 @@ impl Opened {
             None => power::Switch::Nobody("only the agent of a node switches its machine off"),
         };
         let (asked, helpers) = helper::writer();
+        let (gpu_limiter, limiters) = helper::gpu_limiter();
         let (power_view, power_now) = watch::channel(Arc::default());
         if boot.test.root.is_none() {
             spawn_owner(tasks, "power-helper", helpers, |helpers| Box::pin(helpers.run()));
+            spawn_owner(tasks, "gpu-limiter", limiters, |helpers| Box::pin(helpers.run()));
             let owner = power::Owner {
                 settings: judged,
                 shown: alarms_known,
                 helper: asked,
+                gpu_limiter,
                 spool: spool.clone(),
                 audit: audit.clone(),
                 view: power_view,

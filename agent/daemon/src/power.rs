@@ -15,7 +15,7 @@ use purlin_core::{
     power::{Decision, Policy, Wanted},
     settings::Settings,
 };
-use purlin_drivers::power::Cap;
+use purlin_drivers::{gpu, power::Cap};
 use purlin_proto::api;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -49,6 +49,24 @@ pub struct Done {
     pub frozen: Vec<String>,
     /// What packages might take before they were capped.
     pub caps: Vec<Cap>,
+    /// The same of GPUs.
+    #[serde(default)]
+    pub gpus: Vec<gpu::Limit>,
+}
+
+impl Done {
+    /// What packages may take under a cap, or again without one; never more than before.
+    fn packages(&self, watts: Option<u32>) -> Vec<Cap> {
+        let most = watts.map_or(u64::MAX, |watts| u64::from(watts) * 1_000_000);
+        self.caps.iter().map(|(zone, before)| (zone.clone(), most.min(*before))).collect()
+    }
+
+    /// The same of GPUs, of which each takes so much at least.
+    fn gpus(&self, watts: Option<u32>) -> Vec<gpu::Cap> {
+        let most = watts.map_or(u32::MAX, |watts| watts.saturating_mul(1000));
+        let cap = |it: &gpu::Limit| (it.uuid.clone(), most.max(it.min_mw).min(it.set_mw));
+        self.gpus.iter().map(cap).collect()
+    }
 }
 
 /// Who switches the machine off.
@@ -71,6 +89,8 @@ pub struct Owner {
     pub shown: watch::Receiver<Arc<Shown>>,
     /// Does what needs a privilege.
     pub helper: Client,
+    /// The same of what GPUs may take.
+    pub gpu_limiter: Client,
     /// Takes events, and is flushed.
     pub spool: Spool,
     /// Where it is put on record.
@@ -170,67 +190,77 @@ impl Owner {
     async fn make(&mut self, does: &Decision, problems: &mut Vec<String>) {
         let mut failed = |why: Result<(), String>| problems.extend(why.err());
         failed(self.cap(does.cap_w).await);
+        failed(self.cap_gpus(does.cap_gpu_w).await);
         let thaw: Vec<String> =
             self.done.1.frozen.iter().filter(|it| !does.shed.contains(it)).cloned().collect();
         for cgroup in thaw {
-            match self.freeze(&cgroup, false).await {
-                Ok(()) => {
-                    self.done.1.frozen.retain(|it| *it != cgroup);
-                    failed(self.keep().await);
-                }
-                Err(why) => failed(Err(why)),
-            }
+            failed(self.thaw(&cgroup).await);
         }
         for cgroup in &does.shed {
-            if !self.done.1.frozen.contains(cgroup) {
-                self.done.1.frozen.push(cgroup.clone());
-                failed(self.keep().await);
-            }
-            // Again each time: what was started in it since stands still with it.
-            failed(self.freeze(cgroup, true).await);
+            failed(self.freeze(cgroup).await);
         }
     }
 
-    async fn freeze(&self, cgroup: &str, still: bool) -> Result<(), String> {
-        let what = What::Freeze { cgroup: cgroup.to_owned(), still };
-        match self.helper.ask(what).await.changed() {
-            // Nothing there needs power.
-            Changed::Told | Changed::Absent => Ok(()),
-            Changed::Refused(why) => Err(why),
-            other => Err(format!("the helper answers {other:?}")),
+    async fn thaw(&mut self, cgroup: &str) -> Result<(), String> {
+        asked(&self.helper, What::Freeze { cgroup: cgroup.to_owned(), still: false }).await?;
+        let mut done = self.done.1.clone();
+        done.frozen.retain(|it| it != cgroup);
+        self.keep(done).await
+    }
+
+    /// Again each time: what was started in it since stands still with it.
+    async fn freeze(&mut self, cgroup: &str) -> Result<(), String> {
+        if !self.done.1.frozen.iter().any(|it| it == cgroup) {
+            let mut done = self.done.1.clone();
+            done.frozen.push(cgroup.to_owned());
+            self.keep(done).await?;
         }
+        asked(&self.helper, What::Freeze { cgroup: cgroup.to_owned(), still: true }).await
     }
 
     async fn cap(&mut self, watts: Option<u32>) -> Result<(), String> {
-        let wanted: Vec<Cap> = match watts {
-            None if self.done.1.caps.is_empty() => return Ok(()),
-            None => self.done.1.caps.clone(),
-            Some(watts) => {
-                if self.done.1.caps.is_empty() {
-                    self.done.1.caps = self.helper.ask(What::Caps).await.caps;
-                    self.keep().await?;
-                }
-                let least = |before: u64| before.min(u64::from(watts) * 1_000_000);
-                self.done.1.caps.iter().map(|(zone, uw)| (zone.clone(), least(*uw))).collect()
-            }
-        };
-        match self.helper.ask(What::Cap(wanted)).await.changed() {
-            Changed::Told if watts.is_none() => {
-                self.done.1.caps.clear();
-                self.keep().await
-            }
-            Changed::Told => Ok(()),
-            Changed::Refused(why) => Err(why),
-            other => Err(format!("the helper answers {other:?}")),
+        if watts.is_some() && self.done.1.caps.is_empty() {
+            let answer = self.helper.ask(What::Caps).await;
+            answer.failed().map_or(Ok(()), Err)?;
+            self.keep(Done { caps: answer.caps, ..self.done.1.clone() }).await?;
+        }
+        if self.done.1.caps.is_empty() {
+            return Ok(());
+        }
+        asked(&self.helper, What::Cap(self.done.1.packages(watts))).await?;
+        match watts {
+            Some(_) => Ok(()),
+            None => self.keep(Done { caps: Vec::new(), ..self.done.1.clone() }).await,
         }
     }
 
-    async fn keep(&mut self) -> Result<(), String> {
-        let (mut files, done) = (self.done.0.clone(), self.done.1.clone());
+    async fn cap_gpus(&mut self, watts: Option<u32>) -> Result<(), String> {
+        if watts.is_some() && self.done.1.gpus.is_empty() {
+            let answer = self.gpu_limiter.ask(What::GpuLimits).await;
+            answer.failed().map_or(Ok(()), Err)?;
+            self.keep(Done { gpus: answer.gpu_limits, ..self.done.1.clone() }).await?;
+        }
+        if self.done.1.gpus.is_empty() {
+            return Ok(());
+        }
+        asked(&self.gpu_limiter, What::LimitGpus(self.done.1.gpus(watts))).await?;
+        match watts {
+            Some(_) => Ok(()),
+            None => self.keep(Done { gpus: Vec::new(), ..self.done.1.clone() }).await,
+        }
+    }
+
+    /// What is to be taken back is so once it is on disk.
+    async fn keep(&mut self, done: Done) -> Result<(), String> {
+        if done == self.done.1 {
+            return Ok(());
+        }
+        let mut files = self.done.0.clone();
         let payload = serde_json::to_vec(&done).map_err(|error| error.to_string())?;
         let stored = task::spawn_blocking(move || files.store(&payload).map(|()| files)).await;
         let stored = stored.map_err(std::io::Error::other).flatten();
-        self.done.0 = stored.map_err(|error| format!("what is done is not on disk: {error}"))?;
+        let files = stored.map_err(|error| format!("what is done is not on disk: {error}"))?;
+        self.done = (files, done);
         Ok(())
     }
 
@@ -244,11 +274,7 @@ impl Owner {
         self.spool.commit().await.ok_or("the spool is gone")?;
         match &self.switch {
             Switch::Nobody(why) => Err((*why).into()),
-            Switch::Helper => match self.helper.ask(What::PowerOff).await.changed() {
-                Changed::Told => Ok(()),
-                Changed::Refused(why) => Err(why),
-                other => Err(format!("the helper answers {other:?}")),
-            },
+            Switch::Helper => asked(&self.helper, What::PowerOff).await,
             Switch::Program(program) => {
                 let status = process::Command::new(program).status().await;
                 let status = status.map_err(|error| format!("{}: {error}", program.display()))?;
@@ -270,8 +296,34 @@ impl Owner {
             stages: stages.collect(),
             causes: decision.causes.clone(),
             frozen: self.done.1.frozen.clone(),
-            capped: !self.done.1.caps.is_empty() && decision.cap_w.is_some(),
+            limits: self.limits(decision),
             problems: problems.to_vec(),
         }));
+    }
+
+    fn limits(&self, decision: &Decision) -> Vec<api::PowerLimit> {
+        let done = &self.done.1;
+        let packages = done.caps.iter().zip(done.packages(decision.cap_w));
+        let packages = packages.map(|((_, before), (what, now))| api::PowerLimit {
+            what,
+            watts: now as f64 / 1e6,
+            before_watts: *before as f64 / 1e6,
+        });
+        let gpus = done.gpus.iter().zip(done.gpus(decision.cap_gpu_w));
+        let gpus = gpus.map(|(before, (what, now))| api::PowerLimit {
+            what,
+            watts: f64::from(now) / 1e3,
+            before_watts: f64::from(before.set_mw) / 1e3,
+        });
+        packages.chain(gpus).collect()
+    }
+}
+
+/// Has a helper change something. What is not there needs no power.
+async fn asked(helper: &Client, what: What) -> Result<(), String> {
+    match helper.ask(what).await.changed() {
+        Changed::Told | Changed::Absent => Ok(()),
+        Changed::Refused(why) => Err(why),
+        other => Err(format!("the helper answers {other:?}")),
     }
 }

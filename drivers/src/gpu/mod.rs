@@ -25,6 +25,7 @@ mod amd;
 mod events;
 mod hwmon;
 mod intel;
+mod limit;
 mod nvidia;
 mod nvidia_files;
 mod nvml;
@@ -32,6 +33,7 @@ mod vgpu;
 mod xid;
 
 pub use events::{Events, GpuEvent, GpuEventKind};
+pub use limit::{Cap, Limit, limit_to, limit_with, limits, limits_with};
 pub use nvidia_files::nvidia_files;
 pub use xid::xid_text;
 

@@ -11,6 +11,8 @@
 //! | `ecc 0` | GPU 0 has told a double-bit memory error |
 //! | `mig 0` | GPU 0 has told that its partitions changed |
 //! | `lost 0`, `found 0` | GPU 0 is lost, is back |
+//! | `limit 0 150000` | GPU 0's power limit is set to so many mW; whoever sets one adds such a line |
+//! | `deny 0`, `allow 0` | nobody may set GPU 0's power limit, everybody may |
 //!
 //! It exports the symbols that nvml-wrapper calls for Purlin, and no others.
 //! Handles are small numbers, never followed: a GPU's is its index + 1, a MIG
@@ -21,7 +23,9 @@
 use std::{
     env,
     ffi::{CStr, c_char, c_int, c_uint, c_ulonglong},
-    fs, ptr,
+    fs,
+    io::Write as _,
+    ptr,
     sync::Mutex,
 };
 
@@ -34,6 +38,8 @@ const INVALID: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT;
 const UNSUPPORTED: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED;
 const NOT_FOUND: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_NOT_FOUND;
 const NOT_LOADED: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED;
+const NO_PERMISSION: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_NO_PERMISSION;
+const UNKNOWN: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_UNKNOWN;
 const LOST: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST;
 const TIMEOUT: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_TIMEOUT;
 const TOO_SHORT: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE;
@@ -166,11 +172,34 @@ fn happened() -> Vec<(String, usize, u64)> {
     text.unwrap_or_default().lines().filter_map(line).collect()
 }
 
+fn last_of(gpu: usize, words: &[&str]) -> Option<(String, u64)> {
+    let is = |(word, on, _): &(String, usize, u64)| *on == gpu && words.contains(&word.as_str());
+    happened().into_iter().rfind(is).map(|(word, _, number)| (word, number))
+}
+
 fn is_lost(gpu: usize) -> bool {
-    let last = happened()
-        .into_iter()
-        .rfind(|(word, on, _)| *on == gpu && (word == "lost" || word == "found"));
-    last.is_some_and(|(word, _, _)| word == "lost")
+    last_of(gpu, &["lost", "found"]).is_some_and(|(word, _)| word == "lost")
+}
+
+/// What was set last, else what the profile says.
+fn power_limit(library: &Library, device: nvmlDevice_t) -> Answer<u64> {
+    let profile = number(library.fact(device, "power/requested_limit_mw")?)?;
+    Ok(last_of(parts(device)?.0, &["limit"]).map_or(profile, |(_, set)| set))
+}
+
+fn set_power_limit(library: &Library, device: nvmlDevice_t, wanted: u64) -> Answer<()> {
+    let bound = |name: &str| number(library.fact(device, &format!("power/{name}_limit_mw"))?);
+    let (gpu, _) = parts(device)?;
+    if !(bound("min")?..=bound("max")?).contains(&wanted) {
+        return Err(INVALID);
+    }
+    if last_of(gpu, &["deny", "allow"]).is_some_and(|(word, _)| word == "deny") {
+        return Err(NO_PERMISSION);
+    }
+    let path = env::var_os("PURLIN_NVML_CONTROL").ok_or(UNSUPPORTED)?;
+    let control = fs::OpenOptions::new().append(true).create(true).open(path);
+    let written = control.and_then(|mut file| writeln!(file, "limit {gpu} {wanted}"));
+    written.map_err(|_| UNKNOWN)
 }
 
 /// Asks the library, and says how it went as NVML does.
@@ -311,8 +340,6 @@ export_numbers! {
     nvmlDeviceGetMinorNumber c_uint, "minor_number";
     nvmlDeviceGetRetiredPagesPendingStatus nvmlEnableState_t, "retired_pages/pending_retirement";
     nvmlDeviceGetPowerUsage c_uint, "power/current_draw_mw";
-    nvmlDeviceGetEnforcedPowerLimit c_uint, "power/enforced_limit_mw";
-    nvmlDeviceGetPowerManagementLimit c_uint, "power/requested_limit_mw";
     nvmlDeviceGetPowerManagementDefaultLimit c_uint, "power/default_limit_mw";
     nvmlDeviceGetPersistenceMode nvmlEnableState_t, "persistence_mode";
     nvmlDeviceGetDisplayMode nvmlEnableState_t, "display/mode";
@@ -349,6 +376,12 @@ export! {
         library.gpu(index)?;
         put(to, handle(index, None))
     };
+    nvmlDeviceGetHandleByUUID(uuid: *const c_char, to: *mut nvmlDevice_t) |library| {
+        let uuid = CStr::from_ptr(uuid).to_str().map_err(|_| INVALID)?;
+        let index = library.gpus.iter().position(|gpu| gpu["uuid"] == uuid).ok_or(NOT_FOUND)?;
+        library.gpu(index)?;
+        put(to, handle(index, None))
+    };
     nvmlDeviceGetPciInfo_v3(device: nvmlDevice_t, to: *mut nvmlPciInfo_t) |library| {
         let ids = number(library.fact(device, "pci/device_id")?).unwrap_or_default();
         put(to, pci_info(library.fact(device, "pci/bus_id")?.as_str().ok_or(INVALID)?, ids)?)
@@ -381,6 +414,17 @@ export! {
             free: bytes("free_bytes")?,
             used: bytes("used_bytes")?,
         })
+    };
+    nvmlDeviceGetPowerManagementLimit(device: nvmlDevice_t, to: *mut c_uint) |library| {
+        put(to, power_limit(library, device)? as c_uint)
+    };
+    nvmlDeviceGetEnforcedPowerLimit(device: nvmlDevice_t, to: *mut c_uint) |library| {
+        let enforced = number(library.fact(device, "power/enforced_limit_mw")?)?;
+        // A profile may tell the one without the other.
+        put(to, enforced.min(power_limit(library, device).unwrap_or(enforced)) as c_uint)
+    };
+    nvmlDeviceSetPowerManagementLimit(device: nvmlDevice_t, limit: c_uint) |library| {
+        set_power_limit(library, device, limit.into())
     };
     nvmlDeviceGetPowerManagementLimitConstraints(
         device: nvmlDevice_t, min: *mut c_uint, max: *mut c_uint

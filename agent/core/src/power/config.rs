@@ -15,6 +15,8 @@ const MAX_STAGES: usize = 8;
 const MAX_NAMES: usize = 32;
 /// Watts: a package idles at ten and takes no thousand.
 const CAP_W: core::ops::RangeInclusive<u32> = 10..=1000;
+/// The same of a GPU; each has narrower bounds of its own.
+const CAP_GPU_W: core::ops::RangeInclusive<u32> = 10..=3000;
 /// Seconds for a milder stage to do before it is gone back to.
 const RECOVER_S: u32 = 120;
 const MAX_RECOVER_S: u32 = 86_400;
@@ -37,6 +39,7 @@ pub struct StageDraft {
     pub name: String,
     pub when: Vec<String>,
     pub cap_w: Option<u32>,
+    pub cap_gpu_w: Option<u32>,
     pub shed: Vec<String>,
     pub flush: Option<bool>,
     pub shutdown: Option<bool>,
@@ -62,6 +65,8 @@ pub struct Stage {
     pub when: Vec<String>,
     /// Watts that a package may take.
     pub cap_w: Option<u32>,
+    /// Watts that a GPU may take.
+    pub cap_gpu_w: Option<u32>,
     /// Cgroups that stand still.
     pub shed: Vec<String>,
     /// What waits is made durable.
@@ -109,14 +114,21 @@ pub fn check(draft: &Draft, refusals: &mut Vec<Refusal>) -> Option<Wanted> {
                 "`systemd-cgls` has them; of Kubernetes kubepods.slice/kubepods-besteffort.slice";
             refuse(format!("{path}.shed"), cgroup.clone(), limit.into(), hint);
         }
-        if let Some(cap) = stage.cap_w.filter(|cap| !CAP_W.contains(cap)) {
-            let limit = format!("{} to {}", CAP_W.start(), CAP_W.end());
-            refuse(format!("{path}.cap_w"), cap.to_string(), limit, "it is in watts a package");
+        let caps = [
+            ("cap_w", stage.cap_w, CAP_W, "it is in watts a package"),
+            ("cap_gpu_w", stage.cap_gpu_w, CAP_GPU_W, "it is in watts a GPU"),
+        ];
+        for (name, cap, range, hint) in caps {
+            if let Some(cap) = cap.filter(|cap| !range.contains(cap)) {
+                let limit = format!("{} to {}", range.start(), range.end());
+                refuse(format!("{path}.{name}"), cap.to_string(), limit, hint);
+            }
         }
         stages.push(Stage {
             name: stage.name.clone(),
             when: stage.when.clone(),
             cap_w: stage.cap_w,
+            cap_gpu_w: stage.cap_gpu_w,
             shed: stage.shed.clone(),
             flush: stage.flush.unwrap_or(false),
             shutdown: stage.shutdown.unwrap_or(false),
@@ -158,6 +170,7 @@ impl Stage {
     pub fn does(&self) -> Vec<String> {
         let mut does: Vec<String> = ["tell".into()].into();
         does.extend(self.cap_w.map(|watts| format!("cap packages at {watts} W")));
+        does.extend(self.cap_gpu_w.map(|watts| format!("cap GPUs at {watts} W")));
         if !self.shed.is_empty() {
             does.push(format!("freeze {}", self.shed.join(" ")));
         }

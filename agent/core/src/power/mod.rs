@@ -37,6 +37,8 @@ pub struct Decision {
     pub causes: Vec<String>,
     /// Watts that a package may take.
     pub cap_w: Option<u32>,
+    /// Watts that a GPU may take.
+    pub cap_gpu_w: Option<u32>,
     /// Cgroups that stand still.
     pub shed: Vec<String>,
     /// What waits is made durable.
@@ -89,6 +91,7 @@ impl Decision {
             name: stages.last().map(|it| it.name.clone()).unwrap_or_default(),
             causes: self.causes.clone(),
             cap_w: stages.iter().filter_map(|it| it.cap_w).min(),
+            cap_gpu_w: stages.iter().filter_map(|it| it.cap_gpu_w).min(),
             shed: stages.iter().flat_map(|it| it.shed.iter().cloned()).collect(),
             flush: stages.iter().any(|it| it.flush),
             shutdown: stages.iter().any(|it| it.shutdown),

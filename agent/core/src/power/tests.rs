@@ -73,6 +73,7 @@ fn a_shutdown_is_not_taken_back() {
 fn what_is_impossible_is_told_at_once() {
     let bad = StageDraft {
         cap_w: Some(1),
+        cap_gpu_w: Some(5000),
         shed: vec!["system.slice".into(), "a/../b".into()],
         ..StageDraft::default()
     };
@@ -87,7 +88,8 @@ fn what_is_impossible_is_told_at_once() {
         power.stages.0.when: 0 (may be 1 to 32)
         power.stages.0.shed: system.slice (may be a cgroup below the mount, e.g. batch.slice, but none of the system's own)
         power.stages.0.shed: a/../b (may be a cgroup below the mount, e.g. batch.slice, but none of the system's own)
-        power.stages.0.cap_w: 1 (may be 10 to 1000)"#]]
+        power.stages.0.cap_w: 1 (may be 10 to 1000)
+        power.stages.0.cap_gpu_w: 5000 (may be 10 to 3000)"#]]
     .assert_eq(&lines.join("\n"));
 }
 

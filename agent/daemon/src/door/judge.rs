@@ -125,6 +125,7 @@ fn power(power: v1::Power) -> power::Draft {
         name: it.name,
         when: it.when,
         cap_w: it.cap_w,
+        cap_gpu_w: it.cap_gpu_w,
         shed: it.shed,
         flush: it.flush,
         shutdown: it.shutdown,

@@ -24,6 +24,8 @@ use super::{
 
 /// Where systemd listens for the agent, to start a helper that may write.
 pub const WRITER_SOCKET: &str = "/run/purlin-helper.sock";
+/// The same, to start one that may set what GPUs may take.
+const GPU_SOCKET: &str = "/run/purlin-gpu.sock";
 /// Requests that may wait for the one under way.
 const INBOX: usize = 32;
 
@@ -74,6 +76,12 @@ pub fn client(root: PathBuf) -> (Client, Helpers) {
 /// the privilege for it, or where there is none by a child.
 pub fn writer() -> (Client, Helpers) {
     lane("/".into(), Some(WRITER_SOCKET.into()))
+}
+
+/// The same for what NVIDIA's GPUs may take: their library hangs on a broken GPU, and asks
+/// for a privilege that nothing else here needs.
+pub fn gpu_limiter() -> (Client, Helpers) {
+    lane("/".into(), Some(GPU_SOCKET.into()))
 }
 
 fn lane(root: PathBuf, socket: Option<PathBuf>) -> (Client, Helpers) {

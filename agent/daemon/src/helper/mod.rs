@@ -27,7 +27,7 @@ use purlin_core::{
     place::{book::Room, kubelet::Kubelet},
     rack::bmc,
 };
-use purlin_drivers::power;
+use purlin_drivers::{gpu, power};
 use serde::{Deserialize, Serialize};
 
 mod client;
@@ -37,7 +37,7 @@ mod pass;
 mod reboot;
 mod server;
 
-pub use client::{Client, Helpers, WRITER_SOCKET, client, writer};
+pub use client::{Client, Helpers, WRITER_SOCKET, client, gpu_limiter, writer};
 pub use once::{Dump, apart, gather, inventory, is_live};
 pub use server::main;
 
@@ -102,6 +102,10 @@ pub enum What {
     Caps,
     /// Set what packages may take. Needs the right to write RAPL's files.
     Cap(Vec<power::Cap>),
+    /// What GPUs may take.
+    GpuLimits,
+    /// Set what GPUs may take. Needs CAP_SYS_ADMIN.
+    LimitGpus(Vec<gpu::Cap>),
     /// Switch the machine off. Needs to be root.
     PowerOff,
 }
@@ -126,6 +130,7 @@ impl What {
             What::Identify(_) => "chassis identify".into(),
             What::Freeze { cgroup, .. } => cgroup.clone(),
             What::Caps | What::Cap(_) => "RAPL".into(),
+            What::GpuLimits | What::LimitGpus(_) => "power limits of GPUs".into(),
             What::PowerOff => "a shutdown of the machine".into(),
         }
     }
@@ -140,7 +145,7 @@ impl What {
             What::Sample(Sampler::Disk) => Part::Storage,
             What::Sample(Sampler::Network) => Part::Nic,
             What::Sample(Sampler::Temperature) | What::Bmc(_) | What::Identify(_) => Part::Sensor,
-            What::GpuEvents => Part::Gpu,
+            What::GpuEvents | What::GpuLimits | What::LimitGpus(_) => Part::Gpu,
             What::Neighbours => Part::Nic,
             What::Cpuset(_)
             | What::Affinity(_)
@@ -196,6 +201,8 @@ pub struct Answer {
     pub bmc: Option<Box<bmc::Look>>,
     /// What packages may take, if that was asked.
     pub caps: Vec<power::Cap>,
+    /// What GPUs may take, if that was asked.
+    pub gpu_limits: Vec<gpu::Limit>,
     /// What kubelet gave out, if that was asked and it gives anything out.
     pub kubelet: Option<Kubelet>,
     /// What could not be read.
@@ -232,6 +239,11 @@ impl Answer {
 
     fn changing(changed: Changed) -> Self {
         Self { changed: Some(changed), ..Self::default() }
+    }
+
+    /// Why there is no answer, if there is none.
+    pub fn failed(&self) -> Option<String> {
+        self.problems.first().map(|it| format!("{}: {}", it.at, it.what))
     }
 
     /// What came of a change; without an answer nobody knows.

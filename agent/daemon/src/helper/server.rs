@@ -21,15 +21,22 @@ use purlin_drivers::{Archive, Root, cgroup, gpu, ipmi::Bmc, irq, kubelet, lldp, 
 use super::{Answer, Changed, Request, What, checked_length, encode, nri, pass, reboot};
 use crate::{clock, placement::features, tasks};
 
-/// What comes after `helper` for the one with a privilege.
+/// What comes after `helper` for those with a privilege.
 const WRITE: &str = "write";
+const GPU: &str = "gpu";
 
 /// `purlin helper`: serves requests on standard input, a socket, until it closes. With
-/// `only` it is `write`, the one with a privilege, and does nothing but what needs it.
+/// `only` it is `write` or `gpu`, one with a privilege, and does nothing but what needs it.
 pub fn main(only: Option<&OsStr>) -> ExitCode {
     // A panic is answered as a problem; standard error may be a closed pipe.
     panic::set_hook(Box::new(|_| {}));
-    match serve(only.is_some_and(|only| only == WRITE)) {
+    let serves = match only {
+        Some(only) if only == WRITE => needs_privilege,
+        Some(only) if only == GPU => is_of_gpus,
+        Some(_) => return ExitCode::FAILURE,
+        None => |_: &What| true,
+    };
+    match serve(only.is_some(), serves) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("purlin helper is started by the agent, with a socket as its input: {error}");
@@ -38,13 +45,13 @@ pub fn main(only: Option<&OsStr>) -> ExitCode {
     }
 }
 
-fn serve(only_writes: bool) -> io::Result<()> {
+fn serve(is_privileged: bool, serves: fn(&What) -> bool) -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     // Fails on a terminal, where it would wait for ever.
     socket.local_addr()?;
     let mut heard = Heard::default();
     let refuses = |request: &Request| {
-        only_writes && !(needs_privilege(&request.what) && request.root == Path::new("/"))
+        is_privileged && !(serves(&request.what) && request.root == Path::new("/"))
     };
     loop {
         let mut header = [0; 4];
@@ -74,7 +81,7 @@ fn serve(only_writes: bool) -> io::Result<()> {
         // A directory that came to be since this one was started is closed to it: the
         // next one may write there.
         let is_refused = matches!(answer.changed, Some(Changed::Refused(_)));
-        if only_writes && is_refused && matches!(request.what, What::Features(_)) {
+        if is_privileged && is_refused && matches!(request.what, What::Features(_)) {
             return Ok(());
         }
     }
@@ -84,6 +91,10 @@ fn needs_privilege(what: &What) -> bool {
     use What::{Affinity, Cap, Cpuset, Features, Freeze, Kubelet, Nri, PowerOff, Reboot};
     let of_power = matches!(what, Freeze { .. } | Cap(_) | PowerOff | What::Caps);
     of_power || matches!(what, Cpuset(_) | Affinity(_) | Nri(_) | Features(_) | Kubelet | Reboot)
+}
+
+fn is_of_gpus(what: &What) -> bool {
+    matches!(what, What::GpuLimits | What::LimitGpus(_))
 }
 
 /// Sources that are opened when they are first asked and then kept.
@@ -262,6 +273,14 @@ fn answer_from(root: &Root, what: &What) -> Answer {
         },
         What::Cap(caps) => {
             let done = power::cap(root, caps);
+            Answer::changing(done.map_or_else(Changed::Refused, |()| Changed::Told))
+        }
+        What::GpuLimits => match gpu::limits(root) {
+            Ok(gpu_limits) => Answer { gpu_limits, ..Answer::default() },
+            Err(why) => Answer::nothing(what, why),
+        },
+        What::LimitGpus(caps) => {
+            let done = gpu::limit_to(caps);
             Answer::changing(done.map_or_else(Changed::Refused, |()| Changed::Told))
         }
         What::Kubelet => {

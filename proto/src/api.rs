@@ -1091,7 +1091,7 @@ pub struct RackBus {
 pub struct RackDevice {
     /// Its name on its bus.
     pub name: String,
-    /// Its address.
+    /// Its address; 0 where it has none.
     pub address: u8,
     /// Its register map.
     pub map: String,

@@ -12,7 +12,7 @@ use purlin_core::{
         pdu::{Request, Table},
         rtu::{self, Listener},
     },
-    rack::bmc,
+    rack::{bmc, nut},
 };
 use purlin_daemon::{
     document::{self, Format},
@@ -35,7 +35,7 @@ use purlin_proto::v1;
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 28] = [
+pub const TARGETS: [(&str, Target); 29] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -56,6 +56,7 @@ pub const TARGETS: [(&str, Target); 28] = [
     ("segment", a_segment),
     ("register_map", |bytes| drop(Map::read(&String::from_utf8_lossy(bytes)))),
     ("rtu", rtu_answer),
+    ("nut", nut_line),
     ("proxy", proxy_header),
     ("tls_hello", |bytes| drop(hello::read(bytes))),
     ("http1", http1),
@@ -188,6 +189,14 @@ fn rtu_answer(bytes: &[u8]) {
 }
 
 /// What is understood of a beginning holds when more comes.
+fn nut_line(bytes: &[u8]) {
+    let words = nut::words(&String::from_utf8_lossy(bytes)).unwrap_or_default();
+    if let [.., name, value] = &words[..] {
+        _ = nut::kind(name).map(|it| it.value(value));
+        drop(nut::conditions(name, value));
+    }
+}
+
 fn proxy_header(bytes: &[u8]) {
     let (half, whole) = (proxy::read(&bytes[..bytes.len() / 2]), proxy::read(bytes));
     assert!(half == proxy::Header::More || half == whole, "{half:?} became {whole:?}");

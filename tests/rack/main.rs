@@ -8,6 +8,7 @@ use purlin_tests::{Need, modbus::no_pymodbus, test};
 
 mod agent;
 mod matrix;
+mod nut;
 mod power;
 
 fn main() -> ExitCode {
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
             Need::Is(no_pymodbus),
             Need::Program("mosquitto"),
         ]),
+        test("a_ups_behind_nut_is_read_stale_gone_and_back", 280, nut::whole)
+            .needs(&[Need::Root, Need::Is(nut::no_nut)]),
         test("a_bus_that_cannot_be_is_refused_with_every_reason", 60, agent::refused),
     ])
 }

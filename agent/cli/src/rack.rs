@@ -75,7 +75,8 @@ pub fn device(it: &RackDevice, width: Width) -> String {
         (Some(error), false) => format!(", {error}"),
         (None, false) => String::new(),
     };
-    let name = format!("{} at address {}{state}", it.title, it.address);
+    let at = if it.address == 0 { String::new() } else { format!(" at address {}", it.address) };
+    let name = format!("{}{at}{state}", it.title);
     let head = table::pair(&it.name, &name, width);
     let header = [Whole("READING"), Right("VALUE"), Whole("UNIT"), Whole("QUALITY"), Whole("READ")];
     let row = |it: &RackReading| {

@@ -51,6 +51,8 @@ pub enum Port {
     Serial(String),
     /// A gateway, `host:port`.
     Tcp(String),
+    /// A NUT server, `host:port`, which tells its UPSes itself.
+    Nut(String),
 }
 
 /// A device on a bus.
@@ -85,7 +87,7 @@ pub fn check(
             refuse(
                 format!("{path}.port"),
                 draft.port.clone(),
-                "/dev/… or tcp://HOST:PORT".into(),
+                "/dev/…, tcp://HOST:PORT or nut://HOST:PORT".into(),
                 "name the port under /dev/serial/by-path: that stays with its socket",
             );
         }
@@ -102,7 +104,13 @@ pub fn check(
             }
             form => form.and_then(Result::ok),
         };
-        if !(1..=MAX_DEVICES).contains(&draft.devices.len()) {
+        if let Some(Port::Nut(_)) = port {
+            if !draft.devices.is_empty() {
+                let (value, limit) = (draft.devices.len().to_string(), "none".into());
+                let hint = "a NUT server tells itself which UPSes it serves";
+                refuse(format!("{path}.devices"), value, limit, hint);
+            }
+        } else if !(1..=MAX_DEVICES).contains(&draft.devices.len()) {
             let (value, limit) = (draft.devices.len().to_string(), format!("1 to {MAX_DEVICES}"));
             refuse(format!("{path}.devices"), value, limit, "a bus is read for its devices");
         }
@@ -134,13 +142,15 @@ pub fn check(
 
 fn port(text: &str) -> Option<Port> {
     let printable = text.len() <= 255 && text.chars().all(|c| c.is_ascii_graphic());
-    match text.strip_prefix("tcp://") {
-        Some(address) => {
-            let (host, port) = address.rsplit_once(':')?;
-            let port = port.parse::<u16>().is_ok_and(|port| port != 0);
-            (printable && !host.is_empty() && port).then(|| Port::Tcp(address.into()))
-        }
-        None => (printable && text.starts_with("/dev/")).then(|| Port::Serial(text.into())),
+    let address = |address: &str| {
+        let (host, port) = address.rsplit_once(':')?;
+        let port = port.parse::<u16>().is_ok_and(|port| port != 0);
+        (printable && !host.is_empty() && port).then(|| address.into())
+    };
+    match text.split_once("://") {
+        Some(("tcp", rest)) => address(rest).map(Port::Tcp),
+        Some(("nut", rest)) => address(rest).map(Port::Nut),
+        _ => (printable && text.starts_with("/dev/")).then(|| Port::Serial(text.into())),
     }
 }
 
@@ -149,6 +159,7 @@ impl core::fmt::Display for Port {
         match self {
             Port::Serial(path) => f.write_str(path),
             Port::Tcp(address) => write!(f, "tcp://{address}"),
+            Port::Nut(address) => write!(f, "nut://{address}"),
         }
     }
 }
@@ -171,20 +182,22 @@ mod tests {
         let shelf = Draft { baud: Some(300), form: Some("7E1".into()), ..bus("ttyUSB0", &devices) };
         drafts.insert("shelf".into(), shelf);
         drafts.insert("empty".into(), bus("tcp://gateway:0", &[]));
+        drafts.insert("ups".into(), bus("nut://hall:3493", &[("x", 1, "psu")]));
         let mut refusals = Vec::new();
         check(&drafts, &["psu", "ups"], &mut refusals);
         let lines: Vec<_> = (refusals.iter())
             .map(|it| format!("{}: {} (may be {}; {})", it.path, it.value, it.limit, it.hint))
             .collect();
         expect![[r#"
-            rack.buses.empty.port: tcp://gateway:0 (may be /dev/… or tcp://HOST:PORT; name the port under /dev/serial/by-path: that stays with its socket)
+            rack.buses.empty.port: tcp://gateway:0 (may be /dev/…, tcp://HOST:PORT or nut://HOST:PORT; name the port under /dev/serial/by-path: that stays with its socket)
             rack.buses.empty.devices: 0 (may be 1 to 128; a bus is read for its devices)
-            rack.buses.shelf.port: ttyUSB0 (may be /dev/… or tcp://HOST:PORT; name the port under /dev/serial/by-path: that stays with its socket)
+            rack.buses.shelf.port: ttyUSB0 (may be /dev/…, tcp://HOST:PORT or nut://HOST:PORT; name the port under /dev/serial/by-path: that stays with its socket)
             rack.buses.shelf.baud: 300 (may be 1200 to 921600; it is in bits a second)
             rack.buses.shelf.form: 7E1 (may be one of 8N1, 8N2, 8E1, 8E2, 8O1, 8O2; data bits, parity, stop bits)
             rack.buses.shelf.devices.a.address: 0 (may be 1 to 247; 0 is everybody)
             rack.buses.shelf.devices.a.map: x (may be one of psu, ups; `purlin driver list` has them)
-            rack.buses.shelf.devices.c.address: 7 (may be another than that of b; two devices at one address answer at once, and neither is heard)"#]]
+            rack.buses.shelf.devices.c.address: 7 (may be another than that of b; two devices at one address answer at once, and neither is heard)
+            rack.buses.ups.devices: 1 (may be none; a NUT server tells itself which UPSes it serves)"#]]
         .assert_eq(&lines.join("\n"));
     }
 
@@ -193,10 +206,14 @@ mod tests {
         let mut drafts = BTreeMap::new();
         drafts.insert("a".into(), bus("/dev/serial/by-path/pci-0", &[("x", 200, "psu")]));
         drafts.insert("b".into(), bus("tcp://10.0.0.7:502", &[("x", 1, "psu")]));
+        drafts.insert("c".into(), bus("nut://127.0.0.1:3493", &[]));
         let mut refusals = Vec::new();
         let buses = check(&drafts, &["psu"], &mut refusals);
         assert_eq!(refusals, []);
         let ports: Vec<_> = buses.iter().map(|bus| bus.port.to_string()).collect();
-        assert_eq!(ports, ["/dev/serial/by-path/pci-0", "tcp://10.0.0.7:502"]);
+        assert_eq!(
+            ports,
+            ["/dev/serial/by-path/pci-0", "tcp://10.0.0.7:502", "nut://127.0.0.1:3493"]
+        );
     }
 }

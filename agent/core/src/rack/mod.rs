@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`bmc`] | what a BMC says, and what of it is an alarm |
 //! | [`config`] | which buses there are, and what is on them |
+//! | [`nut`] | what a NUT server says of its UPSes, and what of it is an alarm |
 //! | [`serial`] | how characters go over a line |
 //! | [`register`] | what a register's words mean, and how far they are to be believed |
 //! | [`reads`] | which requests fetch which registers |
@@ -11,6 +12,7 @@
 
 pub mod bmc;
 pub mod config;
+pub mod nut;
 pub mod reads;
 pub mod register;
 pub mod schedule;

@@ -6,6 +6,7 @@
 //! | [`bmc`] | looks at the BMC, tells and shows what it says |
 //! | [`bus`] | takes turns on one bus, and keeps what its devices said |
 //! | [`map`] | what a kind of device has at which address |
+//! | [`nut`] | asks a NUT server for its UPSes |
 //! | [`port`] | a serial port, by path |
 //! | [`rtu`] | one Modbus RTU transaction at a time on one line |
 //! | [`run`] | the buses that are configured: opened, read, shown, spooled |
@@ -15,6 +16,7 @@ pub mod alarms;
 pub mod bmc;
 pub mod bus;
 pub mod map;
+mod nut;
 pub mod port;
 pub mod rtu;
 pub mod run;

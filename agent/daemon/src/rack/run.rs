@@ -24,7 +24,7 @@ use super::{
     alarms,
     bus::{Ask, Bus, Device, Turned},
     map::Map,
-    port,
+    nut, port,
     rtu::{Failure, Line, Unit},
     tcp::{self, Gateway},
 };
@@ -79,13 +79,33 @@ impl Rack {
 
 /// Where what is read goes.
 #[derive(Clone, Debug)]
-struct Sinks {
-    spool: Spool,
-    alarms: alarm::Client,
+pub(super) struct Sinks {
+    pub(super) spool: Spool,
+    pub(super) alarms: alarm::Client,
+}
+
+impl Sinks {
+    /// Judges and spools what was read of a device; `kept` is the dictionary of its last
+    /// sample.
+    pub(super) fn take(&self, points: Vec<Point>, kept: &mut u64) {
+        if points.is_empty() {
+            return;
+        }
+        self.alarms.observe(&points);
+        let (sample, dictionary) = sample::split("rack", points);
+        let hash = sample.dictionary;
+        if *kept != hash && self.spool.keep_dictionary(hash, dictionary) {
+            *kept = hash;
+        }
+        self.spool.append(Body::Sample(sample));
+    }
 }
 
 /// One bus, for ever.
 async fn run(wanted: config::Bus, view: watch::Sender<Arc<api::RackBus>>, sinks: Sinks) {
+    if let Port::Nut(address) = &wanted.port {
+        return nut::run(&wanted, address, &view, &sinks).await;
+    }
     let devices = match devices(&wanted) {
         Ok(devices) => devices,
         Err(why) => {
@@ -176,6 +196,7 @@ fn devices(wanted: &config::Bus) -> Result<Vec<Device>, String> {
 pub async fn open(wanted: &config::Bus, map: SerialSettings) -> std::io::Result<Link> {
     match &wanted.port {
         Port::Tcp(address) => tcp::connect(address).await.map(Link::Tcp),
+        Port::Nut(_) => Err(std::io::ErrorKind::Unsupported.into()),
         Port::Serial(path) => {
             let settings = SerialSettings {
                 baud: wanted.baud.unwrap_or(map.baud),
@@ -228,17 +249,8 @@ fn spool_readings(bus: &Bus, turned: &Turned, name: &str, sinks: &Sinks, kept: &
             value: metric::Value::Gauge(*value),
         })
     };
-    let points: Vec<_> = turned.registers.iter().filter_map(point).collect();
-    if points.is_empty() {
-        return;
-    }
-    sinks.alarms.observe(&points);
-    let (sample, dictionary) = sample::split("rack", points);
-    let hash = sample.dictionary;
-    if kept[turned.device] != hash && sinks.spool.keep_dictionary(hash, dictionary) {
-        kept[turned.device] = hash;
-    }
-    sinks.spool.append(Body::Sample(sample));
+    let points = turned.registers.iter().filter_map(point).collect();
+    sinks.take(points, &mut kept[turned.device]);
 }
 
 fn show(

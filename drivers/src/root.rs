@@ -142,7 +142,8 @@ impl Root {
 
     /// The live machine.
     pub fn live() -> Result<Self, OpenError> {
-        Ok(Self::new(Place::Live(directory(Path::new("/"))?)))
+        // Paths begin there, and it is not listed: a sandbox may have closed it.
+        Ok(Self::new(Place::Live(directory(Path::new("/"), OFlag::O_PATH)?)))
     }
 
     /// The live machine, whose files are kept as they are read: what drivers
@@ -160,7 +161,7 @@ impl Root {
     /// A dump: a directory that holds `proc` and `sys` of some machine, or that
     /// holds one such directory; or a tar of either.
     pub fn dump(path: &Path) -> Result<Self, OpenError> {
-        let dir = match directory(path) {
+        let dir = match directory(path, OFlag::O_RDONLY) {
             Err(OpenError::Directory { errno: Errno::ENOTDIR, .. }) => return Self::packed(path),
             dir => dir?,
         };
@@ -641,8 +642,8 @@ fn open_to_write(dir: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     open(above, name, OFlag::O_WRONLY | OFlag::O_NOCTTY)
 }
 
-fn directory(path: &Path) -> Result<OwnedFd, OpenError> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+fn directory(path: &Path, how: OFlag) -> Result<OwnedFd, OpenError> {
+    let flags = how | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     nix::fcntl::open(path, flags, Mode::empty())
         .map_err(|errno| OpenError::Directory { path: path.into(), errno })
 }

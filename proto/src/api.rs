@@ -30,6 +30,9 @@ pub struct Status {
     pub state_dir: String,
     /// Named tasks.
     pub tasks: Vec<Task>,
+    /// What the agent keeps itself from.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// The helper process.
     pub helper: Helper,
     /// The uplink, in short.
@@ -59,6 +62,17 @@ pub struct Status {
     pub limits: Vec<Limitation>,
     /// Everything that has a bound, and how full it is.
     pub bounds: Vec<Bound>,
+}
+
+/// What a process keeps itself and its children from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Sandbox {
+    /// Version of Landlock's ABI that closes files to it; absent where nothing does.
+    pub landlock_abi: Option<i32>,
+    /// Whether system calls that it never makes are refused (seccomp).
+    pub seccomp: bool,
+    /// Why it is not kept in by both.
+    pub why_not: Vec<String>,
 }
 
 /// Who is at the other end of the socket.
@@ -649,9 +663,12 @@ pub struct Plan {
 pub struct PlanPart {
     /// Its name.
     pub name: String,
-    /// What the change disturbs: `nothing`, or `reload` if a connection or a table is
-    /// made anew.
+    /// What the change disturbs: `nothing`; `reload` if connections or tables are made
+    /// anew; `loss` if what was kept is given up; `workloads move`.
     pub disturbs: String,
+    /// Which connections, what is lost, who moves from where to where.
+    #[serde(default)]
+    pub what: Vec<String>,
     /// Its settings that differ.
     pub changes: Vec<Change>,
 }

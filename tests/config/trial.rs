@@ -205,6 +205,7 @@ fn planned(lab: &Lab) -> Result {
     let parts: Vec<_> =
         plan.parts.iter().map(|it| (it.name.as_str(), it.disturbs.as_str())).collect();
     ensure!(parts == [("sampling", "nothing"), ("uplink", "reload")], "{plan:?}");
+    ensure!(plan.parts[1].what == ["mqtt://127.0.0.1:1 is connected to"], "{plan:?}");
     ensure!(interval(&node)? == "5", "nothing was applied");
 
     let hungry = "[placement]\nreserved_cpus = \"9000\"\n[placement.profiles.db]\n\

@@ -152,6 +152,14 @@ fn all_is_well(lab: &Lab) -> Result {
     node.start()?;
     let status = node.status()?;
     ensure!(status.faults.is_empty(), "faults: {:?}", status.faults);
+    // A kernel without Landlock says so; every one that a test runs on has seccomp.
+    let sandbox = &status.sandbox;
+    ensure!(
+        sandbox.seccomp && sandbox.landlock_abi.is_some() == sandbox.why_not.is_empty(),
+        "{sandbox:?}"
+    );
+    let kernels = fs::read_to_string(format!("/proc/{}/status", status.pid))?;
+    ensure!(kernels.contains("Seccomp:\t2") && kernels.contains("NoNewPrivs:\t1"), "{kernels}");
     ensure!(!status.tasks.is_empty(), "no tasks");
     let stopped: Vec<_> = status.tasks.iter().filter(|t| !t.running || t.restarts > 0).collect();
     ensure!(stopped.is_empty(), "tasks that ended: {stopped:?}");

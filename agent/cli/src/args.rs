@@ -1134,8 +1134,10 @@ Examples:
     /// Show what a document would change, and what that disturbs; nothing is applied
     ///
     /// It is checked as a whole, also against the hardware of this node, as it would be
-    /// if it were tried. A part whose settings change is disturbed in nothing, or
-    /// reloads: a connection or a table is made anew.
+    /// if it were tried. A part whose settings change is disturbed in nothing; or it
+    /// reloads, so that connections or tables are made anew; or what was kept is lost; or
+    /// workloads move. What exactly stands below. While there is a session with the core,
+    /// any change makes it anew, to prove that the node can still be reached.
     #[command(after_help = "\
 Examples:
   purlin config plan new.toml            what would it do?")]

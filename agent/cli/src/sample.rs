@@ -45,6 +45,7 @@ pub fn status() -> Status {
         ready_after_ms: 42,
         state_dir: "/home/someone/.local/state/purlin".into(),
         tasks: names.map(task).into(),
+        sandbox: Sandbox { landlock_abi: Some(7), seccomp: true, why_not: Vec::new() },
         helper: Helper { pid: Some(4243), started: 1, ..Helper::default() },
         link: link(),
         nri: nri(),

@@ -2,8 +2,8 @@
 
 use anstyle::AnsiColor;
 use purlin_proto::api::{
-    Alarm, Applied, Bound, Commands, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState, Status,
-    Task, You,
+    Alarm, Applied, Bound, Commands, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState, Sandbox,
+    Status, Task, You,
 };
 use serde::Serialize;
 
@@ -65,7 +65,7 @@ fn agent(status: &Status, width: Width) -> String {
     let lines = [
         pair("node", &format!("{}  in fleet {}", status.node, status.fleet), width),
         pair("agent", &process(status), width),
-        pair("state", &status.state_dir, width),
+        pair("state", &format!("{}  {}", status.state_dir, sandbox(&status.sandbox)), width),
         link::summary(&status.link, width),
         link::trouble(&status.link, width),
         runtime(&status.nri, width),
@@ -92,6 +92,16 @@ fn process(status: &Status) -> String {
         units::duration(status.uptime_ms),
         units::duration(status.ready_after_ms)
     )
+}
+
+/// Whether the agent is closed out of what is not its own.
+fn sandbox(sandbox: &Sandbox) -> String {
+    let files = sandbox.landlock_abi.map(|abi| format!("Landlock {abi}"));
+    let calls = sandbox.seccomp.then(|| "seccomp".to_owned());
+    let held: Vec<_> = files.into_iter().chain(calls).collect();
+    let not = sandbox.why_not.iter().map(|why| format!("not kept in: {why}"));
+    let held = (!held.is_empty()).then(|| format!("kept in by {}", held.join(", ")));
+    held.into_iter().chain(not).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether a container runtime asks us about its containers.
@@ -260,7 +270,7 @@ mod tests {
         expect![[r#"
             node         9f86d081884c7d659a2feaa0c55ad015  in fleet default
             agent        purlin 0.1.0, standalone, pid 4242, up 3 m 12 s, ready after 42 ms
-            state        /home/someone/.local/state/purlin
+            state        /home/someone/.local/state/purlin  kept in by Landlock 7, seccomp
             link         up since 2026-01-02T03:04:05Z  mqtt://127.0.0.1:18830
             runtime      containerd 2.1.9 asks since 2026-01-02T03:04:05Z: 12 placed, 1
                          refused, 0 repaired
@@ -292,7 +302,7 @@ mod tests {
         expect![[r#"
             node         9f86d081884c7d659a2feaa0c55ad015  in fleet default
             agent        purlin 0.1.0, standalone, pid 4242, up 3 m 12 s, ready after 42 ms
-            state        /home/someone/.local/state/purlin
+            state        /home/someone/.local/state/purlin  kept in by Landlock 7, seccomp
             link         down since 2026-01-02T03:04:05Z  mqtt://127.0.0.1:18830
             last error   127.0.0.1:18830 refused the connection; is the broker running
                          there, and does the firewall let us through?
@@ -333,7 +343,7 @@ mod tests {
         expect![[r#"
             node         9f86d081884c7d659a2feaa0c55ad015  in fleet default
             agent        purlin 0.1.0, standalone, pid 4242, up 3 m 12 s, ready after 42 ms
-            state        /home/someone/.local/state/purlin
+            state        /home/someone/.local/state/purlin  kept in by Landlock 7, seccomp
             link         up since 2026-01-02T03:04:05Z  mqtt://127.0.0.1:18830
             runtime      containerd 2.1.9 asks since 2026-01-02T03:04:05Z: 12 placed, 1
                          refused, 0 repaired

@@ -83,7 +83,9 @@ use crate::{
         bmc,
         run::{Rack, View},
     },
-    sample, sparkplug,
+    sample,
+    sandbox::Sandbox,
+    sparkplug,
     spool::{Keys, Spool, dir::SEALED},
     state::StateDir,
     status,
@@ -213,6 +215,7 @@ struct Opened {
     audit: (audit::Client, audit::Owner),
     inventory: watch::Sender<Arc<Inventory>>,
     damage: Vec<String>,
+    sandbox: Sandbox,
 }
 
 impl Opened {
@@ -222,6 +225,8 @@ impl Opened {
             .map_err(|error| format!("can't listen at {}: {error}", boot.socket.display()))?;
         let first = Settings::resolve(&boot.start, None);
         let (level, keeper) = logging::start(boot.log_format, first.log_level.value);
+        let (own, read) = boot.directories();
+        let sandbox = Sandbox::enter(&own, &read);
         let (identity, damaged) = identity(&boot, &state).map_err(|error| error.to_string())?;
         let mqtt = mqtt(&mut boot, &identity, &state)?;
         let path = state.path().join("spool");
@@ -279,6 +284,7 @@ impl Opened {
             audit,
             inventory,
             damage,
+            sandbox,
         })
     }
 
@@ -313,12 +319,19 @@ impl Opened {
             (taking.subscribe(), watch::channel(intake::View::default()));
         let (exported, (export_view, export_now)) =
             (exporting.subscribe(), watch::channel(export::View::default()));
+        let (places, places_inbox) = mpsc::channel(placement::INBOX);
+        let placement = placement::Client(places);
         let subsystems: [Box<dyn Subsystem>; 11] = [
             Box::new(door::Agent { board: tasks.board() }),
             Box::new(door::Log { level }),
             Box::new(door::Storage { spool: spool.clone(), dir: state.path().join("spool") }),
             Box::new(door::Sampling { settings: sampling, ticking: ticking_now, test: test_cpu }),
-            Box::new(door::Placing { settings: placing, planned: planned_now, obeyed: obeyed_now }),
+            Box::new(door::Placing {
+                settings: placing,
+                planned: planned_now,
+                placement: placement.clone(),
+                obeyed: obeyed_now,
+            }),
             Box::new(door::Racking { settings: racking, view: rack_now.clone() }),
             Box::new(door::Meshing {
                 incarnation: identity.incarnation.0,
@@ -388,10 +401,8 @@ impl Opened {
             let owner = features::Owner { room: room_now, helper: writer.clone() };
             spawn_owner(tasks, "features", owner, |owner| Box::pin(owner.run()));
         }
-        let (places, places_inbox) = mpsc::channel(placement::INBOX);
         let (owner, targets) = placement::Owner::new(sources, places_inbox, placements);
         spawn_owner(tasks, "placement", owner, |owner| Box::pin(owner.run()));
-        let placement = placement::Client(places);
         let (nri, nri_now) = watch::channel(Nri::default());
         if is_told {
             let wiring = nri::Wiring {
@@ -540,6 +551,7 @@ impl Opened {
             commands: commands_now,
             alarms: alarms_now.clone(),
             damage,
+            sandbox: self.sandbox.view(),
         };
         let sources = Arc::new(sources);
         let owner = intake::Owner::new(intake::Wiring {

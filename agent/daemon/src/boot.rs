@@ -25,6 +25,8 @@ use crate::{document, heart, sparkplug, spool::Keys, state, uplink::relay};
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
 /// Where a node's service listens unless its file says otherwise.
 const SYSTEM_SOCKET: &str = "/run/purlin/agent.sock";
+/// Where a node's service tells others of what it found.
+const RUNTIME_DIR: &str = "/run/purlin";
 /// Where it keeps its state unless its file says otherwise.
 const SYSTEM_STATE: &str = "/var/lib/purlin";
 /// Where the embedded broker listens unless the port is taken: away from 1883,
@@ -161,6 +163,27 @@ impl Boot {
             true => "/var/lib/purlin-mesh".into(),
             false => self.state_dir.join("mesh"),
         }
+    }
+
+    /// Directories that the agent writes, and others where it reads what its file names: a
+    /// file that is replaced has the same name in the same directory.
+    pub fn directories(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let beside = |file: &Path| file.parent().map(Path::to_owned);
+        let test = &self.test;
+        let played = [&test.root, &test.journal].into_iter().flatten().map(PathBuf::from);
+        let programs = [&test.reboot, &test.poweroff].into_iter().flatten();
+        let played = played.chain(programs.filter_map(|it| beside(Path::new(it))));
+        let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let own = [self.state_dir.clone(), RUNTIME_DIR.into(), self.mesh_dir()]
+            .into_iter()
+            .chain(beside(&self.socket))
+            .chain(identity.filter_map(|file| beside(file)))
+            .chain(played);
+        let login = self.proxy.iter().filter_map(|it| it.login.as_ref()).map(|it| &it.1);
+        let named = [&self.password_file, &self.trust_anchors, &self.trust_keys, &self.spool_key];
+        let relay = self.relay.iter().flat_map(|it| [&it.certificate, &it.key, &it.trust_anchors]);
+        let named = named.into_iter().flatten().chain(login).chain(relay);
+        (own.collect(), named.filter_map(|file| beside(file)).collect())
     }
 
     /// The spool's keys; none if no file is named. The error says why they can't be had.

@@ -40,6 +40,7 @@ mod power;
 pub mod rack;
 pub mod reset;
 mod sample;
+pub mod sandbox;
 mod serve;
 mod sparkplug;
 pub mod spool;

@@ -44,6 +44,8 @@ pub struct Sources {
     pub ready_after: Duration,
     /// The tasks.
     pub board: Board,
+    /// What the agent keeps itself from.
+    pub sandbox: api::Sandbox,
     /// The helper processes.
     pub helper: Client,
     /// The uplink.
@@ -83,6 +85,7 @@ impl Sources {
             ready_after_ms: self.ready_after.as_millis() as u64,
             state_dir: self.state_dir.display().to_string(),
             tasks: self.board.tasks(),
+            sandbox: self.sandbox.clone(),
             helper: self.helper.state(),
             link: self.link.borrow().view(),
             nri: self.nri.borrow().clone(),

@@ -96,7 +96,15 @@ impl Page for Plan {
             true => "no setting differs\n".to_owned(),
             false => table::columns(&header, rows, width),
         };
-        table::sections([sides, changes])
+        let what = self
+            .parts
+            .iter()
+            .flat_map(|part| part.what.iter().map(|what| vec![part.name.clone(), what.clone()]));
+        table::sections([
+            sides,
+            changes,
+            table::columns(&[Left("PART"), Left("WHAT HAPPENS")], what, width),
+        ])
     }
 }
 
@@ -326,6 +334,10 @@ mod tests {
         let part = |name: &str, disturbs: &str, changes| PlanPart {
             name: name.into(),
             disturbs: disturbs.into(),
+            what: match name {
+                "uplink" => vec!["the session with mqtt://a:1883 ends".into()],
+                _ => Vec::new(),
+            },
             changes,
         };
         let plan = Plan {
@@ -344,6 +356,9 @@ mod tests {
             sampling  nothing   sampling.a       10    5
                                 sampling.b       10    5
             uplink    reload    uplink.endpoint  10    5
+
+            PART    WHAT HAPPENS
+            uplink  the session with mqtt://a:1883 ends
         "#]]
         .assert_eq(&sample::page(&plan));
     }

@@ -24,7 +24,7 @@ pub struct Mesh {
     pub bytes: Vec<u8>,
 }
 
-/// A line for each listener, service and route.
+/// A line for each listener, service, route and peer, and for what holds for all of them.
 pub(super) fn rows(
     setting: &Setting<Option<Mesh>>,
 ) -> impl Iterator<Item = (String, String, &Origin)> {
@@ -34,15 +34,35 @@ pub(super) fn rows(
             table.listeners.iter().map(|it| row("listeners", &it.name, listener(it), it));
         let services = table.services.iter().map(|it| row("services", &it.name, service(it), it));
         let routes = table.routes.iter().map(|it| row("routes", &it.name, route(it), it));
-        let rows = listeners.chain(services).chain(routes);
+        let peers = table.peers.iter().map(|it| row("peers", &it.node, it.address.to_string(), it));
+        let rows = listeners.chain(services).chain(routes).chain(peers).chain(whole(table));
         rows.map(|(path, value)| (path, value, &setting.origin))
     })
 }
 
+/// What has no name of its own, where it was asked for. Keys are secrets: their mark alone
+/// is told.
+fn whole(table: &Table) -> impl Iterator<Item = (String, String)> {
+    let keys = &table.discovery_keys;
+    let rack = &table.rack;
+    let days = table.grace_s / 86_400;
+    let told = [
+        ("rack_networks", (!rack.is_empty()).then(|| marked(rack.len().to_string(), rack))),
+        ("discovery_keys", (!keys.is_empty()).then(|| marked(keys.len().to_string(), keys))),
+        ("access_log", table.access_log.then(|| "true".into())),
+        ("certificate_grace_days", Some(days.to_string())),
+    ];
+    told.into_iter().filter_map(|(name, value)| Some((format!("mesh.{name}"), value?)))
+}
+
 /// A line says the least; its mark changes with anything of what it stands for.
 fn row(kind: &str, name: &str, value: String, whole: &impl Debug) -> (String, String) {
+    (format!("mesh.{kind}.{name}"), marked(value, whole))
+}
+
+fn marked(value: String, whole: &impl Debug) -> String {
     let mark = hash(format!("{whole:?}").as_bytes()) as u32;
-    (format!("mesh.{kind}.{name}"), format!("{value} ({mark:08x})"))
+    format!("{value} ({mark:08x})")
 }
 
 fn listener(it: &Listener) -> String {

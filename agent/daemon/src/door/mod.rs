@@ -345,7 +345,11 @@ impl Door {
         // A reply that nobody waits for any more is no failure.
         match ask {
             Ask::Offer(offer, reply) => _ = reply.send(self.offer(&offer).await),
-            Ask::Plan(bytes, format, reply) => _ = reply.send(self.plan(&bytes, format)),
+            // Who is asked has more to do: the door's timer does not wait for it.
+            Ask::Plan(bytes, format, reply) => match self.plan(&bytes, format) {
+                Ok(plan) => drop(tokio::spawn(async { reply.send(Ok(plan.await)) })),
+                Err(refusals) => _ = reply.send(Err(refusals)),
+            },
             Ask::Diff(reply) => _ = reply.send(self.diff()),
             Ask::Confirm(confirm, reply) => _ = reply.send(self.confirm(confirm).await),
             Ask::Revert(reply) => self.revert(reply).await,
@@ -625,13 +629,17 @@ impl Door {
         judge::judge(bytes, format, &self.identity, &self.start, &self.subsystems, &machine)
     }
 
-    fn plan(&self, bytes: &[u8], format: Format) -> Result<api::Plan, Vec<api::Refusal>> {
+    fn plan(
+        &self,
+        bytes: &[u8],
+        format: Format,
+    ) -> Result<impl Future<Output = api::Plan> + use<>, Vec<api::Refusal>> {
         let refused = |all: Vec<Refusal>| all.into_iter().map(document::refusal_view);
         let judged = self.judge(bytes, format).map_err(|all| refused(all).collect::<Vec<_>>())?;
         let offered = format!("the offered document (version {})", judged.desired.version());
         let (now, to) = (self.settings.borrow().clone(), self.resolved(Some(&judged.desired)));
         let diff = view::changes(&now, view::name(self.in_force()), &to, offered);
-        Ok(subsystem::plan(&self.subsystems, diff))
+        Ok(subsystem::plan(self.subsystems.clone(), diff, (now, to)))
     }
 
     fn diff(&self) -> api::Diff {

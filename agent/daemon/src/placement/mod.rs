@@ -5,7 +5,7 @@
 //! channel. It writes no cgroup itself.
 
 use purlin_core::place::{
-    book::{Grant, Overview},
+    book::{Grant, Overview, Rules},
     container::{Container, Via},
     decide::{Answer, Refusal},
     repack::Plan,
@@ -45,6 +45,8 @@ pub enum Ask {
     Overview(oneshot::Sender<Overview>),
     /// Where would it go now?
     WhatIf(Request, oneshot::Sender<Answer>),
+    /// Who would move under other rules of the settings, from where to where?
+    Preview(Rules, oneshot::Sender<Vec<String>>),
     /// Who would have to move so that it fits, with so many bytes of memory; and move them.
     Repack(Request, u64, bool, oneshot::Sender<Result<Plan, String>>),
 }
@@ -88,6 +90,11 @@ impl Client {
     /// Where a workload would go now.
     pub async fn what_if(&self, request: Request) -> Option<Answer> {
         self.ask(|reply| Ask::WhatIf(request, reply)).await
+    }
+
+    /// Who would move under other rules of the settings, a line each.
+    pub async fn preview(&self, rules: Rules) -> Option<Vec<String>> {
+        self.ask(|reply| Ask::Preview(rules, reply)).await
     }
 
     /// Who would have to move so that a workload fits, with no more than `budget` bytes of

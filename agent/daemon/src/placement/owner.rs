@@ -123,6 +123,7 @@ impl Owner {
             Ask::Pause(paused, reply) => self.change(reply, |book, _| book.pause(paused)),
             Ask::Overview(reply) => _ = reply.send(self.book.overview()),
             Ask::WhatIf(request, reply) => _ = reply.send(self.book.what_if(&request).into()),
+            Ask::Preview(rules, reply) => _ = reply.send(self.preview(rules)),
             Ask::Repack(request, budget, apply, reply) => {
                 self.change(reply, |book, _| repack(book, &request, budget, apply));
             }
@@ -191,6 +192,24 @@ impl Owner {
         let answer = of(&mut self.book, clock::unix_ms());
         self.publish();
         _ = reply.send(answer);
+    }
+
+    /// Who would be elsewhere by these rules, and by nothing else that is different.
+    fn preview(&self, by_settings: Rules) -> Vec<String> {
+        let Some((Ok(machine), now)) = &self.planned else { return Vec::new() };
+        let (mut book, before) = (self.book.clone(), self.book.targets());
+        let rules = Rules { kubelet: now.kubelet.clone(), ..by_settings };
+        let moved = book.replan(Some(machine.clone()), rules);
+        let cpus = |targets: &Targets, id: &str| {
+            targets.containers.get(id).map_or("wherever it likes".into(), |it| it.cpus.to_string())
+        };
+        let moved =
+            moved.iter().map(|it| (&it.id, cpus(before, &it.id), cpus(book.targets(), &it.id)));
+        let line = |(id, from, to): (&String, String, String)| {
+            let title = book.entries().get(id).map(|it| it.container.title()).unwrap_or_default();
+            format!("{title}: from CPUs {from} to {to}")
+        };
+        moved.filter(|(_, from, to)| from != to).map(line).collect()
     }
 
     /// Plans anew if the machine, as far as it matters here, or the rules are others.
@@ -360,6 +379,12 @@ mod tests {
         assert_eq!(targets.borrow_and_update().shared.to_string(), "0-1");
         let refused = client.create(pod("other")).await.expect("an answer");
         assert!(refused.expect_err("one is left").reason.contains("1 of 2 exclusive PUs"));
+        let reserved = Some([2, 3].into_iter().collect());
+        let moved = client.preview(Rules { reserved, ..Rules::default() }).await;
+        let line = "db: from CPUs 2-3 to 0-1".to_owned();
+        assert_eq!(moved.expect("an answer"), [line], "as it would be, and nobody moves");
+        assert_eq!(client.preview(Rules::default()).await.expect("an answer"), [""; 0]);
+        assert_eq!(targets.borrow().shared.to_string(), "0-1");
         time::sleep(STORE_AFTER * 5).await;
         inventory_owner.send_replace(Arc::new(inventory(3)));
         targets.changed().await.expect("another plan");

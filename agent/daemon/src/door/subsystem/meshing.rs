@@ -13,11 +13,11 @@ use std::{
 };
 
 use prost::Message;
-use purlin_core::settings::Settings;
+use purlin_core::{mesh::model::Listener, settings::Settings};
 use purlin_proto::v1;
 use tokio::{sync::watch, time};
 
-use super::{Subsystem, Work};
+use super::{Disturbs, Found, Subsystem, Work};
 use crate::mesh::{Failed, Seen, Wanted};
 
 /// For the mesh to take a table, and standalone to be started for it. Less than a step
@@ -51,6 +51,22 @@ impl Meshing {
 impl Subsystem for Meshing {
     fn name(&self) -> &'static str {
         "mesh"
+    }
+
+    /// A table is put in force under way. What ends is what came in at a listener that is
+    /// no more.
+    fn disturbs<'a>(&'a self, now: &'a Settings, then: &'a Settings) -> Found<'a> {
+        let listeners = |it: &'a Settings| {
+            it.mesh.value.as_ref().map_or(&[] as &[Listener], |mesh| &mesh.table.listeners)
+        };
+        let (before, after) = (listeners(now), listeners(then));
+        let at = |it: &&Listener| (it.address, it.protocol);
+        let stays = |it: &&Listener| after.iter().any(|other| at(&other) == at(it));
+        let closed = before.iter().filter(|it| !stays(it));
+        let what: Vec<_> = closed
+            .map(|it| format!("listener {} at {} closes: connections end", it.name, it.address))
+            .collect();
+        Box::pin(async { if what.is_empty() { Disturbs::Nothing } else { Disturbs::Reload(what) } })
     }
 
     fn apply(&self, settings: Arc<Settings>) -> Work<'_> {
@@ -101,5 +117,40 @@ impl Subsystem for Meshing {
             },
         };
         Box::pin(async { result })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use purlin_core::settings::Start;
+
+    use super::*;
+    use crate::{document::Format, door::judge};
+
+    fn settings(listeners: &str) -> Settings {
+        let document = format!("version = 1\n{listeners}");
+        let (_, desired) =
+            judge::read(Format::Toml, document.as_bytes(), None).expect("it is good");
+        Settings::resolve(&Start::default(), Some(&desired))
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_is_no_more_ends_its_connections_and_any_other_change_ends_none() {
+        let meshing = Meshing {
+            incarnation: 1,
+            wanted: watch::channel(Wanted::default()).0,
+            seen: watch::channel(Seen::default()).1,
+            touched: false.into(),
+        };
+        let listener = |name, port| {
+            format!("[[mesh.listeners]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n")
+        };
+        let both = settings(&(listener("web", 80) + &listener("db", 81)));
+        let renamed = settings(&(listener("www", 80) + &listener("db", 81)));
+        let moved = settings(&(listener("web", 80) + &listener("db", 82)));
+        assert_eq!(meshing.disturbs(&both, &renamed).await, Disturbs::Nothing);
+        assert_eq!(meshing.disturbs(&settings(""), &both).await, Disturbs::Nothing);
+        let closes = "listener db at 127.0.0.1:81 closes: connections end".to_owned();
+        assert_eq!(meshing.disturbs(&both, &moved).await, Disturbs::Reload(vec![closes]));
     }
 }

@@ -42,21 +42,29 @@ pub use self::{
 /// most; what takes longer hangs.
 const STEP: Duration = Duration::from_secs(10);
 
-/// What a change disturbs, the least first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a change disturbs. No setting restarts the agent, and none changes an interface of
+/// the machine: there is nothing worse than these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Disturbs {
     /// It holds from now on, and nothing stops for it.
+    #[default]
     Nothing,
-    /// A connection or a table is made anew.
-    Reload,
+    /// Connections or tables are made anew: which.
+    Reload(Vec<String>),
+    /// What was kept is given up: what.
+    Loss(Vec<String>),
+    /// Containers run elsewhere: each, from where to where.
+    Moves(Vec<String>),
 }
 
 impl Disturbs {
-    /// As a plan shows it.
-    pub fn name(self) -> &'static str {
+    /// As a plan shows it: the kind, and what it is that is disturbed.
+    fn told(self) -> (&'static str, Vec<String>) {
         match self {
-            Disturbs::Nothing => "nothing",
-            Disturbs::Reload => "reload",
+            Disturbs::Nothing => ("nothing", Vec::new()),
+            Disturbs::Reload(what) => ("reload", what),
+            Disturbs::Loss(what) => ("loss", what),
+            Disturbs::Moves(what) => ("workloads move", what),
         }
     }
 }
@@ -64,14 +72,17 @@ impl Disturbs {
 /// What a subsystem is doing; the error is for a person.
 pub type Work<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
 
+/// What a subsystem finds out about a change.
+pub type Found<'a> = Pin<Box<dyn Future<Output = Disturbs> + Send + 'a>>;
+
 /// A part of the agent that has settings.
 pub trait Subsystem: fmt::Debug + Send + Sync {
     /// The first word of its settings' paths.
     fn name(&self) -> &'static str;
 
-    /// What a change of its settings disturbs.
-    fn disturbs(&self) -> Disturbs {
-        Disturbs::Nothing
+    /// What this change of its settings disturbs.
+    fn disturbs<'a>(&'a self, _now: &'a Settings, _then: &'a Settings) -> Found<'a> {
+        Box::pin(async { Disturbs::Nothing })
     }
 
     /// What of these settings this node doesn't have, as its hardware is.
@@ -167,15 +178,26 @@ async fn within(name: &str, what: &str, work: Work<'_>) -> v1::Subsystem {
 }
 
 /// What a change is made of, by subsystem.
-pub fn plan(subsystems: &Subsystems, diff: api::Diff) -> api::Plan {
-    let parts = subsystems.iter().filter_map(|subsystem| {
-        let own = |change: &&api::Change| change.path.split('.').next() == Some(subsystem.name());
+pub async fn plan(
+    subsystems: Subsystems,
+    diff: api::Diff,
+    (now, then): (Arc<Settings>, Settings),
+) -> api::Plan {
+    let mut parts = Vec::new();
+    for subsystem in subsystems.iter() {
+        let name = subsystem.name();
+        let own = |change: &&api::Change| change.path.split('.').next() == Some(name);
         let changes: Vec<_> = diff.changes.iter().filter(own).cloned().collect();
-        let disturbs = subsystem.disturbs().name().into();
-        let part = api::PlanPart { name: subsystem.name().into(), disturbs, changes };
-        (!part.changes.is_empty()).then_some(part)
-    });
-    let parts = parts.collect();
+        if changes.is_empty() {
+            continue;
+        }
+        let found = time::timeout(STEP, subsystem.disturbs(&now, &then)).await;
+        let (disturbs, what) = match found {
+            Ok(found) => found.told(),
+            Err(_) => ("unknown", vec![format!("{name} does not answer within {STEP:?}")]),
+        };
+        parts.push(api::PlanPart { name: name.into(), disturbs: disturbs.into(), what, changes });
+    }
     api::Plan { from: diff.from, to: diff.to, parts }
 }
 

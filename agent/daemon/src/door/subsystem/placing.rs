@@ -10,8 +10,8 @@ use purlin_core::{
 };
 use tokio::{sync::watch, time};
 
-use super::{Subsystem, Work};
-use crate::enforce::Obeyed;
+use super::{Disturbs, Found, Subsystem, Work};
+use crate::{enforce::Obeyed, placement::Client};
 
 /// A plan for a large machine takes a moment, and so do its interrupts.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -23,6 +23,8 @@ pub struct Placing {
     pub settings: watch::Sender<Arc<Settings>>,
     /// What it has planned by; `None` before its first plan.
     pub planned: watch::Receiver<Option<Rules>>,
+    /// Asked who would move.
+    pub placement: Client,
     /// What cpusets, memory and interrupts were last gone through by; `None` before the
     /// first time, and where there are none to go through.
     pub obeyed: watch::Receiver<Option<Obeyed>>,
@@ -31,6 +33,15 @@ pub struct Placing {
 impl Subsystem for Placing {
     fn name(&self) -> &'static str {
         "placement"
+    }
+
+    fn disturbs<'a>(&'a self, now: &'a Settings, then: &'a Settings) -> Found<'a> {
+        let same = now.placement.rules() == then.placement.rules();
+        Box::pin(async move {
+            let asked = self.placement.preview(then.placement.rules());
+            let moved = if same { Vec::new() } else { asked.await.unwrap_or_default() };
+            if moved.is_empty() { Disturbs::Nothing } else { Disturbs::Moves(moved) }
+        })
     }
 
     fn check(&self, settings: &Settings, machine: &Inventory) -> Vec<Refusal> {

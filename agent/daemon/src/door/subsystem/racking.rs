@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use purlin_core::settings::Settings;
 use tokio::{sync::watch, time};
 
-use super::{Disturbs, Subsystem, Work};
+use super::{Disturbs, Found, Subsystem, Work};
 use crate::rack::run::View;
 
 /// Buses are ended and begun at once; a turn that is under way is dropped.
@@ -26,8 +26,19 @@ impl Subsystem for Racking {
         "rack"
     }
 
-    fn disturbs(&self) -> Disturbs {
-        Disturbs::Reload
+    /// All buses begin anew where any differs.
+    fn disturbs<'a>(&'a self, now: &'a Settings, then: &'a Settings) -> Found<'a> {
+        let [before, after] = [now, then].map(|it| &it.rack.value);
+        let gone = before.iter().filter(|bus| !after.iter().any(|it| it.name == bus.name));
+        let gone = gone.map(|bus| format!("bus {} is not read any more", bus.name));
+        let read = after.iter().map(|bus| match before.iter().any(|it| it.name == bus.name) {
+            true => format!("bus {} begins anew", bus.name),
+            false => format!("bus {} is read", bus.name),
+        });
+        let what = gone.chain(read).collect();
+        Box::pin(
+            async move { if before == after { Disturbs::Nothing } else { Disturbs::Reload(what) } },
+        )
     }
 
     fn apply(&self, settings: Arc<Settings>) -> Work<'_> {

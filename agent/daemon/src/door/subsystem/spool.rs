@@ -9,7 +9,7 @@ use purlin_core::{
     settings::{Refusal, Settings},
 };
 
-use super::{Subsystem, Work};
+use super::{Disturbs, Found, Subsystem, Work};
 use crate::spool::{self, Spool};
 
 /// The spool.
@@ -24,6 +24,22 @@ pub struct Storage {
 impl Subsystem for Storage {
     fn name(&self) -> &'static str {
         "spool"
+    }
+
+    /// A log that has more than it may is cut at its old end.
+    fn disturbs<'a>(&'a self, _now: &'a Settings, then: &'a Settings) -> Found<'a> {
+        Box::pin(async {
+            let figures = self.spool.figures().await.unwrap_or_default();
+            let over = figures.iter().filter_map(|log| {
+                let class = Class::ALL.into_iter().find(|it| it.name() == log.class)?;
+                let over = log.bytes.checked_sub(spool::limits(class, then).cap)?;
+                (over > 0).then(|| {
+                    format!("the oldest {} MiB of the {} log go", over.div_ceil(1 << 20), log.class)
+                })
+            });
+            let lost: Vec<_> = over.collect();
+            if lost.is_empty() { Disturbs::Nothing } else { Disturbs::Loss(lost) }
+        })
     }
 
     fn check(&self, settings: &Settings, _machine: &Inventory) -> Vec<Refusal> {

@@ -12,7 +12,7 @@ use purlin_core::settings::{Endpoint, Settings};
 use purlin_proto::api::LinkState;
 use tokio::sync::watch;
 
-use super::{Disturbs, Subsystem, Work};
+use super::{Disturbs, Found, Subsystem, Work};
 use crate::uplink::Link;
 
 /// The session.
@@ -47,8 +47,15 @@ impl Subsystem for Session {
         "uplink"
     }
 
-    fn disturbs(&self) -> Disturbs {
-        Disturbs::Reload
+    fn disturbs<'a>(&'a self, _now: &'a Settings, then: &'a Settings) -> Found<'a> {
+        let link = self.link.borrow().view();
+        let up = link.state == LinkState::Up;
+        let from = link.endpoint.filter(|_| up).map(|at| format!("the session with {at} ends"));
+        let to = then.endpoint.value.as_ref();
+        let to = to.map_or("no broker is asked for".into(), |at| format!("{at} is connected to"));
+        let touched = self.is_touched_by(then);
+        let what = from.into_iter().chain([to]).collect();
+        Box::pin(async move { if touched { Disturbs::Reload(what) } else { Disturbs::Nothing } })
     }
 
     fn apply(&self, settings: Arc<Settings>) -> Work<'_> {

@@ -3,7 +3,7 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "purlin/v1/agent.proto",
     "purlin/v1/collect.proto",
     "purlin/v1/command.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 13] = [
     "purlin/v1/ledger.proto",
     "purlin/v1/mesh.proto",
     "purlin/v1/placement.proto",
+    "purlin/v1/register_map.proto",
     "purlin/v1/relay.proto",
     "purlin/v1/reported.proto",
     "purlin/v1/telemetry.proto",
@@ -29,9 +30,10 @@ fn main() -> io::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     let mut config = prost_build::Config::new();
-    // Ordered, so that a dictionary that is the same has the same bytes and hash.
-    let records = ["Series", "Event", "Alarm", "Line"].map(|name| format!(".purlin.v1.{name}"));
-    config.bytes(["."]).btree_map(records);
+    // Ordered, so that a dictionary that is the same has the same bytes and hash, and a map's
+    // faults are told in its own order.
+    let ordered = ["Series", "Event", "Alarm", "Line", "MapRegister"];
+    config.bytes(["."]).btree_map(ordered.map(|name| format!(".purlin.v1.{name}")));
     config.compile_fds(compiler.file_descriptor_set())?;
     for dir in ["nri", "otlp", "sparkplug"] {
         println!("cargo::rerun-if-changed={dir}");

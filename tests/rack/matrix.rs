@@ -33,7 +33,7 @@ const TURNAROUND: Duration = Duration::from_millis(3);
 
 /// A register's value tells its address and the number of the request, so that an
 /// answer to any other request, even to the same addresses, is known for what it is.
-fn value_in_memory(address: u16, request: u64) -> u16 {
+pub fn value_in_memory(address: u16, request: u64) -> u16 {
     address.wrapping_mul(257) ^ (request as u16).wrapping_mul(7919)
 }
 

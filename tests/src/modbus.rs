@@ -21,10 +21,7 @@ use purlin_daemon::rack::{
     port,
     rtu::{Failure, Line, Unit},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time,
-};
+use tokio::time;
 
 use crate::{
     Lab, Result, ensure,
@@ -83,8 +80,8 @@ impl Tally {
 }
 
 /// Reads so many times, anything anywhere, and compares.
-pub async fn read_through<P: AsyncRead + AsyncWrite + Unpin + Send>(
-    line: &mut Line<P>,
+pub async fn read_through(
+    line: &mut impl Ask,
     unit: &Unit,
     reads: u32,
     random: &mut Random,
@@ -102,7 +99,7 @@ pub async fn read_through<P: AsyncRead + AsyncWrite + Unpin + Send>(
                     false => tally.wrong += 1,
                 }
             }
-            Err(Failure::NoAnswer { .. }) => tally.failed += 1,
+            Err(Failure::NoAnswer { .. } | Failure::Unreached(_)) => tally.failed += 1,
             Err(Failure::Owes(wait)) => {
                 tally.failed += 1;
                 time::sleep(wait).await;
@@ -114,18 +111,30 @@ pub async fn read_through<P: AsyncRead + AsyncWrite + Unpin + Send>(
 }
 
 /// As the device in device.py has it.
-fn value_of_pymodbus(address: u16) -> u16 {
+pub fn value_of_pymodbus(address: u16) -> u16 {
     address.wrapping_mul(257).wrapping_add(11)
 }
 
 /// pymodbus at the far end of each line, until this is dropped.
 pub fn pymodbus(ports: &[&Path], lab: &Lab) -> Result<Process> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/device.py");
+    let ports: Vec<String> = ports.iter().map(|it| it.display().to_string()).collect();
+    listening("src/device.py", &ports, lab)
+}
+
+/// pymodbus as the units that a file of JSON tells of, on each of the ports (`tcp:PORT` is
+/// one of loopback), until this is dropped. What they say may be changed in the file.
+pub fn units(state: &Path, ports: &[String], lab: &Lab) -> Result<Process> {
+    let arguments = [&[state.display().to_string()], ports].concat();
+    listening("rack/units.py", &arguments, lab)
+}
+
+fn listening(script: &str, arguments: &[String], lab: &Lab) -> Result<Process> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
     let log = lab.dir().join("pymodbus.log");
     let output = fs::File::create(&log)?;
     let mut command = Command::new(python());
     // It ends with its standard input, which the process keeps.
-    command.arg(script).args(ports).stdin(Stdio::piped());
+    command.arg(script).args(arguments).stdin(Stdio::piped());
     let process = Process::start(command.stdout(output.try_clone()?).stderr(output))?;
     wait::until("pymodbus listens", Duration::from_secs(60), || {
         let said = fs::read_to_string(&log).unwrap_or_default();

@@ -903,6 +903,60 @@ Examples:
         /// The map, in TOML
         file: PathBuf,
     },
+    /// Begin a register map: prints one with a comment to every key, for you to change
+    #[command(after_help = "\
+Examples:
+  purlin driver new my-sensor > my-sensor.toml
+  purlin driver check my-sensor.toml")]
+    New {
+        /// What the map will be called
+        name: String,
+    },
+    /// Print the JSON Schema of register maps, for an editor that completes and checks them
+    ///
+    /// It tells what may stand where; `check` tells whether a map is good as a whole.
+    #[command(after_help = "\
+Examples:
+  purlin driver schema > map.schema.json
+  #:schema ./map.schema.json             first line of a map (taplo)")]
+    Schema,
+    /// Try a map of your own on one device: each register by itself, with the words it said
+    ///
+    /// Nothing is installed, and the agent needs not run. A register that is refused does
+    /// not hide the others. Exits 2 if anything is not good.
+    #[command(after_help = "\
+Examples:
+  purlin driver try my-sensor.toml --port /dev/ttyUSB0 --address 1
+  purlin driver try my-sensor.toml --port tcp://10.0.0.7:502 --address 1 -o json")]
+    Try {
+        /// The map, in TOML
+        file: PathBuf,
+        /// The device's address
+        #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=247))]
+        address: u8,
+        /// Where it is.
+        #[command(flatten)]
+        at: At,
+    },
+    /// Find out what a device is: asks it by every map, and tells which fit
+    ///
+    /// A map fits if all that it has is read, and can be. Where two fit, look-alikes that
+    /// count differently, both are shown with what they read, for you to compare. Exits 2
+    /// unless just one fits.
+    #[command(after_help = "\
+Examples:
+  purlin driver probe --port /dev/ttyUSB0 --address 1
+  purlin driver probe xy-md02 md02-holding --port /dev/ttyUSB0 --address 1")]
+    Probe {
+        /// Maps' names, or files [default: every map that has the address]
+        maps: Vec<String>,
+        /// The device's address
+        #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=247))]
+        address: u8,
+        /// Where it is.
+        #[command(flatten)]
+        at: At,
+    },
     /// Read all of one device, once
     ///
     /// Exits 2 if a reading is anything but good.

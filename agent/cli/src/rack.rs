@@ -93,12 +93,13 @@ pub fn device(it: &RackDevice, width: Width) -> String {
 }
 
 /// Three decimals at most, and none for nothing.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn quality(quality: Quality) -> &'static str {
+/// How far a reading may be believed.
+pub fn quality(quality: Quality) -> &'static str {
     match quality {
         Quality::Good => "good",
         Quality::Stale => "stale",

@@ -27,8 +27,7 @@ const CLEAR_HOLD_S: u32 = 60;
 const MAX_NAME: usize = 48;
 
 /// A rule as it stands in a document or a register map, unchecked.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs, reason = "each field is documented in proto/purlin/v1/alarm.proto")]
 pub struct Draft {
     pub metric: String,

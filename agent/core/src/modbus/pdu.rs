@@ -263,6 +263,10 @@ impl Exception {
     pub const ILLEGAL_ADDRESS: Self = Self(2);
     /// A value the unit can't take.
     pub const ILLEGAL_VALUE: Self = Self(3);
+    /// A gateway has no line to the unit.
+    pub const NO_PATH: Self = Self(10);
+    /// A gateway had no answer from the unit.
+    pub const NO_TARGET: Self = Self(11);
 }
 
 impl fmt::Display for Exception {

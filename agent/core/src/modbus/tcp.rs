@@ -1,7 +1,7 @@
 //! Modbus over TCP, as gateways speak it: the same requests behind a header with a
-//! transaction's number (*MODBUS Messaging on TCP/IP V1.0b*, 3.1.3). The number ties
-//! an answer to its question, so no guard is needed here; what a gateway mixes up on
-//! the line behind it can't be told from this side.
+//! transaction's number (*MODBUS Messaging on TCP/IP V1.0b*, 3.1.3). The number ties an
+//! answer to its question as far as the gateway goes. What it hears late on the line
+//! behind it, it may send under the next number: so units are guarded here as on a line.
 
 use alloc::vec::Vec;
 

@@ -2,6 +2,7 @@
 //!
 //! | module | what it decides |
 //! | --- | --- |
+//! | [`action`] | what may be written to a device, and when |
 //! | [`bmc`] | what a BMC says, and what of it is an alarm |
 //! | [`config`] | which buses there are, and what is on them |
 //! | [`nut`] | what a NUT server says of its UPSes, and what of it is an alarm |
@@ -10,6 +11,7 @@
 //! | [`reads`] | which requests fetch which registers |
 //! | [`schedule`] | whose turn it is on a bus |
 
+pub mod action;
 pub mod bmc;
 pub mod config;
 pub mod nut;

@@ -72,6 +72,7 @@ mod tests {
             valid: None,
             interval: Duration::ZERO,
             flags: Vec::new(),
+            write: None,
         }
     }
 

@@ -5,6 +5,7 @@ use core::{ops::RangeInclusive, time::Duration};
 
 use serde::Serialize;
 
+use super::action::Action;
 use crate::modbus::pdu::Table;
 
 /// How a register's words make a value.
@@ -63,6 +64,8 @@ pub struct Register {
     pub interval: Duration,
     /// Names of bits, by their number.
     pub flags: Vec<(u8, String)>,
+    /// What may be written to it.
+    pub write: Option<Action>,
 }
 
 /// What a register said.
@@ -178,6 +181,7 @@ mod tests {
             valid: None,
             interval: Duration::from_secs(10),
             flags: vec![(0, "fan failed".into()), (15, "hot".into())],
+            write: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The form of a document as a JSON Schema (2020-12), for editors: what may stand where,
 //! with the comments of its `.proto` file. A number's limits and its default are taken from
-//! the comment, which tells them in one way only: "1 to 3600", "Default 10".
+//! the comment, which tells them in one way only: "1 to 3600", "Default 10"; so are the
+//! words that a text may be ("One of a, b.") and that a field must be there ("Required.").
 //!
 //! Whether a document is good as a whole is not for a schema to say; `purlin config plan`
 //! does.
@@ -32,17 +33,24 @@ fn define(descriptor: &MessageDescriptor, definitions: &mut Map<String, Json>) {
     }
     // Told before its fields are, which may be of the same message again.
     definitions.insert(descriptor.name().into(), Json::Null);
+    let mut required = Vec::new();
     let of = |field: FieldDescriptor| {
         let about = about(descriptor, &field);
+        if about.contains("Required.") {
+            required.push(Json::from(field.name()));
+        }
         (field.name().to_owned(), property(&field, about, definitions))
     };
     let properties: Map<_, _> = descriptor.fields().map(of).collect();
-    let definition = json!({
+    let mut definition = json!({
         "type": "object",
         "description": flowing(&comment(descriptor, descriptor.path())),
         "properties": properties,
         "additionalProperties": false,
     });
+    if !required.is_empty() {
+        definition["required"] = required.into();
+    }
     definitions.insert(descriptor.name().into(), definition);
 }
 
@@ -72,6 +80,9 @@ fn property(field: &FieldDescriptor, about: String, definitions: &mut Map<String
                 if let Some(default) = default(&about) {
                     of["default"] = default.into();
                 }
+            }
+            if let (Kind::String, Some(words)) = (&kind, one_of(&about)) {
+                of["enum"] = words.into();
             }
             of
         }
@@ -106,6 +117,12 @@ fn range(about: &str) -> Option<(u64, u64)> {
         let least = about[..at].rsplit(' ').next()?.parse().ok()?;
         Some((least, number(&about[at + to.len()..])?))
     })
+}
+
+/// The words of "One of a, b."
+fn one_of(about: &str) -> Option<Vec<&str>> {
+    let words = about.split_once("One of ")?.1.split(['.', ':']).next()?;
+    Some(words.split(", ").collect())
 }
 
 fn default(about: &str) -> Option<u64> {
@@ -157,15 +174,26 @@ mod tests {
     }
 
     #[test]
+    fn words_and_what_must_be_there_are_told() {
+        let schema = of(&descriptor("RegisterMap"));
+        let register = &schema["$defs"]["MapRegister"];
+        assert_eq!(register["required"], json!(["name", "at", "type"]));
+        assert_eq!(register["properties"]["write"]["enum"], json!(["unix_time"]));
+        let types = json!(["u16", "s16", "u32", "s32", "f32", "string", "flags"]);
+        assert_eq!(register["properties"]["type"]["enum"], types);
+    }
+
+    #[test]
     fn every_field_says_what_it_is() {
-        let schema = of(&descriptor("Desired"));
-        let messages = schema["$defs"].as_object().expect("definitions");
-        let fields = messages.iter().flat_map(|(message, it)| {
-            let fields = it["properties"].as_object().expect("properties");
-            fields.iter().map(move |(name, it)| (format!("{message}.{name}"), it))
-        });
-        let is_bare = |it: &&(String, &Json)| it.1["description"] == "";
-        let bare: Vec<_> = fields.filter(|it| is_bare(&it)).map(|(name, _)| name).collect();
-        expect![""].assert_eq(&bare.join("\n"));
+        for schema in ["Desired", "RegisterMap"].map(|it| of(&descriptor(it))) {
+            let messages = schema["$defs"].as_object().expect("definitions");
+            let fields = messages.iter().flat_map(|(message, it)| {
+                let fields = it["properties"].as_object().expect("properties");
+                fields.iter().map(move |(name, it)| (format!("{message}.{name}"), it))
+            });
+            let is_bare = |it: &&(String, &Json)| it.1["description"] == "";
+            let bare: Vec<_> = fields.filter(|it| is_bare(&it)).map(|(name, _)| name).collect();
+            expect![""].assert_eq(&bare.join("\n"));
+        }
     }
 }

@@ -148,7 +148,8 @@ fn intake(intake: v1::Intake) -> IntakeDraft {
     }
 }
 
-fn rule_draft(rule: v1::AlarmRule) -> rule::Draft {
+/// A rule, from the wire to the core's own type.
+pub fn rule_draft(rule: v1::AlarmRule) -> rule::Draft {
     let v1::AlarmRule { metric, above, below, clear, hold_s, clear_hold_s, .. } = rule;
     let v1::AlarmRule { attributes, severity, latched, remedy, page, .. } = rule;
     rule::Draft {

@@ -30,7 +30,7 @@ use tokio::{
 use self::act::Effect;
 pub use self::{
     believe::Trust,
-    judge::{decode, read},
+    judge::{decode, read, rule_draft},
     subsystem::{
         Agent, Alarming, Listening, Log, Meshing, Placing, Racking, Sampling, Session, Storage,
         Subsystem, Subsystems, Ticking,

@@ -11,6 +11,7 @@ use purlin_core::{
         config,
         register::{Quality, Value},
     },
+    settings::Refusal,
 };
 
 use super::{
@@ -25,12 +26,17 @@ const HIGH: &str = "high";
 const LOW: &str = "low";
 
 /// The rules of one register, for whichever device; the error holds every reason.
-pub fn rules(metric: &str, drafts: Vec<Draft>, page: &str) -> Result<Vec<Rule>, Vec<String>> {
-    if drafts.iter().any(|draft| !draft.metric.is_empty() || !draft.attributes.is_empty()) {
-        return Err(vec!["alarm: its metric is the register's".into()]);
+pub fn rules(metric: &str, drafts: Vec<Draft>, page: &str) -> Result<Vec<Rule>, Vec<Refusal>> {
+    let refusal = |value: &str, limit: &str, hint: &str| {
+        let (value, limit) = (value.into(), limit.into());
+        Err(vec![Refusal { path: "alarm".into(), value, limit, hint: hint.into() }])
+    };
+    if let Some(other) = drafts.iter().find(|it| !it.metric.is_empty() || !it.attributes.is_empty())
+    {
+        return refusal(&other.metric, "no metric and no attributes", "they are the register's");
     }
     if metric.is_empty() && !drafts.is_empty() {
-        return Err(vec!["alarm: only a number with a metric has limits".into()]);
+        return refusal("", "for a number with a metric", "flags have flag_alarms");
     }
     let named = drafts.into_iter().map(|draft| {
         let name = if draft.above.is_some() { HIGH } else { LOW };
@@ -40,15 +46,14 @@ pub fn rules(metric: &str, drafts: Vec<Draft>, page: &str) -> Result<Vec<Rule>, 
     let count = named.len();
     let named: BTreeMap<String, Draft> = named.collect();
     if named.len() < count {
-        return Err(vec!["alarm: two on the same side".into()]);
+        return refusal("two on one side", "one above and one below", "the nearer one is enough");
     }
     let mut refusals = Vec::new();
     let rules = rule::check(&named, &mut refusals);
-    let line = |it: purlin_core::settings::Refusal| {
-        let path = it.path.trim_start_matches("alarms.rules.").to_owned();
-        format!("alarm: {path}: {} (may be {})", it.value, it.limit)
-    };
-    if refusals.is_empty() { Ok(rules) } else { Err(refusals.into_iter().map(line).collect()) }
+    for refusal in &mut refusals {
+        refusal.path = refusal.path.replacen("alarms.rules", "alarm", 1);
+    }
+    if refusals.is_empty() { Ok(rules) } else { Err(refusals) }
 }
 
 /// The rules of all devices that are configured.
@@ -81,8 +86,9 @@ pub fn flags(bus: &Bus, turned: &Turned, name: &str) -> Vec<Condition> {
         conditions.extend(alarms.iter().map(|(flag, severity)| {
             let page = device.map.page.clone();
             Condition {
-                id: id(FLAG, &format!("{name}/{}/{flag}", device.name)),
-                text: format!("{name}/{} says: {flag}", device.name),
+                // Two registers may have a flag of the same name.
+                id: id(FLAG, &format!("{name}/{}/{}/{flag}", device.name, register.name)),
+                text: format!("{name}/{} says in {}: {flag}", device.name, register.name),
                 notice: Notice { severity: *severity, page, ..Notice::default() },
                 bad: set.contains(flag),
             }

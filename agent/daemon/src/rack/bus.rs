@@ -1,7 +1,7 @@
 //! One bus: whose turn it is, what it said, and how far that may be believed. It owns
 //! every reading of its devices; the line is lent to it for a turn.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, io, sync::Arc, time::Duration};
 
 use purlin_core::{
     modbus::pdu::{Answer, Exception, Request},
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::clock;
 
+pub mod act;
 #[cfg(test)]
 mod tests;
 
@@ -94,6 +95,8 @@ pub struct Bus {
     strict: Vec<bool>,
     /// Why a device's last request failed.
     errors: Vec<Option<String>>,
+    /// When something was last written, by device and register.
+    written: BTreeMap<(usize, usize), Instant>,
     began: Instant,
 }
 
@@ -109,6 +112,7 @@ impl Bus {
             readings: devices.iter().map(nothing).collect(),
             strict: vec![false; devices.len()],
             errors: vec![None; devices.len()],
+            written: BTreeMap::new(),
             began: Instant::now(),
             devices,
         }
@@ -174,7 +178,10 @@ impl Bus {
                     }
                 }
                 Err(failure) => {
-                    self.errors[device] = Some(failure.to_string());
+                    // Why it owes an answer tells more than that it does.
+                    if !matches!(failure, Failure::Owes(_)) || self.errors[device].is_none() {
+                        self.errors[device] = Some(failure.to_string());
+                    }
                     let now = self.began.elapsed();
                     self.schedule.failed(device, began.elapsed(), now);
                     return Ok(done);

@@ -5,6 +5,7 @@
 //! | [`alarms`] | the alarms that register maps bring along |
 //! | [`bmc`] | looks at the BMC, tells and shows what it says |
 //! | [`bus`] | takes turns on one bus, and keeps what its devices said |
+//! | [`guarded`] | asks a unit that may owe an answer |
 //! | [`map`] | what a kind of device has at which address |
 //! | [`nut`] | asks a NUT server for its UPSes |
 //! | [`port`] | a serial port, by path |
@@ -15,6 +16,7 @@
 pub mod alarms;
 pub mod bmc;
 pub mod bus;
+pub mod guarded;
 pub mod map;
 mod nut;
 pub mod port;

@@ -1,11 +1,11 @@
 //! One Modbus RTU transaction at a time on one line: the core's rules with a port and
-//! a clock. It owns the port and each unit's [`Guard`]; it never retries, that is for
+//! a clock. It owns the port and each unit's guard; it never retries, that is for
 //! whoever schedules the bus.
 
-use std::{collections::BTreeMap, fmt, io, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use purlin_core::modbus::{
-    guard::{Guard, Next, Order, Sentinels},
+    guard::{Order, Sentinels},
     pdu::{Answer, Exception, Request},
     rtu::{self, Listener, Speed},
 };
@@ -15,7 +15,10 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::bus::Ask;
+use super::{
+    bus::Ask,
+    guarded::{Exchange, Guards},
+};
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +53,8 @@ pub enum Failure {
     },
     /// The unit refused.
     Refused(Exception),
+    /// The gateway says that it had no answer from the unit.
+    Unreached(Exception),
     /// The unit still owes an answer and can't be asked anything for this long.
     Owes(Duration),
     /// What was read back is not what was written.
@@ -66,6 +71,7 @@ impl fmt::Display for Failure {
             Failure::NoAnswer { heard: 0 } => f.write_str("no answer"),
             Failure::NoAnswer { heard } => write!(f, "{heard} bytes that are no answer"),
             Failure::Refused(exception) => exception.fmt(f),
+            Failure::Unreached(exception) => write!(f, "the gateway had no answer: {exception}"),
             Failure::Owes(wait) => write!(f, "owes an answer, asked again in {wait:.1?}"),
             Failure::NotTaken(answer) => write!(f, "written, but {answer:?} was read back"),
             Failure::Busy => write!(f, "the line was not silent for {NEVER_SILENT:?}"),
@@ -100,24 +106,22 @@ pub struct Counts {
 pub struct Line<P> {
     port: P,
     speed: Speed,
-    began: Instant,
     /// When a byte was on the line last, as far as we know.
     last_byte: Instant,
-    guards: BTreeMap<u8, Guard>,
+    guards: Guards,
     counts: Counts,
 }
 
 impl<P: AsyncRead + AsyncWrite + Unpin + Send> Line<P> {
     /// Takes over a port that is open and set up.
     pub fn new(port: P, speed: Speed) -> Self {
-        let began = Instant::now();
-        let (guards, counts) = (BTreeMap::new(), Counts::default());
-        Self { port, speed, began, last_byte: began, guards, counts }
+        let (guards, counts) = (Guards::default(), Counts::default());
+        Self { port, speed, last_byte: Instant::now(), guards, counts }
     }
 
     /// What has happened so far.
     pub fn counts(&self) -> Counts {
-        self.counts
+        Counts { sentinels: self.guards.sentinels, ..self.counts }
     }
 
     /// Writes, and reads back what was written.
@@ -126,43 +130,6 @@ impl<P: AsyncRead + AsyncWrite + Unpin + Send> Line<P> {
         let Some((read, expected)) = request.read_back() else { return Ok(()) };
         let read = self.ask(unit, &read).await?;
         if read == expected { Ok(()) } else { Err(Failure::NotTaken(read)) }
-    }
-
-    fn guard(&mut self, unit: &Unit) -> &mut Guard {
-        self.guards.entry(unit.address).or_insert_with(|| Guard::new(unit.order))
-    }
-
-    /// Sends one request and listens until its answer is there or its time is up.
-    async fn exchange(
-        &mut self,
-        unit: &Unit,
-        request: &Request,
-    ) -> Result<Result<Answer, Exception>, Failure> {
-        self.wait_for_silence(unit.min_delay).await?;
-        let sent = rtu::frame(unit.address, request);
-        let now = self.began.elapsed();
-        self.guard(unit).asked(request, now);
-        self.port.write_all(&sent).await?;
-        self.counts.requests += 1;
-        self.counts.bytes += sent.len() as u64;
-        // The kernel still holds what it was given: it is on the wire until then.
-        self.last_byte = Instant::now() + self.speed.on_wire(sent.len());
-        let answer_len = request.answer_len() + 3;
-        let deadline = self.last_byte + unit.timeout + self.speed.on_wire(answer_len);
-        let mut listener = Listener::new(unit.address, request, &sent);
-        loop {
-            let answer = listener.answer();
-            let until = match answer {
-                Some(_) => self.last_byte + self.speed.silence(),
-                None => deadline,
-            };
-            if self.hear(until, |bytes| listener.hear(bytes)).await? == 0 {
-                return answer.ok_or(Failure::NoAnswer { heard: listener.heard() });
-            }
-            if Instant::now() > deadline {
-                return Err(Failure::NoAnswer { heard: listener.heard() });
-            }
-        }
     }
 
     /// Waits until the line has been silent for long enough to speak.
@@ -199,25 +166,39 @@ impl<P: AsyncRead + AsyncWrite + Unpin + Send> Line<P> {
     }
 }
 
-impl<P: AsyncRead + AsyncWrite + Unpin + Send> Ask for Line<P> {
-    /// Asks a unit, after a sentinel if it owes an answer.
-    async fn ask(&mut self, unit: &Unit, request: &Request) -> Result<Answer, Failure> {
-        let now = self.began.elapsed();
-        match self.guard(unit).next(now, unit.sentinels) {
-            Next::Ask => {}
-            Next::Wait(until) => return Err(Failure::Owes(until - now)),
-            Next::Sentinel(read) => {
-                self.counts.sentinels += 1;
-                // A refusal has no length to tell whose it is.
-                self.exchange(unit, &read).await?.map_err(|_| Failure::NoAnswer { heard: 5 })?;
-                self.guard(unit).answered();
+impl<P: AsyncRead + AsyncWrite + Unpin + Send> Exchange for Line<P> {
+    fn guards(&mut self) -> &mut Guards {
+        &mut self.guards
+    }
+
+    async fn exchange(
+        &mut self,
+        unit: &Unit,
+        request: &Request,
+    ) -> Result<Result<Answer, Exception>, Failure> {
+        self.wait_for_silence(unit.min_delay).await?;
+        let sent = rtu::frame(unit.address, request);
+        self.guards.asked(unit, request);
+        self.port.write_all(&sent).await?;
+        self.counts.requests += 1;
+        self.counts.bytes += sent.len() as u64;
+        // The kernel still holds what it was given: it is on the wire until then.
+        self.last_byte = Instant::now() + self.speed.on_wire(sent.len());
+        let answer_len = request.answer_len() + 3;
+        let deadline = self.last_byte + unit.timeout + self.speed.on_wire(answer_len);
+        let mut listener = Listener::new(unit.address, request, &sent);
+        loop {
+            let answer = listener.answer();
+            let until = match answer {
+                Some(_) => self.last_byte + self.speed.silence(),
+                None => deadline,
+            };
+            if self.hear(until, |bytes| listener.hear(bytes)).await? == 0 {
+                return answer.ok_or(Failure::NoAnswer { heard: listener.heard() });
+            }
+            if Instant::now() > deadline {
+                return Err(Failure::NoAnswer { heard: listener.heard() });
             }
         }
-        let answer = self.exchange(unit, request).await?;
-        // What may have been an echo proves nothing: the unit's own answer may follow.
-        if !request.is_answered_by_its_echo() {
-            self.guard(unit).answered();
-        }
-        answer.map_err(Failure::Refused)
     }
 }

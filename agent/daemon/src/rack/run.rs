@@ -11,7 +11,7 @@ use purlin_core::{
     modbus::pdu::{Answer, Request},
     rack::{
         config::{self, Port},
-        register::{Quality, Value},
+        register::{Quality, Register, Value},
         serial::Settings as SerialSettings,
     },
     settings::Settings,
@@ -22,13 +22,13 @@ use tokio_serial::SerialStream;
 
 use super::{
     alarms,
-    bus::{Ask, Bus, Device, Turned},
+    bus::{Ask, Bus, Device, Turned, act::Acted},
     map::Map,
     nut, port,
     rtu::{Failure, Line, Unit},
     tcp::{self, Gateway},
 };
-use crate::{alarm, sample, spool::Spool};
+use crate::{alarm, clock, sample, spool::Spool};
 
 /// How often a port that is not there is looked for: a technician waits for it.
 const REOPEN: Duration = Duration::from_secs(1);
@@ -157,6 +157,14 @@ async fn serve(
                 if !flags.is_empty() {
                     sinks.alarms.conditions(flags);
                 }
+                if purlin_drivers::clock_is_synchronized() {
+                    match bus.act(&turned, clock::unix_ms() / 1000, link).await {
+                        Ok(acted) => acted
+                            .iter()
+                            .for_each(|it| tell_act(bus, it, &wanted.name, &sinks.spool)),
+                        Err(error) => return error,
+                    }
+                }
             }
             Ok(None) => {}
             Err(error) => return error,
@@ -183,10 +191,22 @@ fn tell(bus: &Bus, device: usize, dead: bool, name: &str, spool: &Spool) {
     spool.event_with(event, text, [("hw.id".to_owned(), id)]);
 }
 
+fn tell_act(bus: &Bus, acted: &Acted, name: &str, spool: &Spool) {
+    let id = format!("{name}/{}", bus.devices()[acted.device].name);
+    let (event, text) = match &acted.failed {
+        None => ("rack.clock_set", format!("{id}: {} and is set", acted.wrong)),
+        Some(why) => {
+            ("rack.clock_not_set", format!("{id}: {}, and is not set: {why}", acted.wrong))
+        }
+    };
+    tracing::info!(device = id, "{text}");
+    spool.event_with(event, text, [("hw.id".to_owned(), id)]);
+}
+
 fn devices(wanted: &config::Bus) -> Result<Vec<Device>, String> {
     let device = |device: &config::Device| {
         let map = Map::shipped(&device.map).ok_or_else(|| format!("no map {}", device.map))?;
-        let map = map.map_err(|why| why.join("; "))?;
+        let map = map.map_err(|why| format!("{}: {why:?}", device.map))?;
         Ok(Device { name: device.name.clone(), address: device.address, map: Arc::new(map) })
     };
     wanted.devices.iter().map(device).collect()
@@ -270,26 +290,8 @@ pub fn device_view(bus: &Bus, index: usize) -> api::RackDevice {
     let (silent, error) = bus.trouble(index);
     let readings = device.map.registers.iter().zip(bus.readings(index));
     let readings = readings.map(|(register, reading)| {
-        let (value, text) = match &reading.value {
-            Some(Value::Number(value)) => (Some(*value), None),
-            Some(Value::Text(text)) => (None, Some(text.clone())),
-            Some(Value::Flags(flags)) => (None, Some(flags.join(", "))),
-            None => (None, None),
-        };
-        api::RackReading {
-            name: register.name.clone(),
-            metric: register.metric.clone(),
-            value,
-            text,
-            unit: register.unit.clone(),
-            quality: match reading.quality(register) {
-                Quality::Good => api::Quality::Good,
-                Quality::Stale => api::Quality::Stale,
-                Quality::Suspect => api::Quality::Suspect,
-                Quality::Bad => api::Quality::Bad,
-            },
-            unix_ms: reading.unix_ms(),
-        }
+        let (value, quality) = (reading.value.as_ref(), reading.quality(register));
+        reading_view(register, value, quality, reading.unix_ms())
     });
     api::RackDevice {
         name: device.name.clone(),
@@ -299,5 +301,34 @@ pub fn device_view(bus: &Bus, index: usize) -> api::RackDevice {
         silent,
         error: error.map(str::to_owned),
         readings: readings.collect(),
+    }
+}
+
+/// A register's reading as it is shown.
+pub fn reading_view(
+    register: &Register,
+    value: Option<&Value>,
+    quality: Quality,
+    unix_ms: Option<u64>,
+) -> api::RackReading {
+    let (value, text) = match value {
+        Some(Value::Number(value)) => (Some(*value), None),
+        Some(Value::Text(text)) => (None, Some(text.clone())),
+        Some(Value::Flags(flags)) => (None, Some(flags.join(", "))),
+        None => (None, None),
+    };
+    api::RackReading {
+        name: register.name.clone(),
+        metric: register.metric.clone(),
+        value,
+        text,
+        unit: register.unit.clone(),
+        quality: match quality {
+            Quality::Good => api::Quality::Good,
+            Quality::Stale => api::Quality::Stale,
+            Quality::Suspect => api::Quality::Suspect,
+            Quality::Bad => api::Quality::Bad,
+        },
+        unix_ms,
     }
 }

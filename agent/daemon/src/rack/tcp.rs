@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use purlin_core::modbus::{
-    pdu::{Answer, Request},
+    pdu::{Answer, Exception, Request},
     tcp,
 };
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    bus::Ask,
+    guarded::{Exchange, Guards},
     rtu::{Failure, Unit},
 };
 
@@ -26,6 +26,7 @@ pub struct Gateway<S> {
     stream: S,
     transaction: u16,
     heard: Vec<u8>,
+    guards: Guards,
 }
 
 /// Connects to `host:port`.
@@ -39,12 +40,21 @@ pub async fn connect(address: &str) -> std::io::Result<Gateway<TcpStream>> {
 impl<S> Gateway<S> {
     /// Speaks on a stream that is connected.
     pub fn new(stream: S) -> Self {
-        Self { stream, transaction: 0, heard: Vec::new() }
+        Self { stream, transaction: 0, heard: Vec::new(), guards: Guards::default() }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Ask for Gateway<S> {
-    async fn ask(&mut self, unit: &Unit, request: &Request) -> Result<Answer, Failure> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Exchange for Gateway<S> {
+    fn guards(&mut self) -> &mut Guards {
+        &mut self.guards
+    }
+
+    async fn exchange(
+        &mut self,
+        unit: &Unit,
+        request: &Request,
+    ) -> Result<Result<Answer, Exception>, Failure> {
+        self.guards.asked(unit, request);
         self.transaction = self.transaction.wrapping_add(1);
         let frame = tcp::frame(self.transaction, unit.address, request);
         self.stream.write_all(&frame).await?;
@@ -52,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Ask for Gateway<S> {
         let mut total = 0;
         loop {
             match tcp::take(&mut self.heard, self.transaction, unit.address, request) {
-                Ok(Some(Some(answer))) => return answer.map_err(Failure::Refused),
+                Ok(Some(Some(answer))) => return Ok(answer),
                 // The answer to a question given up on.
                 Ok(Some(None)) => continue,
                 Ok(None) => {}
@@ -84,38 +94,78 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
+    use crate::rack::bus::Ask;
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_was_given_up_on_is_not_taken_for_the_next() {
-        let (ours, mut theirs) = duplex(4096);
-        tokio::spawn(async move {
-            let mut request = [0; 12];
-            for late in [true, false, false] {
-                theirs.read_exact(&mut request).await?;
-                let wait = if late { 600 } else { 200 };
-                let mut answer = request[..6].to_vec();
-                answer[5] = 5;
-                answer.extend([request[6], request[7], 2, 0, request[9]]);
-                let due = Instant::now() + Duration::from_millis(wait);
-                time::sleep_until(due).await;
-                theirs.write_all(&answer).await?;
-            }
-            std::io::Result::Ok(())
-        });
-        let unit = Unit {
+    fn unit() -> Unit {
+        Unit {
             address: 5,
             timeout: Duration::from_millis(500),
             min_delay: Duration::ZERO,
             order: Order::Kept,
-            sentinels: Sentinels { table: Table::InputRegisters, start: 0, most: 1, step: 1 },
-        };
+            sentinels: Sentinels { table: Table::InputRegisters, start: 0, most: 4, step: 1 },
+        }
+    }
+
+    /// A unit whose registers say their addresses, and how its gateway answers a request
+    /// that is the so-manieth.
+    async fn answers(
+        mut port: tokio::io::DuplexStream,
+        how: impl Fn(usize, Vec<u8>) -> (u64, Vec<u8>),
+    ) {
+        let mut request = [0; 12];
+        for n in 0.. {
+            if port.read_exact(&mut request).await.is_err() {
+                return;
+            }
+            let mut answer = request[..8].to_vec();
+            answer[5] = 3 + 2 * request[11];
+            answer.push(2 * request[11]);
+            let first = u16::from_be_bytes([request[8], request[9]]);
+            answer.extend((first..first + u16::from(request[11])).flat_map(u16::to_be_bytes));
+            let (wait, answer) = how(n, answer);
+            time::sleep(Duration::from_millis(wait)).await;
+            _ = port.write_all(&answer).await;
+        }
+    }
+
+    async fn read(
+        gateway: &mut Gateway<tokio::io::DuplexStream>,
+        at: u16,
+    ) -> Result<Answer, Failure> {
+        let read = Request::read(Table::InputRegisters, at, 1).expect("one register");
+        gateway.ask(&unit(), &read).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_given_up_on_is_not_taken_for_the_next() {
+        let (ours, theirs) = duplex(4096);
+        tokio::spawn(answers(theirs, |n, answer| (if n == 0 { 600 } else { 200 }, answer)));
         let mut gateway = Gateway::new(ours);
-        let mut read = async |address| {
-            let read = Request::read(Table::InputRegisters, address, 1).expect("one register");
-            gateway.ask(&unit, &read).await.ok()
+        assert!(matches!(read(&mut gateway, 1).await, Err(Failure::NoAnswer { .. })));
+        for at in [2, 3] {
+            let answer = read(&mut gateway, at).await.expect("an answer");
+            assert_eq!(answer, Answer::Registers(vec![at]));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_unit_that_its_gateway_does_not_reach_owes_an_answer() {
+        let (ours, theirs) = duplex(4096);
+        let refuses = |n, mut answer: Vec<u8>| {
+            if n < 2 {
+                answer.truncate(8);
+                answer[5] = 3;
+                answer[7] |= 0x80;
+                answer.push(11);
+            }
+            (10, answer)
         };
-        assert_eq!(read(1).await, None);
-        assert_eq!(read(2).await, Some(Answer::Registers(vec![2])));
-        assert_eq!(read(3).await, Some(Answer::Registers(vec![3])));
+        tokio::spawn(answers(theirs, refuses));
+        let mut gateway = Gateway::new(ours);
+        let first = read(&mut gateway, 1).await.expect_err("the gateway's word");
+        assert!(first.to_string().contains("gateway target did not respond"), "{first}");
+        assert!(read(&mut gateway, 1).await.is_err(), "a sentinel is refused too");
+        let third = read(&mut gateway, 7).await.expect("after a sentinel");
+        assert_eq!((third, gateway.guards.sentinels), (Answer::Registers(vec![7]), 2));
     }
 }

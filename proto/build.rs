@@ -3,11 +3,12 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "purlin/v1/agent.proto",
     "purlin/v1/collect.proto",
     "purlin/v1/command.proto",
     "purlin/v1/desired.proto",
+    "purlin/v1/enrol.proto",
     "purlin/v1/export.proto",
     "purlin/v1/history.proto",
     "purlin/v1/ledger.proto",

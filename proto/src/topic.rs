@@ -47,6 +47,16 @@ impl Topics {
         format!("{}/result", self.prefix)
     }
 
+    /// What this node asks for a certificate with.
+    pub fn enrol(&self) -> String {
+        format!("{}/enrol", self.prefix)
+    }
+
+    /// The certificate, or why there is none.
+    pub fn certificate(&self) -> String {
+        format!("{}/certificate", self.prefix)
+    }
+
     /// Retained: what the node runs on and what became of the last document.
     pub fn reported(&self) -> String {
         format!("{}/reported", self.prefix)

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 mod audit;
 mod command;
+mod enrol;
 mod fleet;
 mod identity;
 mod power;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         .chain(trial::remote())
         .chain(audit::remote())
         .chain(identity::remote())
+        .chain(enrol::tests())
         .chain(fleet::tests())
         .chain(command::tests())
         .map(|test| test.needs(&mosquitto));

@@ -674,15 +674,33 @@ Examples:
 /// `purlin node …`
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
-    /// Get this node a certificate, by files that are carried
+    /// Get this node a certificate, over the broker or by files that are carried
     ///
     /// The key is made here and never leaves. The agent takes the certificate up at its
     /// next attempt to connect, without a restart, where its file names no other
-    /// (uplink.client_certificate). Renew it in the same way: the old one stays in use
-    /// until the new one is accepted. `purlin status` tells when a third of its time is
-    /// left.
-    #[command(subcommand)]
-    Enrol(EnrolCommand),
+    /// (uplink.client_certificate), and asks for the next one by itself when half to two
+    /// thirds of its time are over. By files it is renewed as it was got: the old one stays
+    /// in use until the new one is accepted. `purlin status` tells when a third of its time
+    /// is left.
+    ///
+    /// With --token-file it asks at the broker, at enrol.endpoint or uplink.endpoint of the
+    /// agent's file. The agent does so by itself where its file names the token
+    /// (enrol.token_file).
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+Examples:
+  purlin node enrol --token-file n1.token
+  purlin node enrol request n1.csr       by files; then: purlin fleet certify"
+    )]
+    Enrol {
+        /// By files.
+        #[command(subcommand)]
+        command: Option<EnrolCommand>,
+        /// File of a one-time token of `purlin fleet token make`; - for standard input
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
     /// Empty the state directory; the agent must be stopped
     ///
     /// Before a node goes elsewhere, or where two have one identity because a disk or an
@@ -1385,6 +1403,24 @@ Examples:
 Examples:
   purlin fleet certify n1.csr n1.pem --authority ca --node n1 --for 90days")]
     Certify(CertifyArgs),
+    /// Hand out one-time tokens, each of which lets a node ask for its first certificate
+    ///
+    /// A token is a secret: who has it gets a certificate for the node that it names, once.
+    /// Bring it to the node as a file or a credential of systemd's (enrol.token_file), or
+    /// type `purlin node enrol` there. Requests are answered by `purlin fleet enrol`.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Answer what nodes ask for over the broker, until it is told to end
+    ///
+    /// A node gets its first certificate by a token, and each next one by the key of the one
+    /// before, with nobody's help. What is made and what is refused, and why, is told in a
+    /// line each. A node whose id stands in the file `denied` of the authority's directory
+    /// gets none any more. docs/broker.md has the broker's side.
+    #[command(after_help = "\
+Examples:
+  purlin fleet enrol --authority ca --broker mqtts://core --ca core.pem
+  purlin fleet enrol --authority ca --broker mqtt://core --for 90days -o json")]
+    Enrol(Box<ServeArgs>),
     /// Replace the keys that sign: what was signed with the old ones is refused
     ///
     /// Enough root keys must be in the directory. The new key set goes along with the
@@ -1486,6 +1522,64 @@ pub struct CertifyArgs {
     #[arg(long, value_name = "ID", value_parser = level)]
     pub node: Option<String>,
     /// How long it holds
+    #[arg(long = "for", value_name = "TIME", default_value = "365days",
+          value_parser = humantime::parse_duration)]
+    pub lasts: Duration,
+}
+
+/// `purlin fleet token …`
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Hand one out; it is written to standard output, in one line
+    #[command(after_help = "\
+Examples:
+  purlin fleet token make --authority ca --node n1 > n1.token
+  purlin fleet token make --authority ca --node 'edge-*' --for 2h")]
+    Make {
+        /// The directory of `authority`
+        #[arg(long, value_name = "DIR")]
+        authority: PathBuf,
+        /// Whom it is for: a node's id; or a prefix and a star, for one node that has never had
+        /// a certificate
+        #[arg(long, value_name = "ID")]
+        node: String,
+        /// How long it can be used
+        #[arg(long = "for", value_name = "TIME", default_value = "7days",
+              value_parser = humantime::parse_duration)]
+        lasts: Duration,
+    },
+    /// Show those that were handed out, and who used them
+    #[command(after_help = "\
+Examples:
+  purlin fleet token list --authority ca")]
+    List {
+        /// The directory of `authority`
+        #[arg(long, value_name = "DIR")]
+        authority: PathBuf,
+    },
+    /// Take one back
+    #[command(after_help = "\
+Examples:
+  purlin fleet token revoke --authority ca 0f1e2d3c4b5a6978")]
+    Revoke {
+        /// The directory of `authority`
+        #[arg(long, value_name = "DIR")]
+        authority: PathBuf,
+        /// The token, as `list` shows it
+        id: String,
+    },
+}
+
+/// `purlin fleet enrol`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The broker.
+    #[command(flatten)]
+    pub login: Login,
+    /// The directory of `authority`
+    #[arg(long, value_name = "DIR")]
+    pub authority: PathBuf,
+    /// How long a certificate holds
     #[arg(long = "for", value_name = "TIME", default_value = "365days",
           value_parser = humantime::parse_duration)]
     pub lasts: Duration,

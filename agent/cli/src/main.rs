@@ -89,7 +89,7 @@ fn run(Cli { global, command }: Cli) -> ExitCode {
         },
         Command::Status(args) => wait(status::run(&args, &global, &output)),
         Command::Top(args) => wait(top::run(&args, &global, &output)),
-        Command::Node(command) => node::run(&command, &global, &output),
+        Command::Node(command) => wait(node::run(&command, &global, &output)),
         Command::Audit(command) => wait(audit::run(&command, &global, &output)),
         Command::Alarm(command) => wait(alarm::run(&command, &global, &output)),
         Command::Power(command) => wait(power::run(&command, &global, &output)),

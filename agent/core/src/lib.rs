@@ -64,6 +64,7 @@ pub mod power;
 pub mod quota;
 pub mod rack;
 pub mod rate;
+pub mod renewal;
 pub mod retention;
 pub mod seen;
 pub mod settings;

@@ -25,6 +25,7 @@
 //! | `export` | records, `Settings` | what is read and posted on site, `View` |
 //! | `relay` | frames of peers whose uplink is down | hands them to `uplink` |
 //! | `command` | what the core wants done once | results to `uplink`, ids on disk |
+//! | `identity` | the certificate, a token, `Settings` | the next certificate on disk |
 //! | `uplink` | the spool, `Reported`, `Shown` | `Link`, documents to `config` |
 //! | `sparkplug` | samples, `Settings` | Sparkplug B to a broker |
 //! | `api` | all of these | JSON over the socket |
@@ -58,7 +59,7 @@ use purlin_proto::{
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
-    sync::{Mutex, mpsc, watch},
+    sync::{Mutex, Notify, mpsc, watch},
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -67,7 +68,7 @@ use crate::{
     alarm, api, audit,
     boot::{self, Boot},
     cdi::Runtimes,
-    clock::{Clock, Floor},
+    clock::Clock,
     command,
     door::{self, Door, Identity, Opening, Subsystem, Ticking, VERSION},
     enforce, enrol, export,
@@ -113,7 +114,7 @@ const NEXT: [(&str, &str); 4] = [
     ("config default", "the agent's own file, to make this a service"),
 ];
 /// Who did what nobody asked for.
-const AGENT: &str = "the agent";
+pub(crate) const AGENT: &str = "the agent";
 /// Exit code of a refused configuration file.
 const INVALID: u8 = 3;
 
@@ -219,6 +220,7 @@ struct Opened {
 }
 
 impl Opened {
+    #[cfg_attr(not(feature = "broker"), allow(unused_mut))]
     fn open(mut boot: Boot, board: &Board) -> Result<Self, String> {
         let state = StateDir::open(&boot.state_dir).map_err(|error| error.to_string())?;
         let listener = api::bind(&boot.socket)
@@ -228,7 +230,9 @@ impl Opened {
         let (own, read) = boot.directories();
         let sandbox = Sandbox::enter(&own, &read);
         let (identity, damaged) = identity(&boot, &state).map_err(|error| error.to_string())?;
-        let mqtt = mqtt(&mut boot, &identity, &state)?;
+        #[cfg(feature = "broker")]
+        stand_in(&mut boot, &identity, &state)?;
+        let mqtt = boot.mqtt(&identity.node);
         let path = state.path().join("spool");
         let clock = Clock::new(state.boot());
         let (keys, unsealed) = match boot.spool_keys() {
@@ -485,6 +489,7 @@ impl Opened {
         let handover = Arc::new(handover);
         tasks.spawn_until_done("mesh", move || mesh::run(handover.clone()));
         let (carrying, carried) = mpsc::channel(relay::MAX_CARRIED);
+        let anew = Arc::new(Notify::new());
         let (commands, ordered) = mpsc::channel(command::INBOX);
         let (telling, results) = mpsc::channel(command::MAX_RESULTS);
         let (command_counts, commands_now) = watch::channel(Commands::default());
@@ -503,6 +508,7 @@ impl Opened {
             commands,
             results: Arc::new(Mutex::new(results)),
             answer: telling.clone(),
+            anew: anew.clone(),
         };
         let peer = boot.relay.clone().map(|config| relay::peer::Server {
             config: Arc::new(config),
@@ -533,8 +539,37 @@ impl Opened {
             // It says goodbye to the broker by itself.
             tasks.spawn_until_done("sparkplug", move || facade.clone().run());
         }
+        let own = enrol::Node {
+            state: boot.state_dir.clone(),
+            fleet: identity.fleet.clone(),
+            id: identity.node.clone(),
+        };
+        let (no_certificate, certificate_now) = watch::channel(None);
+        let token_file = boot.token_file().unwrap_or_else(|why| {
+            tracing::error!(why, "no certificate can be asked for");
+            None
+        });
+        let beginner = Mqtt { floor: mqtt.floor.clone(), ..boot.asker(&own.id) };
+        let task = enrol::task::Task {
+            node: own.clone(),
+            first: token_file.map(|token_file| enrol::task::First {
+                token_file,
+                endpoint: boot.enrol.endpoint.clone(),
+                mqtt: beginner,
+            }),
+            mqtt: mqtt.clone(),
+            settings: settings.clone(),
+            audit: audit.clone(),
+            spool: spool.clone(),
+            view: no_certificate,
+            anew,
+        };
+        tasks.spawn("identity", move || task.clone().run());
         let sources = status::Sources {
             identity,
+            own,
+            certificate: certificate_now,
+            floor: mqtt.floor.clone(),
             mode: boot.mode,
             state_dir: boot.state_dir.clone(),
             started,
@@ -725,14 +760,13 @@ fn identity(boot: &Boot, state: &StateDir) -> std::io::Result<(Identity, Vec<Str
     Ok((identity, node_damage.into_iter().chain(damage).collect()))
 }
 
-/// How to reach a broker. Standalone and without an endpoint, the embedded
-/// broker stands in for the core.
-fn mqtt(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<Mqtt, String> {
-    let username = boot.username.clone().unwrap_or_else(|| identity.node.clone());
-    #[cfg(feature = "broker")]
+/// Standalone and without an endpoint, the embedded broker stands in for the core.
+#[cfg(feature = "broker")]
+fn stand_in(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<(), String> {
     if boot.mode == Mode::Standalone && boot.start.endpoint.is_none() {
         let failed = |error: std::io::Error| format!("can't start the embedded broker: {error}");
         let written = |password: &str| !password.is_empty();
+        let username = boot.username.clone().unwrap_or_else(|| identity.node.clone());
         let (password, _) =
             state.read_or_make("broker.password", 0o600, written).map_err(failed)?;
         let endpoint =
@@ -740,16 +774,7 @@ fn mqtt(boot: &mut Boot, identity: &Identity, state: &StateDir) -> Result<Mqtt, 
         boot.start.endpoint = Some((endpoint, "embedded broker".into()));
         boot.password_file = Some(state.path().join("broker.password"));
     }
-    Ok(Mqtt {
-        client_id: identity.node.clone(),
-        username,
-        password_file: boot.password_file.clone(),
-        trust_anchors: boot.trust_anchors.clone(),
-        identity: boot.identity.clone(),
-        enrolled: Some(enrol::pair(state.path())),
-        proxy: boot.proxy.clone(),
-        floor: Floor::default(),
-    })
+    Ok(())
 }
 
 /// Serves the local API, on a socket bound anew if this is a restart.

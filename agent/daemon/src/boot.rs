@@ -19,7 +19,13 @@ use purlin_proto::{
 };
 use serde_json::Value as Json;
 
-use crate::{document, heart, sparkplug, spool::Keys, state, uplink::relay};
+use crate::{
+    clock::Floor,
+    document, enrol, heart, sparkplug,
+    spool::Keys,
+    state,
+    uplink::{mqtt::Mqtt, relay},
+};
 
 /// The file whose presence means: this is a node's service.
 pub const SYSTEM_FILE: &str = "/etc/purlin/purlin.toml";
@@ -61,6 +67,8 @@ pub struct Boot {
     pub trust_anchors: Option<PathBuf>,
     /// PEM files of the node's own certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// How a first certificate is asked for.
+    pub enrol: Enrol,
     /// HTTP proxy on the way to the broker.
     pub proxy: Option<Proxy>,
     /// Who sends on for whom in the rack, if anybody does.
@@ -105,6 +113,19 @@ impl RoleGroups {
             admin: group(access.admin_group, "purlin-admin"),
         }
     }
+}
+
+/// How a node asks that has no certificate yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrol {
+    /// File of the token, or a credential's name.
+    pub token_file: Option<PathBuf>,
+    /// Where; `None`: where the uplink is.
+    pub endpoint: Option<Endpoint>,
+    /// MQTT user name.
+    pub username: String,
+    /// File that holds the password.
+    pub password_file: Option<PathBuf>,
 }
 
 /// Peers that are asked to send on: a round over more would take a minute.
@@ -181,25 +202,49 @@ impl Boot {
             .chain(played);
         let login = self.proxy.iter().filter_map(|it| it.login.as_ref()).map(|it| &it.1);
         let named = [&self.password_file, &self.trust_anchors, &self.trust_keys, &self.spool_key];
+        let enrol = [&self.enrol.password_file, &self.enrol.token_file];
+        let named = named.into_iter().chain(enrol);
         let relay = self.relay.iter().flat_map(|it| [&it.certificate, &it.key, &it.trust_anchors]);
-        let named = named.into_iter().flatten().chain(login).chain(relay);
+        let named = named.flatten().chain(login).chain(relay);
         (own.collect(), named.filter_map(|file| beside(file)).collect())
+    }
+
+    /// How a node of that id is connected to its core.
+    pub fn mqtt(&self, node: &str) -> Mqtt {
+        Mqtt {
+            client_id: node.into(),
+            username: self.username.clone().unwrap_or_else(|| node.into()),
+            password_file: self.password_file.clone(),
+            trust_anchors: self.trust_anchors.clone(),
+            identity: self.identity.clone(),
+            enrolled: Some(enrol::pair(&self.state_dir)),
+            proxy: self.proxy.clone(),
+            floor: Floor::default(),
+        }
+    }
+
+    /// The same while it has no certificate yet, and asks for one.
+    pub fn asker(&self, node: &str) -> Mqtt {
+        Mqtt {
+            client_id: format!("{node}-enrol"),
+            username: self.enrol.username.clone(),
+            password_file: self.enrol.password_file.clone(),
+            identity: None,
+            enrolled: None,
+            ..self.mqtt(node)
+        }
+    }
+
+    /// File of the token that it asks by, if one was named.
+    pub fn token_file(&self) -> Result<Option<PathBuf>, String> {
+        let file = self.enrol.token_file.as_deref();
+        file.map(|file| credential("enrol.token_file", file)).transpose()
     }
 
     /// The spool's keys; none if no file is named. The error says why they can't be had.
     pub fn spool_keys(&self) -> Result<Keys, String> {
         let Some(file) = &self.spool_key else { return Ok(Keys::default()) };
-        if file.components().count() > 1 {
-            return Keys::read(file);
-        }
-        match env::var_os("CREDENTIALS_DIRECTORY") {
-            Some(dir) => Keys::read(&PathBuf::from(dir).join(file)),
-            None => Err(format!(
-                "spool.key_file {} is a credential, and systemd gave none: name a path, or \
-                 LoadCredential= in the unit",
-                file.display()
-            )),
-        }
+        Keys::read(&credential("spool.key_file", file)?)
     }
 
     fn from_sources(
@@ -221,6 +266,21 @@ impl Boot {
         let file: v1::AgentFile = message.transcode_to().unwrap_or_default();
         let mode = if path.is_some() { Mode::System } else { Mode::Standalone };
         Reader { origins, source, variables, refusals }.boot(mode, file)
+    }
+}
+
+/// A file that a setting names; a name alone is a credential of systemd's.
+pub fn credential(setting: &str, file: &Path) -> Result<PathBuf, String> {
+    if file.components().count() > 1 {
+        return Ok(file.into());
+    }
+    match env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(dir) => Ok(PathBuf::from(dir).join(file)),
+        None => Err(format!(
+            "{setting} {} is a credential, and systemd gave none: name a path, or \
+             LoadCredential= in the unit",
+            file.display()
+        )),
     }
 }
 
@@ -266,6 +326,7 @@ impl Reader {
             trust_anchors: path(uplink.trust_anchors),
             identity: (self.pair("uplink.client_certificate", "uplink.client_key", certificate))
                 .map(|(certificate, key)| (certificate.into(), key.into())),
+            enrol: self.enrol(file.enrol.unwrap_or_default()),
             proxy,
             relay: self.relay(file.relay.unwrap_or_default()),
             sparkplug: self.sparkplug(file.sparkplug.unwrap_or_default(), &fleet),
@@ -377,6 +438,16 @@ impl Reader {
                 self.refuse("uplink.proxy", value, "http://HOST:PORT", hint);
                 None
             }
+        }
+    }
+
+    fn enrol(&mut self, enrol: v1::AgentEnrol) -> Enrol {
+        let endpoint = self.parsed::<Endpoint>("enrol.endpoint", enrol.endpoint);
+        Enrol {
+            token_file: path(enrol.token_file),
+            endpoint: endpoint.map(|(endpoint, _)| endpoint),
+            username: given(enrol.username).unwrap_or("enrol".into()),
+            password_file: path(enrol.password_file),
         }
     }
 

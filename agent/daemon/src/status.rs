@@ -12,7 +12,9 @@ use purlin_proto::api;
 use tokio::sync::watch;
 
 use crate::{
-    alarm, audit, clock, document,
+    alarm, audit,
+    clock::Floor,
+    document,
     door::{Identity, VERSION},
     enrol,
     helper::{Client, WRITER_SOCKET},
@@ -34,6 +36,12 @@ const SHARED: u32 = 5;
 pub struct Sources {
     /// Who this node is.
     pub identity: Identity,
+    /// Its certificate.
+    pub own: enrol::Node,
+    /// Why there is none, or no next one.
+    pub certificate: watch::Receiver<Option<api::Fault>>,
+    /// What time it is at least.
+    pub floor: Floor,
     /// How the agent runs.
     pub mode: api::Mode,
     /// State directory.
@@ -117,7 +125,8 @@ impl Sources {
         faults.extend(nri::faults(&self.nri));
         faults.extend(kubelet::faults(&self.kubelet));
         faults.extend(audit::faults(&self.audit));
-        faults.extend(enrol::faults(&self.state_dir, clock::unix_ms() / 1000));
+        faults.extend(self.own.faults(self.floor.now()));
+        faults.extend(self.certificate.borrow().clone());
         faults.extend(shared_identity(&self.link.borrow().view()));
         faults.extend(mesh::faults(&self.mesh.borrow().view));
         faults.extend(placement_faults(&self.enforced.borrow()));

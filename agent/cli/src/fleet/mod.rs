@@ -22,6 +22,8 @@ pub async fn run(command: &FleetCommand, output: &Output) -> Ended {
         FleetCommand::Keygen(args) => keys::generate(args, output),
         FleetCommand::Authority(args) => authority::make(args, output),
         FleetCommand::Certify(args) => authority::certify(args, output),
+        FleetCommand::Token(command) => authority::token::run(command, output),
+        FleetCommand::Enrol(args) => authority::serve::run(args, output).await,
         FleetCommand::Rotate(args) => keys::rotate(args, output),
         FleetCommand::Sign(args) => sign::run(args, output),
         FleetCommand::Push(args) => push::run(args, output).await,

@@ -38,7 +38,7 @@ use purlin_core::{
 };
 use purlin_proto::{api, topic::Topics, v1};
 use tokio::{
-    sync::{Mutex, mpsc, oneshot, watch},
+    sync::{Mutex, Notify, mpsc, oneshot, watch},
     task::JoinSet,
     time::{self, Instant},
 };
@@ -249,6 +249,7 @@ pub struct Uplink<T> {
     commands: mpsc::Sender<Message>,
     results: Arc<Mutex<mpsc::Receiver<Message>>>,
     answer: mpsc::Sender<Message>,
+    anew: Arc<Notify>,
     asked: Asked,
     windows: [Window; Class::ALL.len()],
     backoff: Backoff,
@@ -292,6 +293,8 @@ pub struct Wiring {
     pub results: Arc<Mutex<mpsc::Receiver<Message>>>,
     /// Where answers to who offered a document wait for the session as well.
     pub answer: mpsc::Sender<Message>,
+    /// Told when there is something new to be let in by.
+    pub anew: Arc<Notify>,
 }
 
 /// Something on its way to the broker.
@@ -372,7 +375,7 @@ impl<T: Transport> Uplink<T> {
     /// An uplink that is not connected.
     pub async fn new(transport: T, wiring: Wiring) -> Self {
         let Wiring { identity, spool, settings, reported, alarms, door, link, stop, .. } = wiring;
-        let Wiring { sent_today, peers, carried, commands, results, answer, .. } = wiring;
+        let Wiring { sent_today, peers, carried, commands, results, answer, anew, .. } = wiring;
         let figures = spool.figures().await.unwrap_or_default();
         let acked = |class: Class| {
             let log = figures.iter().find(|log| log.class == class.name());
@@ -404,6 +407,7 @@ impl<T: Transport> Uplink<T> {
             commands,
             results,
             answer,
+            anew,
             asked: Asked::default(),
         }
     }
@@ -489,6 +493,7 @@ impl<T: Transport> Uplink<T> {
         tokio::select! {
             () = self.stop.cancelled() => {}
             _ = self.settings.changed() => {}
+            () = self.anew.notified() => {}
             () = elapsed => {}
         }
     }

@@ -299,6 +299,7 @@ async fn connected(
         commands: mpsc::channel(1).0,
         results: Arc::new(Mutex::new(mpsc::channel(1).1)),
         answer: mpsc::channel(1).0,
+        anew: Arc::default(),
     };
     let mut uplink = Uplink::new(broker.clone(), wiring).await;
     uplink.ack_deadline = Duration::from_millis(200);

@@ -1099,6 +1099,9 @@ pub struct RackBus {
     pub port: String,
     /// Why it is not open.
     pub error: Option<String>,
+    /// What this node is on a bus that two are wired to, and whether it speaks.
+    #[serde(default)]
+    pub role: Option<String>,
     /// What is on it.
     pub devices: Vec<RackDevice>,
 }

@@ -4,6 +4,8 @@
 //! Used twice: replayed and mutated for seconds by `agent/daemon/tests/fuzz.rs`, and driven
 //! by coverage for as long as one likes by this folder's own package.
 
+use std::time::Duration;
+
 use prost::Message as _;
 use purlin_core::{
     idset::IdSet,
@@ -12,12 +14,12 @@ use purlin_core::{
         pdu::{Request, Table},
         rtu::{self, Listener},
     },
-    rack::{bmc, nut},
+    rack::{bmc, gnss, nut, register::Value},
 };
 use purlin_daemon::{
     document::{self, Format},
     nri::codec,
-    rack::map::Map,
+    rack::{map::Map, nmea},
     spool::segment,
     trust, wire,
 };
@@ -35,7 +37,7 @@ use purlin_proto::v1;
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 29] = [
+pub const TARGETS: [(&str, Target); 30] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -57,6 +59,7 @@ pub const TARGETS: [(&str, Target); 29] = [
     ("register_map", |bytes| drop(Map::read(&String::from_utf8_lossy(bytes)))),
     ("rtu", rtu_answer),
     ("nut", nut_line),
+    ("nmea", nmea_sentences),
     ("proxy", proxy_header),
     ("tls_hello", |bytes| drop(hello::read(bytes))),
     ("http1", http1),
@@ -186,6 +189,23 @@ fn rtu_answer(bytes: &[u8]) {
     _ = listener.answer();
     listener.hear(rest);
     _ = listener.answer();
+}
+
+/// What a receiver says, in two pieces, and what is made of it.
+fn nmea_sentences(bytes: &[u8]) {
+    let (mut sentences, mut receiver) = (nmea::Sentences::default(), gnss::Receiver::default());
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    for (at, bytes) in [(1, first), (2, rest)] {
+        sentences.hear(bytes, (Duration::from_secs(at), at), |text, (at, unix_ms)| {
+            if let Some(said) = nmea::understand(text) {
+                receiver.hear(&said, at, unix_ms);
+            }
+        });
+    }
+    for reading in receiver.readings(Duration::from_secs(3)) {
+        let is_number = |it: &Value| matches!(it, Value::Number(it) if !it.is_finite());
+        assert!(!reading.value.as_ref().is_some_and(is_number), "{reading:?}");
+    }
 }
 
 /// What is understood of a beginning holds when more comes.

@@ -7,11 +7,14 @@ use std::process::ExitCode;
 use purlin_tests::{Need, modbus::no_pymodbus, test};
 
 mod agent;
+mod alarm;
 mod driver;
 mod gateway;
+mod gnss;
 mod matrix;
 mod nut;
 mod power;
+mod shared;
 
 fn main() -> ExitCode {
     purlin_tests::run([
@@ -31,6 +34,11 @@ fn main() -> ExitCode {
         ]),
         test("a_ups_behind_nut_is_read_stale_gone_and_back", 280, nut::whole)
             .needs(&[Need::Root, Need::Is(nut::no_nut)]),
+        test("a_supplys_own_fault_is_an_alarm_until_it_is_over", 280, alarm::flag)
+            .needs(&[Need::Is(no_pymodbus)]),
+        test("a_receivers_time_is_told_as_far_as_its_fix_goes", 180, gnss::receiver),
+        test("a_bus_of_two_nodes_is_taken_over_and_given_back", 280, shared::two_nodes)
+            .needs(&[Need::Is(no_pymodbus)]),
         test("probe_tells_sensors_apart_that_are_sold_as_one", 90, driver::probe)
             .needs(&[Need::Is(no_pymodbus)]),
         test("scan_and_poll_tell_who_is_there_and_how_well", 90, driver::scan_and_poll)

@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -93,6 +93,60 @@ impl DisturbedLine {
 }
 
 impl Drop for DisturbedLine {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            _ = thread.join();
+        }
+    }
+}
+
+/// A line with several ends: what one says all others hear.
+#[derive(Debug)]
+pub struct Hub {
+    /// Where each opens it.
+    pub ports: Vec<PathBuf>,
+    said: Arc<Mutex<Vec<(Instant, usize)>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hub {
+    /// A new line; it ends when this is dropped.
+    pub fn start(ends: usize) -> Result<Self> {
+        let mut ends = (0..ends).map(|_| Pty::open()).collect::<Result<Vec<_>>>()?;
+        let ports = ends.iter().map(|end| end.path.clone()).collect();
+        let (said, stop) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(AtomicBool::new(false)));
+        let (saying, stopped) = (said.clone(), stop.clone());
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let mut files: Vec<_> =
+                    ends.iter().map(|it| PollFd::new(it.ours.as_fd(), PollFlags::POLLIN)).collect();
+                _ = poll(&mut files, PollTimeout::from(TICK.as_millis() as u8));
+                for who in 0..ends.len() {
+                    let heard = drain(&mut ends[who].ours);
+                    if heard.is_empty() {
+                        continue;
+                    }
+                    if let Ok(mut said) = saying.lock() {
+                        said.push((Instant::now(), who));
+                    }
+                    for (_, other) in ends.iter_mut().enumerate().filter(|(it, _)| *it != who) {
+                        _ = other.ours.write_all(&heard);
+                    }
+                }
+            }
+        });
+        Ok(Self { ports, said, stop, thread: Some(thread) })
+    }
+
+    /// Who said something when, by his place.
+    pub fn said(&self) -> Vec<(Instant, usize)> {
+        self.said.lock().map(|said| said.clone()).unwrap_or_default()
+    }
+}
+
+impl Drop for Hub {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

@@ -41,9 +41,10 @@ impl Page for Rack {
             return "no bus is configured: `rack.buses` of the configuration names them\n".into();
         }
         let sections = self.buses.iter().flat_map(|bus| {
+            let role = bus.role.as_ref().map(|role| format!(" ({role})")).unwrap_or_default();
             let head = match &bus.error {
-                Some(error) => format!("{} — {error}", bus.port),
-                None => bus.port.clone(),
+                Some(error) => format!("{}{role} — {error}", bus.port),
+                None => bus.port.clone() + &role,
             };
             let head = table::pair(&bus.name, &head, width);
             std::iter::once(head)
@@ -143,7 +144,8 @@ mod tests {
             ],
         };
         let (name, port) = ("shelf".into(), "/dev/serial/by-path/x".into());
-        let buses = vec![RackBus { name, port, error: None, devices: vec![device] }];
+        let devices = vec![device];
+        let buses = vec![RackBus { name, port, devices, ..RackBus::default() }];
         let rack = Rack { buses, bmc: None };
         assert_eq!(rack.exit(), Exit::Faults);
         expect![[r#"

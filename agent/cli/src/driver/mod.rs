@@ -98,7 +98,8 @@ async fn open(at: &At, map: &Map) -> Result<Link, Failure> {
         None => Port::Serial(at.port.clone()),
     };
     let form = at.form.as_deref().map(str::parse).transpose().map_err(Failure::Usage)?;
-    let bus = config::Bus { name: String::new(), port, baud: at.baud, form, devices: Vec::new() };
+    let (name, devices) = (String::new(), Vec::new());
+    let bus = config::Bus { name, port, baud: at.baud, form, role: None, devices };
     let opened = run::open(&bus, map.settings).await;
     opened.map_err(|error| {
         let is_missing = matches!(&bus.port, Port::Serial(path) if !Path::new(path).exists());

@@ -112,12 +112,17 @@ impl<'a> Listener<'a> {
         self.total
     }
 
+    /// Whether what was heard is what was sent, and nothing else.
+    pub fn is_echo(&self) -> bool {
+        self.heard == self.sent
+    }
+
     /// The answer, if what was heard ends with it. It holds once the line stays
     /// silent; one more byte and it is none.
     pub fn answer(&self) -> Option<Result<Answer, Exception>> {
         // For a read, the very bytes that were sent are the line's echo of them, even
         // if they could be read as an answer (three bytes of coils from 0x300 on).
-        if !self.request.is_answered_by_its_echo() && self.heard == self.sent {
+        if !self.request.is_answered_by_its_echo() && self.is_echo() {
             return None;
         }
         let of_length = |pdu: usize| {

@@ -7,7 +7,10 @@ use alloc::{
     vec::Vec,
 };
 
-use super::serial::{BAUD, Form};
+use super::{
+    serial::{BAUD, Form},
+    shared::Role,
+};
 use crate::settings::Refusal;
 
 /// Buses of one node: a chassis has no more sockets.
@@ -25,6 +28,7 @@ pub struct Draft {
     pub port: String,
     pub baud: Option<u32>,
     pub form: Option<String>,
+    pub role: Option<String>,
     /// Address and map, by the device's name.
     pub devices: BTreeMap<String, (u32, String)>,
 }
@@ -40,6 +44,8 @@ pub struct Bus {
     pub baud: Option<u32>,
     /// The same.
     pub form: Option<Form>,
+    /// What this node is on it, if another is wired to it too.
+    pub role: Option<Role>,
     /// What is on it.
     pub devices: Vec<Device>,
 }
@@ -53,6 +59,8 @@ pub enum Port {
     Tcp(String),
     /// A NUT server, `host:port`, which tells its UPSes itself.
     Nut(String),
+    /// A GNSS receiver's serial port, by its path.
+    Nmea(String),
 }
 
 /// A device on a bus.
@@ -87,7 +95,7 @@ pub fn check(
             refuse(
                 format!("{path}.port"),
                 draft.port.clone(),
-                "/dev/…, tcp://HOST:PORT or nut://HOST:PORT".into(),
+                "/dev/…, tcp://HOST:PORT, nut://HOST:PORT or nmea:///dev/…".into(),
                 "name the port under /dev/serial/by-path: that stays with its socket",
             );
         }
@@ -104,10 +112,27 @@ pub fn check(
             }
             form => form.and_then(Result::ok),
         };
-        if let Some(Port::Nut(_)) = port {
+        let role = match draft.role.as_deref().map(str::parse::<Role>) {
+            Some(Err(())) => {
+                let value = draft.role.clone().unwrap_or_default();
+                let hint = "of two nodes on one bus one owns it, and the other stands by";
+                refuse(format!("{path}.role"), value, "owner or standby".into(), hint);
+                None
+            }
+            role => role.and_then(Result::ok),
+        };
+        if role.is_some() && !matches!(port, Some(Port::Serial(_)) | None) {
+            let hint = "who speaks is told by listening, which only a serial line lets";
+            refuse(format!("{path}.role"), draft.port.clone(), "for a bus of /dev/…".into(), hint);
+        }
+        let tells_itself = match port {
+            Some(Port::Nut(_)) => Some("a NUT server tells itself which UPSes it serves"),
+            Some(Port::Nmea(_)) => Some("a GNSS receiver is alone on its port"),
+            _ => None,
+        };
+        if let Some(hint) = tells_itself {
             if !draft.devices.is_empty() {
                 let (value, limit) = (draft.devices.len().to_string(), "none".into());
-                let hint = "a NUT server tells itself which UPSes it serves";
                 refuse(format!("{path}.devices"), value, limit, hint);
             }
         } else if !(1..=MAX_DEVICES).contains(&draft.devices.len()) {
@@ -134,7 +159,8 @@ pub fn check(
             devices.push(Device { name: device.clone(), address, map: map.clone() });
         }
         if let Some(port) = port {
-            buses.push(Bus { name: name.clone(), port, baud: draft.baud, form, devices });
+            let (name, baud) = (name.clone(), draft.baud);
+            buses.push(Bus { name, port, baud, form, role, devices });
         }
     }
     buses
@@ -147,10 +173,12 @@ fn port(text: &str) -> Option<Port> {
         let port = port.parse::<u16>().is_ok_and(|port| port != 0);
         (printable && !host.is_empty() && port).then(|| address.into())
     };
+    let path = |path: &str| (printable && path.starts_with("/dev/")).then(|| path.into());
     match text.split_once("://") {
         Some(("tcp", rest)) => address(rest).map(Port::Tcp),
         Some(("nut", rest)) => address(rest).map(Port::Nut),
-        _ => (printable && text.starts_with("/dev/")).then(|| Port::Serial(text.into())),
+        Some(("nmea", rest)) => path(rest).map(Port::Nmea),
+        _ => path(text).map(Port::Serial),
     }
 }
 
@@ -160,6 +188,7 @@ impl core::fmt::Display for Port {
             Port::Serial(path) => f.write_str(path),
             Port::Tcp(address) => write!(f, "tcp://{address}"),
             Port::Nut(address) => write!(f, "nut://{address}"),
+            Port::Nmea(path) => write!(f, "nmea://{path}"),
         }
     }
 }
@@ -182,21 +211,29 @@ mod tests {
         let shelf = Draft { baud: Some(300), form: Some("7E1".into()), ..bus("ttyUSB0", &devices) };
         drafts.insert("shelf".into(), shelf);
         drafts.insert("empty".into(), bus("tcp://gateway:0", &[]));
-        drafts.insert("ups".into(), bus("nut://hall:3493", &[("x", 1, "psu")]));
+        let ups = bus("nut://hall:3493", &[("x", 1, "psu")]);
+        drafts.insert("ups".into(), Draft { role: Some("owner".into()), ..ups });
+        let both = Draft { role: Some("both".into()), ..bus("/dev/ttyS2", &[("x", 1, "psu")]) };
+        drafts.insert("both".into(), both);
+        drafts.insert("time".into(), bus("nmea://ttyS1", &[]));
         let mut refusals = Vec::new();
         check(&drafts, &["psu", "ups"], &mut refusals);
         let lines: Vec<_> = (refusals.iter())
             .map(|it| format!("{}: {} (may be {}; {})", it.path, it.value, it.limit, it.hint))
             .collect();
         expect![[r#"
-            rack.buses.empty.port: tcp://gateway:0 (may be /dev/…, tcp://HOST:PORT or nut://HOST:PORT; name the port under /dev/serial/by-path: that stays with its socket)
+            rack.buses.both.role: both (may be owner or standby; of two nodes on one bus one owns it, and the other stands by)
+            rack.buses.empty.port: tcp://gateway:0 (may be /dev/…, tcp://HOST:PORT, nut://HOST:PORT or nmea:///dev/…; name the port under /dev/serial/by-path: that stays with its socket)
             rack.buses.empty.devices: 0 (may be 1 to 128; a bus is read for its devices)
-            rack.buses.shelf.port: ttyUSB0 (may be /dev/…, tcp://HOST:PORT or nut://HOST:PORT; name the port under /dev/serial/by-path: that stays with its socket)
+            rack.buses.shelf.port: ttyUSB0 (may be /dev/…, tcp://HOST:PORT, nut://HOST:PORT or nmea:///dev/…; name the port under /dev/serial/by-path: that stays with its socket)
             rack.buses.shelf.baud: 300 (may be 1200 to 921600; it is in bits a second)
             rack.buses.shelf.form: 7E1 (may be one of 8N1, 8N2, 8E1, 8E2, 8O1, 8O2; data bits, parity, stop bits)
             rack.buses.shelf.devices.a.address: 0 (may be 1 to 247; 0 is everybody)
             rack.buses.shelf.devices.a.map: x (may be one of psu, ups; `purlin driver list` has them)
             rack.buses.shelf.devices.c.address: 7 (may be another than that of b; two devices at one address answer at once, and neither is heard)
+            rack.buses.time.port: nmea://ttyS1 (may be /dev/…, tcp://HOST:PORT, nut://HOST:PORT or nmea:///dev/…; name the port under /dev/serial/by-path: that stays with its socket)
+            rack.buses.time.devices: 0 (may be 1 to 128; a bus is read for its devices)
+            rack.buses.ups.role: nut://hall:3493 (may be for a bus of /dev/…; who speaks is told by listening, which only a serial line lets)
             rack.buses.ups.devices: 1 (may be none; a NUT server tells itself which UPSes it serves)"#]]
         .assert_eq(&lines.join("\n"));
     }
@@ -207,13 +244,19 @@ mod tests {
         drafts.insert("a".into(), bus("/dev/serial/by-path/pci-0", &[("x", 200, "psu")]));
         drafts.insert("b".into(), bus("tcp://10.0.0.7:502", &[("x", 1, "psu")]));
         drafts.insert("c".into(), bus("nut://127.0.0.1:3493", &[]));
+        drafts.insert("d".into(), bus("nmea:///dev/ttyS1", &[]));
         let mut refusals = Vec::new();
         let buses = check(&drafts, &["psu"], &mut refusals);
         assert_eq!(refusals, []);
         let ports: Vec<_> = buses.iter().map(|bus| bus.port.to_string()).collect();
         assert_eq!(
             ports,
-            ["/dev/serial/by-path/pci-0", "tcp://10.0.0.7:502", "nut://127.0.0.1:3493"]
+            [
+                "/dev/serial/by-path/pci-0",
+                "tcp://10.0.0.7:502",
+                "nut://127.0.0.1:3493",
+                "nmea:///dev/ttyS1"
+            ]
         );
     }
 }

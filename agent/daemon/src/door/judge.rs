@@ -168,9 +168,9 @@ pub fn rule_draft(rule: v1::AlarmRule) -> rule::Draft {
 }
 
 fn bus((name, bus): (String, v1::Bus)) -> (String, rack::Draft) {
-    let v1::Bus { port, baud, form, devices } = bus;
+    let v1::Bus { port, baud, form, devices, role } = bus;
     let devices = devices.into_iter().map(|(name, device)| (name, (device.address, device.map)));
-    (name, rack::Draft { port, baud, form, devices: devices.collect() })
+    (name, rack::Draft { port, baud, form, role, devices: devices.collect() })
 }
 
 /// What a document is known by.

@@ -133,6 +133,14 @@ impl Bus {
         (self.schedule.is_dead(device), self.errors[device].as_deref())
     }
 
+    /// When a turn is due, if not now.
+    pub fn due(&mut self) -> Option<Instant> {
+        match self.schedule.next(self.began.elapsed()) {
+            Turn::Sleep(until) => Some(self.began + until),
+            Turn::Read { .. } => None,
+        }
+    }
+
     /// Takes the next turn: reads what is due of one device, or waits. An error is one
     /// of the port.
     pub async fn turn(&mut self, line: &mut impl Ask) -> io::Result<Option<Turned>> {

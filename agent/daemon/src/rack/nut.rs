@@ -254,7 +254,7 @@ pub(super) async fn run(
         }
         let devices = known.upses.iter().map(|(name, ups)| ups.view(name)).collect();
         let (name, port) = (wanted.name.clone(), wanted.port.to_string());
-        view.send_replace(Arc::new(RackBus { name, port, error, devices }));
+        view.send_replace(Arc::new(RackBus { name, port, error, devices, ..RackBus::default() }));
         due = (due + EVERY).max(Instant::now());
         time::sleep_until(due).await;
     }

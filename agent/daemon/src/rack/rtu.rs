@@ -97,8 +97,8 @@ pub struct Counts {
     pub sentinels: u64,
     /// Bytes sent and heard.
     pub bytes: u64,
-    /// Bytes heard while nothing was asked.
-    pub unasked: u64,
+    /// Bytes that were no answer of ours nor the echo of a request: another's, or noise.
+    pub foreign: u64,
 }
 
 /// A serial line that we alone speak on.
@@ -132,6 +132,13 @@ impl<P: AsyncRead + AsyncWrite + Unpin + Send> Line<P> {
         if read == expected { Ok(()) } else { Err(Failure::NotTaken(read)) }
     }
 
+    /// Listens until something is heard, or it is time; asks nothing.
+    pub async fn listen(&mut self, until: Instant) -> io::Result<()> {
+        let heard = self.hear(until, |_| {}).await?;
+        self.counts.foreign += heard as u64;
+        Ok(())
+    }
+
     /// Waits until the line has been silent for long enough to speak.
     async fn wait_for_silence(&mut self, min_delay: Duration) -> Result<(), Failure> {
         let silence = self.speed.silence().max(min_delay);
@@ -140,7 +147,7 @@ impl<P: AsyncRead + AsyncWrite + Unpin + Send> Line<P> {
         task::yield_now().await;
         loop {
             let heard = self.hear(self.last_byte + silence, |_| {}).await?;
-            self.counts.unasked += heard as u64;
+            self.counts.foreign += heard as u64;
             match heard {
                 0 => return Ok(()),
                 _ if Instant::now() > give_up => return Err(Failure::Busy),
@@ -193,11 +200,14 @@ impl<P: AsyncRead + AsyncWrite + Unpin + Send> Exchange for Line<P> {
                 Some(_) => self.last_byte + self.speed.silence(),
                 None => deadline,
             };
-            if self.hear(until, |bytes| listener.hear(bytes)).await? == 0 {
-                return answer.ok_or(Failure::NoAnswer { heard: listener.heard() });
+            let heard = self.hear(until, |bytes| listener.hear(bytes)).await?;
+            if let (0, Some(answer)) = (heard, answer) {
+                return Ok(answer);
             }
-            if Instant::now() > deadline {
-                return Err(Failure::NoAnswer { heard: listener.heard() });
+            if heard == 0 || Instant::now() > deadline {
+                let heard = listener.heard();
+                self.counts.foreign += if listener.is_echo() { 0 } else { heard as u64 };
+                return Err(Failure::NoAnswer { heard });
             }
         }
     }

@@ -24,14 +24,15 @@ use super::{
     alarms,
     bus::{Ask, Bus, Device, Turned, act::Acted},
     map::Map,
-    nut, port,
+    nmea, nut, port,
     rtu::{Failure, Line, Unit},
+    shared::Sharing,
     tcp::{self, Gateway},
 };
 use crate::{alarm, clock, sample, spool::Spool};
 
 /// How often a port that is not there is looked for: a technician waits for it.
-const REOPEN: Duration = Duration::from_secs(1);
+pub(super) const REOPEN: Duration = Duration::from_secs(1);
 
 /// What each bus shows of itself.
 pub type View = Arc<Vec<watch::Receiver<Arc<api::RackBus>>>>;
@@ -103,13 +104,15 @@ impl Sinks {
 
 /// One bus, for ever.
 async fn run(wanted: config::Bus, view: watch::Sender<Arc<api::RackBus>>, sinks: Sinks) {
-    if let Port::Nut(address) = &wanted.port {
-        return nut::run(&wanted, address, &view, &sinks).await;
+    match &wanted.port {
+        Port::Nut(address) => return nut::run(&wanted, address, &view, &sinks).await,
+        Port::Nmea(path) => return nmea::run(&wanted, path, &view, &sinks).await,
+        Port::Serial(_) | Port::Tcp(_) => {}
     }
     let devices = match devices(&wanted) {
         Ok(devices) => devices,
         Err(why) => {
-            show(&view, &wanted, &Bus::new(Vec::new()), Some(why));
+            show(&view, &wanted, &Bus::new(Vec::new()), Some(why), None);
             return;
         }
     };
@@ -129,7 +132,7 @@ async fn run(wanted: config::Bus, view: watch::Sender<Arc<api::RackBus>>, sinks:
             Err(error) => error,
         };
         let error = error.to_string();
-        show(&view, &wanted, &bus, Some(error.clone()));
+        show(&view, &wanted, &bus, Some(error.clone()), None);
         if told.as_ref() != Some(&error) {
             tracing::warn!(bus = wanted.name, port = %wanted.port, error, "the bus is not open");
             told = Some(error);
@@ -147,7 +150,21 @@ async fn serve(
     sinks: &Sinks,
 ) -> std::io::Error {
     let mut kept = vec![0; bus.devices().len()];
+    let mut sharing = wanted.role.map(Sharing::new);
     loop {
+        if let (Some(sharing), Link::Serial(line)) = (&mut sharing, &mut *link) {
+            let spoke = sharing.speaks();
+            let waited = sharing.wait(bus, line).await;
+            if spoke != sharing.speaks() {
+                tell_shared(sharing, &wanted.name, &sinks.spool);
+            }
+            show(view, wanted, bus, None, Some(sharing));
+            match waited {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => return error,
+            }
+        }
         let dead = |bus: &Bus| (0..bus.devices().len()).map(|it| bus.trouble(it).0).collect();
         let before: Vec<bool> = dead(bus);
         match bus.turn(link).await {
@@ -175,8 +192,17 @@ async fn serve(
                 tell(bus, device, is, &wanted.name, &sinks.spool);
             }
         }
-        show(view, wanted, bus, None);
+        show(view, wanted, bus, None, sharing.as_ref());
     }
+}
+
+fn tell_shared(sharing: &Sharing, name: &str, spool: &Spool) {
+    let (event, text) = match sharing.speaks() {
+        true => ("rack.bus_taken", format!("{name}: nobody else speaks, this node reads it now")),
+        false => ("rack.bus_left", format!("{name}: another speaks, this node keeps off")),
+    };
+    tracing::info!(bus = name, "{text}");
+    spool.event_with(event, text, [("hw.id".to_owned(), name.to_owned())]);
 }
 
 fn tell(bus: &Bus, device: usize, dead: bool, name: &str, spool: &Spool) {
@@ -216,7 +242,7 @@ fn devices(wanted: &config::Bus) -> Result<Vec<Device>, String> {
 pub async fn open(wanted: &config::Bus, map: SerialSettings) -> std::io::Result<Link> {
     match &wanted.port {
         Port::Tcp(address) => tcp::connect(address).await.map(Link::Tcp),
-        Port::Nut(_) => Err(std::io::ErrorKind::Unsupported.into()),
+        Port::Nut(_) | Port::Nmea(_) => Err(std::io::ErrorKind::Unsupported.into()),
         Port::Serial(path) => {
             let settings = SerialSettings {
                 baud: wanted.baud.unwrap_or(map.baud),
@@ -278,10 +304,13 @@ fn show(
     wanted: &config::Bus,
     bus: &Bus,
     error: Option<String>,
+    sharing: Option<&Sharing>,
 ) {
-    let devices = (0..bus.devices().len()).map(|index| device_view(bus, index)).collect();
+    let shown = if sharing.is_none_or(Sharing::reads) { bus.devices().len() } else { 0 };
+    let devices = (0..shown).map(|index| device_view(bus, index)).collect();
     let (name, port) = (wanted.name.clone(), wanted.port.to_string());
-    view.send_replace(Arc::new(api::RackBus { name, port, error, devices }));
+    let role = sharing.map(Sharing::told);
+    view.send_replace(Arc::new(api::RackBus { name, port, error, role, devices }));
 }
 
 /// A device as it is shown.
@@ -311,24 +340,33 @@ pub fn reading_view(
     quality: Quality,
     unix_ms: Option<u64>,
 ) -> api::RackReading {
-    let (value, text) = match value {
-        Some(Value::Number(value)) => (Some(*value), None),
-        Some(Value::Text(text)) => (None, Some(text.clone())),
-        Some(Value::Flags(flags)) => (None, Some(flags.join(", "))),
-        None => (None, None),
-    };
+    let (value, text) = value_view(value);
     api::RackReading {
         name: register.name.clone(),
         metric: register.metric.clone(),
         value,
         text,
         unit: register.unit.clone(),
-        quality: match quality {
-            Quality::Good => api::Quality::Good,
-            Quality::Stale => api::Quality::Stale,
-            Quality::Suspect => api::Quality::Suspect,
-            Quality::Bad => api::Quality::Bad,
-        },
+        quality: quality_view(quality),
         unix_ms,
+    }
+}
+
+/// A value as it is shown: as a number, or as text.
+pub(super) fn value_view(value: Option<&Value>) -> (Option<f64>, Option<String>) {
+    match value {
+        Some(Value::Number(value)) => (Some(*value), None),
+        Some(Value::Text(text)) => (None, Some(text.clone())),
+        Some(Value::Flags(flags)) => (None, Some(flags.join(", "))),
+        None => (None, None),
+    }
+}
+
+pub(super) fn quality_view(quality: Quality) -> api::Quality {
+    match quality {
+        Quality::Good => api::Quality::Good,
+        Quality::Stale => api::Quality::Stale,
+        Quality::Suspect => api::Quality::Suspect,
+        Quality::Bad => api::Quality::Bad,
     }
 }

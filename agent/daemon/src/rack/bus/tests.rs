@@ -1,7 +1,7 @@
 //! Whole buses on lines in memory, where a byte takes its time and the clock jumps.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
@@ -22,6 +22,8 @@ struct Wire {
     requests: AtomicU64,
     /// Bytes in both directions.
     bytes: AtomicU64,
+    /// Silences between an answer and the request after it.
+    gaps: Mutex<Vec<Duration>>,
 }
 
 /// Units that have every holding register up to 109, but for those that are off.
@@ -37,7 +39,10 @@ struct Units {
 impl Units {
     async fn run(self, mut port: DuplexStream) {
         let mut request = [0; 8];
+        let mut answered = None::<Instant>;
         while port.read_exact(&mut request).await.is_ok() {
+            let gap = answered.take().map(|at| at.elapsed());
+            self.wire.gaps.lock().expect("no panic").extend(gap);
             time::sleep(self.speed.on_wire(request.len())).await;
             self.wire.requests.fetch_add(1, Relaxed);
             self.wire.bytes.fetch_add(request.len() as u64, Relaxed);
@@ -56,6 +61,7 @@ impl Units {
             time::sleep(TURNAROUND + self.speed.on_wire(answer.len())).await;
             self.wire.bytes.fetch_add(answer.len() as u64, Relaxed);
             _ = port.write_all(&answer).await;
+            answered = Some(Instant::now());
         }
     }
 }
@@ -111,6 +117,10 @@ async fn a_full_reload_takes_what_the_wire_takes() {
     let (requests, bytes) = (lab.wire.requests.load(Relaxed), lab.wire.bytes.load(Relaxed));
     // One read each: 8 bytes out, 5 and the words back, five of them for nothing.
     assert_eq!((requests, bytes), (6, 6 * (8 + 5 + 2 * 110)));
+    // The silence that ends a frame, and no time beside it.
+    let (silence, gaps) = (lab.speed.silence(), lab.wire.gaps.lock().expect("no panic").clone());
+    let kept = |gap: &Duration| (silence..silence + Duration::from_millis(2)).contains(gap);
+    assert!(gaps.len() == 5 && gaps.iter().all(kept), "{gaps:?}, silence {silence:?}");
     let wire = lab.speed.on_wire(bytes as usize);
     let turnaround = TURNAROUND * requests as u32;
     assert!(took <= wire.mul_f64(1.1) + turnaround, "{took:?}, wire {wire:?} + {turnaround:?}");

@@ -35,6 +35,9 @@ pub struct Status {
     pub sandbox: Sandbox,
     /// The helper process.
     pub helper: Helper,
+    /// The wall clock.
+    #[serde(default)]
+    pub clock: Clock,
     /// The uplink, in short.
     pub link: Link,
     /// The container runtime.
@@ -989,6 +992,30 @@ pub struct PowerStage {
     pub does: Vec<String>,
     /// It is in force.
     pub in_force: bool,
+}
+
+/// The wall clock.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Clock {
+    /// A time service has set it, and says that it is right.
+    pub trusted: bool,
+    /// chronyd, where it answers.
+    pub service: Option<TimeService>,
+}
+
+/// What chronyd says of the clock.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct TimeService {
+    /// `synchronized`, `follows nobody` or `follows itself`.
+    pub state: String,
+    /// Who it follows: an IPv4 address, or as much of another id.
+    pub reference: Option<String>,
+    /// Hops to a clock that needs no other.
+    pub stratum: u16,
+    /// Seconds by which the clock is ahead.
+    pub offset_s: f64,
+    /// Seconds by which it is wrong at most, if its sources aren't.
+    pub max_error_s: f64,
 }
 
 /// `GET /v1/rack`: what the rack's buses say.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use purlin_core::{
+    chrony,
     idset::IdSet,
     mesh::{credential::Revocations, hello, proxy, strict},
     modbus::{
@@ -37,7 +38,7 @@ use purlin_proto::v1;
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 30] = [
+pub const TARGETS: [(&str, Target); 31] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -60,6 +61,7 @@ pub const TARGETS: [(&str, Target); 30] = [
     ("rtu", rtu_answer),
     ("nut", nut_line),
     ("nmea", nmea_sentences),
+    ("chrony", |bytes| drop(chrony::answer(bytes, 0))),
     ("proxy", proxy_header),
     ("tls_hello", |bytes| drop(hello::read(bytes))),
     ("http1", http1),

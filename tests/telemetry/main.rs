@@ -18,6 +18,7 @@ use std::{
 mod alarm;
 mod backlog;
 mod carry;
+mod clock;
 mod collect;
 mod decoder;
 mod disk;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
     let mut all: Vec<Test> = tests.into_iter().map(|test| test.needs(&needs)).collect();
     all.extend(backlog::tests());
     all.extend(carry::tests());
+    all.extend(clock::tests());
     all.extend(collect::tests());
     all.extend(decoder::tests());
     all.extend(disk::tests());

@@ -47,6 +47,7 @@ pub fn status() -> Status {
         tasks: names.map(task).into(),
         sandbox: Sandbox { landlock_abi: Some(7), seccomp: true, why_not: Vec::new() },
         helper: Helper { pid: Some(4243), started: 1, ..Helper::default() },
+        clock: Clock::default(),
         link: link(),
         nri: nri(),
         mesh: mesh(),

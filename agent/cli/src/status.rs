@@ -2,8 +2,8 @@
 
 use anstyle::AnsiColor;
 use purlin_proto::api::{
-    Alarm, Applied, Bound, Commands, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState, Sandbox,
-    Status, Task, You,
+    Alarm, Applied, Bound, Clock, Commands, Fault, Helper, Mesh, MeshState, Mode, Nri, NriState,
+    Sandbox, Status, Task, You,
 };
 use serde::Serialize;
 
@@ -66,6 +66,7 @@ fn agent(status: &Status, width: Width) -> String {
         pair("node", &format!("{}  in fleet {}", status.node, status.fleet), width),
         pair("agent", &process(status), width),
         pair("state", &format!("{}  {}", status.state_dir, sandbox(&status.sandbox)), width),
+        clock(&status.clock, width),
         link::summary(&status.link, width),
         link::trouble(&status.link, width),
         runtime(&status.nri, width),
@@ -102,6 +103,20 @@ fn sandbox(sandbox: &Sandbox) -> String {
     let not = sandbox.why_not.iter().map(|why| format!("not kept in: {why}"));
     let held = (!held.is_empty()).then(|| format!("kept in by {}", held.join(", ")));
     held.into_iter().chain(not).collect::<Vec<_>>().join("; ")
+}
+
+/// Where chronyd answers, what it says of the clock.
+fn clock(clock: &Clock, width: Width) -> String {
+    let Some(service) = &clock.service else { return String::new() };
+    let trusted = if clock.trusted { "trusted" } else { "NOT TRUSTED" };
+    let said = match &service.reference {
+        Some(reference) => format!(
+            "by {reference}, stratum {}, {:+.6} s, ±{:.6} s",
+            service.stratum, service.offset_s, service.max_error_s
+        ),
+        None => format!("chronyd {}", service.state),
+    };
+    pair("clock", &format!("{trusted}; {said}"), width)
 }
 
 /// Whether a container runtime asks us about its containers.

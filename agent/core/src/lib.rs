@@ -43,6 +43,7 @@ pub mod alarm;
 pub mod arrival;
 pub mod backoff;
 pub mod cdi;
+pub mod chrony;
 pub mod column;
 pub mod counts;
 pub mod cpuset;

@@ -13,7 +13,7 @@
 //! | `nri` | the container runtime, `Targets` | containers to `placement`, `Nri` |
 //! | `enforce` | `Targets`, cgroups | `Enforcement`, cpusets and interrupts |
 //! | `writer`, `mover` | requests | answers |
-//! | `clock` | the kernel's clocks | whether they are trusted; an event when they are set |
+//! | `clock` | the kernel's clocks, chronyd | whether they are trusted; an event when they are set |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `bmc`, `bmc-helper` | the BMC | records into the spool, `View`, how far its log was told |
@@ -469,8 +469,8 @@ impl Opened {
             test_interval: None,
         };
         let watched = spool.clone();
-        let watch = clock.clone();
-        tasks.spawn("clock", move || watch.clone().watch(watched.clone()));
+        let (watch, judged_by) = (clock.clone(), alarm_client.clone());
+        tasks.spawn("clock", move || watch.clone().watch(watched.clone(), judged_by.clone()));
         tasks.spawn("memory", give_back);
         spawn_samplers(tasks, &source, boot.test.cpu_interval_ms);
         let counts = Arc::new(export::Counts::default());
@@ -566,6 +566,7 @@ impl Opened {
         };
         tasks.spawn("identity", move || task.clone().run());
         let sources = status::Sources {
+            clock: clock.clone(),
             identity,
             own,
             certificate: certificate_now,

@@ -15,11 +15,14 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use prost::Message;
-use purlin_core::trust::BUILT_UNIX_S;
-use purlin_proto::v1::{ClockSet, Record, record::Body};
-use tokio::time;
+use purlin_core::{chrony::Tracking, trust::BUILT_UNIX_S};
+use purlin_proto::{
+    api,
+    v1::{ClockSet, Record, record::Body},
+};
+use tokio::{sync::watch, time};
 
-use crate::spool::Spool;
+use crate::{alarm, sample, spool::Spool, time_service};
 
 /// How often it is looked whether the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -65,13 +68,20 @@ impl Floor {
 pub struct Clock {
     boot: u32,
     trusted: Arc<AtomicBool>,
+    service: Arc<watch::Sender<Option<Tracking>>>,
 }
 
 impl Clock {
     /// The clocks of this boot, the `boot`th of this state directory.
     pub fn new(boot: u32) -> Self {
         let trusted = Arc::new(AtomicBool::new(purlin_drivers::clock_is_synchronized()));
-        Self { boot, trusted }
+        Self { boot, trusted, service: Arc::default() }
+    }
+
+    /// How it is kept, for people and machines.
+    pub fn view(&self) -> api::Clock {
+        let service = self.service.borrow().as_ref().map(time_service::view);
+        api::Clock { trusted: self.is_trusted(), service }
     }
 
     /// Whether a time service has set the wall clock.
@@ -104,20 +114,36 @@ impl Clock {
         record.encode_to_vec()
     }
 
-    /// Watches for the clock being set, for ever.
-    pub async fn watch(self, spool: Spool) -> Result<(), String> {
+    /// Watches for the clock being set, and how it is kept, for ever.
+    pub async fn watch(self, spool: Spool, alarms: alarm::Client) -> Result<(), String> {
         let mut was = (offset(), self.is_trusted());
-        loop {
-            time::sleep(LOOK_EVERY).await;
-            let now = (offset(), purlin_drivers::clock_is_synchronized());
+        let mut dictionary = 0;
+        for number in 1.. {
+            let service = time_service::ask(number).await;
+            let is_set = purlin_drivers::clock_is_synchronized();
+            let now = (offset(), is_trusted(is_set, service.as_ref()));
             self.trusted.store(now.1, Ordering::Relaxed);
+            if let Some(service) = &service {
+                let points = time_service::points(service, now.1);
+                alarms.observe(&points);
+                spool.sample(sample::split("clock", points), &mut dictionary);
+            }
+            self.service.send_replace(service);
             if let Some(set) = was_set(was, now) {
                 tracing::info!(step_ms = set.step_ms, synchronized = now.1, "the clock was set");
                 spool.append(Body::ClockSet(set));
             }
             was = now;
+            time::sleep(LOOK_EVERY).await;
         }
+        Ok(())
     }
+}
+
+/// Where a time service answers it has to say so too: the kernel believes for hours what
+/// was set once.
+fn is_trusted(is_set: bool, service: Option<&Tracking>) -> bool {
+    is_set && service.is_none_or(Tracking::is_synchronized)
 }
 
 /// What is told if the clock was set between two looks, or is trusted from now on. A
@@ -175,6 +201,15 @@ mod tests {
         // As telemetry.proto says: its unix_ms - its boot_ms + this boot_ms.
         let (unix_ms, boot_ms) = (booted + set_after, set_after);
         assert_eq!(unix_ms - boot_ms + early.boot_ms as i64, booted + 60_000);
+    }
+
+    #[test]
+    fn a_time_service_that_follows_nobody_is_not_believed() {
+        let follows = Tracking { follows: true, ..Tracking::default() };
+        assert!(is_trusted(true, None) && is_trusted(true, Some(&follows)));
+        assert!(!is_trusted(false, None) && !is_trusted(false, Some(&follows)));
+        assert!(!is_trusted(true, Some(&Tracking::default())));
+        assert!(!is_trusted(true, Some(&Tracking { local: true, ..follows })));
     }
 
     #[test]

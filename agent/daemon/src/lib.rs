@@ -47,6 +47,7 @@ pub mod spool;
 mod state;
 mod status;
 mod tasks;
+mod time_service;
 pub mod trust;
 mod two_files;
 mod uevent;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     alarm, audit,
-    clock::Floor,
+    clock::{Clock, Floor},
     document,
     door::{Identity, VERSION},
     enrol,
@@ -56,6 +56,8 @@ pub struct Sources {
     pub sandbox: api::Sandbox,
     /// The helper processes.
     pub helper: Client,
+    /// The wall clock.
+    pub clock: Clock,
     /// The uplink.
     pub link: watch::Receiver<Link>,
     /// The container runtime.
@@ -95,6 +97,7 @@ impl Sources {
             tasks: self.board.tasks(),
             sandbox: self.sandbox.clone(),
             helper: self.helper.state(),
+            clock: self.clock.view(),
             link: self.link.borrow().view(),
             nri: self.nri.borrow().clone(),
             mesh: self.mesh.borrow().view.clone(),

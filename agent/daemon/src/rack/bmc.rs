@@ -11,7 +11,7 @@ use purlin_core::{
     metric::Point,
     rack::bmc::{self, Event, Look, Place, Told},
 };
-use purlin_proto::{api, v1::record::Body};
+use purlin_proto::api;
 use tokio::{
     sync::watch,
     task,
@@ -174,12 +174,7 @@ impl Owner {
             return;
         }
         self.alarms.observe(&points);
-        let (sample, dictionary) = sample::split("bmc", points);
-        let hash = sample.dictionary;
-        if known.dictionary != hash && self.spool.keep_dictionary(hash, dictionary) {
-            known.dictionary = hash;
-        }
-        self.spool.append(Body::Sample(sample));
+        self.spool.sample(sample::split("bmc", points), &mut known.dictionary);
     }
 
     fn complain(&self, known: &mut Known, problems: Vec<String>) {

@@ -16,7 +16,7 @@ use purlin_core::{
     },
     settings::Settings,
 };
-use purlin_proto::{api, v1::record::Body};
+use purlin_proto::api;
 use tokio::{net::TcpStream, sync::watch, task::JoinSet, time};
 use tokio_serial::SerialStream;
 
@@ -93,12 +93,7 @@ impl Sinks {
             return;
         }
         self.alarms.observe(&points);
-        let (sample, dictionary) = sample::split("rack", points);
-        let hash = sample.dictionary;
-        if *kept != hash && self.spool.keep_dictionary(hash, dictionary) {
-            *kept = hash;
-        }
-        self.spool.append(Body::Sample(sample));
+        self.spool.sample(sample::split("rack", points), kept);
     }
 }
 

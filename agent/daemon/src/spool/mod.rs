@@ -204,6 +204,15 @@ impl Spool {
         self.commands.try_send(Command::KeepDictionary(hash, dictionary)).is_ok()
     }
 
+    /// Hands over a sample, and before it its dictionary unless that is the one kept last.
+    pub fn sample(&self, (sample, dictionary): (v1::Sample, Bytes), kept: &mut u64) {
+        let hash = sample.dictionary;
+        if *kept != hash && self.keep_dictionary(hash, dictionary) {
+            *kept = hash;
+        }
+        self.append(Body::Sample(sample));
+    }
+
     /// A dictionary, encoded, by its hash.
     pub async fn dictionary(&self, hash: u64) -> Option<Bytes> {
         self.ask(|reply| Command::Dictionary(hash, reply)).await.flatten()

@@ -140,6 +140,43 @@ pub struct Peer {
     pub clock_off_s: Option<i64>,
 }
 
+/// `POST /v1/alarms`: what is raised on this node, for the rack to hear. To be said again
+/// every few seconds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Alarms {
+    /// At most eight.
+    pub alarms: Vec<Alarm>,
+}
+
+/// An alarm, as the rack hears of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// Its id on its node.
+    pub id: String,
+    /// `info`, `warning` or `critical`.
+    pub severity: String,
+    /// Seconds since it was raised.
+    pub age_s: u32,
+}
+
+/// The answer: what the other nodes said of theirs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Heard {
+    /// Those that say anything.
+    pub nodes: Vec<HeardNode>,
+}
+
+/// What another node said.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct HeardNode {
+    /// Its node id.
+    pub node: String,
+    /// How long ago, in milliseconds.
+    pub ago_ms: u64,
+    /// All that is raised on it; at most eight are told.
+    pub alarms: Vec<Alarm>,
+}
+
 /// Whether a node of the rack is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

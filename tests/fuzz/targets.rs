@@ -61,7 +61,7 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("rtu", rtu_answer),
     ("nut", nut_line),
     ("nmea", nmea_sentences),
-    ("chrony", |bytes| drop(chrony::answer(bytes, 0))),
+    ("chrony", |bytes| _ = chrony::answer(bytes, 0)),
     ("proxy", proxy_header),
     ("tls_hello", |bytes| drop(hello::read(bytes))),
     ("http1", http1),

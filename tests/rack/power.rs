@@ -1,19 +1,31 @@
-//! Mains fail, and come back: three nodes, each in a namespace of its own with a UPS on its
-//! own line, RAPL's files as a machine has them, and a cgroup with work that can wait. The
-//! stages come in their order on every node, nothing that was recorded is lost, and all is
-//! back when mains are.
+//! Mains fail, and come back: three nodes, each in a mount namespace of its own with RAPL's
+//! files as a machine has them, and a cgroup with work that can wait. One has the UPS on its
+//! line, the others hear of it by the mesh's gossip. The stages come in their order on every
+//! node, nothing that was recorded is lost on its way to the broker, and all is back when
+//! mains are.
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::sys::signal::Signal;
-use purlin_proto::api::{Power, Quality, Rack};
+use purlin_core::mesh::credential::Revocations;
+use purlin_mesh::identity::{
+    self,
+    authority::{Authority, ROOT_LIFE_S},
+};
+use purlin_proto::{
+    api::{Power, Quality, Rack},
+    v1::Class,
+};
 use purlin_tests::{
-    Broker, Lab, Node, Result, ensure,
+    Broker, Lab, Node, Proxy, Result,
+    broker::free_port,
+    ensure,
     faults::{Disturber, Fault, Random},
     modbus::{lateness, python},
     node,
@@ -34,12 +46,55 @@ struct Site {
     node: Node,
     dir: PathBuf,
     cgroup: PathBuf,
-    _line: DisturbedLine,
+    /// Between the node and its broker, and counts what left it.
+    proxy: Proxy,
+    mesh: Option<Process>,
+    _line: Option<DisturbedLine>,
     _work: Process,
 }
 
+/// What all nodes of the rack have in common.
+struct Common {
+    broker: Broker,
+    authority: Authority,
+    /// Where each node's tunnel is, and its gossip.
+    tunnels: Vec<SocketAddr>,
+}
+
+impl Common {
+    fn new(lab: &Lab) -> Result<Self> {
+        let year_ago = unix_s().saturating_sub(365 * 86_400);
+        let free: Result<Vec<_>> = (0..NODES).map(|_| free_port()).collect();
+        let tunnels = free?.into_iter().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        Ok(Self {
+            broker: Broker::start(lab)?,
+            authority: Authority::make("r1", year_ago, ROOT_LIFE_S)?,
+            tunnels: tunnels.collect(),
+        })
+    }
+
+    /// The mesh of a node: nothing but gossip.
+    fn mesh(&self, n: usize) -> String {
+        let peer = |(n, at): (usize, &SocketAddr)| {
+            format!("[[mesh.peers]]\nnode = \"node{n}\"\naddress = \"{at}\"\n")
+        };
+        let peers: String = self.tunnels.iter().enumerate().map(peer).collect();
+        format!(
+            "[mesh]\ndiscovery_keys = [\"{}\"]\n[[mesh.listeners]]\nname = \"rack\"\n\
+             protocol = \"tunnel\"\naddress = \"{}\"\n{peers}",
+            "5a".repeat(32),
+            self.tunnels[n]
+        )
+    }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 impl Site {
-    fn start(lab: &Lab, name: &str, broker: &Broker) -> Result<(Self, PathBuf)> {
+    fn start(lab: &Lab, n: usize, common: &Common) -> Result<(Self, Option<PathBuf>)> {
+        let name = &format!("node{n}");
         let dir = lab.dir().join(format!("site-{name}"));
         fs::create_dir_all(dir.join("rapl/intel-rapl:0"))?;
         fs::write(dir.join("rapl/intel-rapl:0/constraint_0_power_limit_uw"), UNCAPPED)?;
@@ -62,7 +117,9 @@ impl Site {
         Command::new("chmod").arg("+x").arg(&off).status()?;
 
         let late = lateness(Duration::from_millis(300));
-        let line = DisturbedLine::start(Disturber::new(Fault::None, late, Random::new().0))?;
+        let disturber = || Disturber::new(Fault::None, late, Random::new().0);
+        let line = (n == 0).then(|| DisturbedLine::start(disturber())).transpose()?;
+        let proxy = Proxy::start(common.broker.port())?;
         let mut node = Node::new(lab, name)?;
         let mounts = format!(
             "mount -t tmpfs none /sys/devices/virtual && \
@@ -72,11 +129,13 @@ impl Site {
         );
         let binary = node.binary().to_owned();
         node.run_with(&["unshare", "--mount", "sh", "-c", &mounts, "sh"], &binary);
-        node.set("PURLIN_UPLINK__ENDPOINT", broker.endpoint());
+        node.set("PURLIN_UPLINK__ENDPOINT", proxy.endpoint());
         node.set("PURLIN_TEST__POWEROFF", &off);
         node.set("PURLIN_NVML_LIBRARY", nvml()?);
+        // Beside the program that switches off, where the agent may look.
         let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("nvml/small.yaml");
-        node.set("PURLIN_NVML_PROFILE", profile);
+        fs::copy(profile, dir.join("nvml.yaml"))?;
+        node.set("PURLIN_NVML_PROFILE", dir.join("nvml.yaml"));
         node.set("PURLIN_NVML_CONTROL", dir.join("nvml"));
         let document = format!(
             r#"
@@ -100,34 +159,39 @@ impl Site {
             recover_s = 2
             [[power.stages]]
             name = "battery"
-            when = ["on-battery.*"]
+            when = ["*/on-battery.*"]
             cap_w = 80
             cap_gpu_w = 200
             [[power.stages]]
             name = "low"
-            when = ["ten-minutes.*"]
+            when = ["*/ten-minutes.*"]
             cap_w = 50
             cap_gpu_w = 20
             shed = ["{group}"]
             [[power.stages]]
             name = "last"
-            when = ["three-minutes.*"]
+            when = ["*/three-minutes.*"]
             flush = true
             shutdown = true
-            [rack.buses.shelf]
-            port = {:?}
-            [rack.buses.shelf.devices.ups]
-            address = 1
-            map = "apc-smart-ups"
+            {}
+            {}
             "#,
-            line.driver
+            line.as_ref().map(|line| bus(&line.driver)).unwrap_or_default(),
+            common.mesh(n)
         );
+        let identity = node.state_dir().join("mesh").join(identity::DIR);
+        fs::create_dir_all(&identity)?;
+        fs::write(identity.join(identity::RACK), common.authority.certificate_pem())?;
+        let (made, nobody) = (unix_s() - 60, Revocations::default());
+        let own = common.authority.make_node(name, made, 86_400, &nobody)?;
+        fs::write(identity.join(identity::NODE), own)?;
         node.start()?;
+        let mesh = Some(start_mesh(&node)?);
         let file = lab.file(&format!("{name}.toml"), document)?;
         let applied = node.cli_for(30, &["config", "apply", &file.display().to_string()])?;
         ensure!(applied.code == 0, "the document: {applied:?}");
-        let device = line.device.clone();
-        Ok((Self { node, dir, cgroup, _line: line, _work: work }, device))
+        let device = line.as_ref().map(|line| line.device.clone());
+        Ok((Self { node, dir, cgroup, proxy, mesh, _line: line, _work: work }, device))
     }
 
     fn cap(&self) -> Result<String> {
@@ -153,10 +217,13 @@ impl Site {
 
     /// Names of the stages in force, once the node says that it is so many.
     fn until_stages(&self, count: usize) -> Result {
+        let cause = "node0/on-battery.shelf.ups.input_voltage";
         wait::until("the stages in force", SOON, || {
             let power: Power = self.node.json(&["power", "show"]).map_err(|e| format!("{e:?}"))?;
             let in_force = power.stages.iter().filter(|it| it.in_force).count();
-            let done = in_force == count && power.problems.is_empty();
+            let done = in_force == count
+                && power.problems.is_empty()
+                && power.causes.iter().any(|it| it == cause);
             if done { Ok(()) } else { Err(format!("{power:?}")) }
         })
     }
@@ -176,8 +243,21 @@ impl Drop for Site {
     }
 }
 
+fn bus(port: &Path) -> String {
+    format!(
+        "[rack.buses.shelf]\nport = {port:?}\n\
+         [rack.buses.shelf.devices.ups]\naddress = 1\nmap = \"apc-smart-ups\"\n"
+    )
+}
+
+fn start_mesh(node: &Node) -> Result<Process> {
+    let log = fs::File::options().create(true).append(true).open(node.dir().join("mesh.log"))?;
+    let mut command = node.command(&[]);
+    Process::start(command.arg("mesh").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))
+}
+
 pub fn fails(lab: &Lab) -> Result {
-    let broker = Broker::start(lab)?;
+    let common = Common::new(lab)?;
     let state = lab.dir().join("ups");
     let ups = |text: &str| -> Result {
         let new = state.with_extension("new");
@@ -188,18 +268,18 @@ pub fn fails(lab: &Lab) -> Result {
     let mut sites = Vec::new();
     let mut devices = Vec::new();
     for n in 0..NODES {
-        let (site, device) = Site::start(lab, &format!("node{n}"), &broker)?;
+        let (site, device) = Site::start(lab, n, &common)?;
         sites.push(site);
-        devices.push(device);
+        devices.extend(device);
     }
     let _ups = devices_at(lab, &state, &devices)?;
+    wait::until("the UPS is read", SOON, || {
+        let rack: Rack = sites[0].node.json(&["rack", "show"]).map_err(|e| format!("{e:?}"))?;
+        let mut readings = rack.buses.iter().flat_map(|bus| &bus.devices[0].readings);
+        let good = readings.any(|it| it.name == "runtime" && it.quality == Quality::Good);
+        if good { Ok(()) } else { Err(format!("{rack:?}")) }
+    })?;
     for site in &sites {
-        wait::until("the UPS is read", SOON, || {
-            let rack: Rack = site.node.json(&["rack", "show"]).map_err(|e| format!("{e:?}"))?;
-            let mut readings = rack.buses.iter().flat_map(|bus| &bus.devices[0].readings);
-            let good = readings.any(|it| it.name == "runtime" && it.quality == Quality::Good);
-            if good { Ok(()) } else { Err(format!("{rack:?}")) }
-        })?;
         ensure!(!site.is_frozen()? && site.cap()? == UNCAPPED, "something is done already");
     }
 
@@ -229,11 +309,14 @@ pub fn fails(lab: &Lab) -> Result {
             0 => site.node.kill()?,
             _ => drop(site.node.stop_by(Signal::SIGTERM)?),
         }
+        // The whole machine is off.
+        drop(site.mesh.take());
     }
 
     // The machines come up with mains, and what stood still has been there all the time.
     ups("3600 230")?;
     for site in &mut sites {
+        site.mesh = Some(start_mesh(&site.node)?);
         site.node.start()?;
     }
     for site in &sites {
@@ -263,6 +346,24 @@ pub fn fails(lab: &Lab) -> Result {
             let arrived = [alarms, events].iter().all(|it| it.acked_seq == it.last_seq);
             if arrived { Ok(()) } else { Err(format!("{queue:?}")) }
         })?;
+        nothing_is_lost(site)?;
+    }
+    Ok(())
+}
+
+/// Each record of an alarm or an event left the node and was acknowledged by the broker, as
+/// somebody between them counts.
+fn nothing_is_lost(site: &Site) -> Result {
+    let queue = site.node.queue()?;
+    let incarnation = u64::from_str_radix(&queue.incarnation, 16)?;
+    let observed = site.proxy.observed();
+    ensure!(observed.unreadable.is_empty(), "unreadable: {:?}", observed.unreadable);
+    for (name, class) in [("alarm", Class::Alarm), ("event", Class::Event)] {
+        let last = node::class(&queue, name)?.acked_seq;
+        ensure!(last > 0 || name == "alarm", "no {name} was recorded");
+        let lost = observed.unconfirmed((incarnation, class), last);
+        ensure!(lost.is_empty(), "{} of {last} {name}s lost: {lost:?}", lost.len());
+        println!("{name}: {last} records, none lost");
     }
     Ok(())
 }

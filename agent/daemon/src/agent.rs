@@ -18,6 +18,7 @@
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `bmc`, `bmc-helper` | the BMC | records into the spool, `View`, how far its log was told |
 //! | `power`, `power-helper`, `gpu-limiter` | `Shown`, `Settings` | events, cgroups and caps, `Power`, what is to be taken back |
+//! | `rack-alarms` | `Shown`, `Settings`, the mesh | what is raised here to the rack, `Elsewhere` |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
 //! | `intake` | what workloads hand in, the journal, `Settings` | records into the spool, `View`, a place in the journal |
@@ -49,6 +50,7 @@ use purlin_core::{
     inventory::{Inventory, Nic},
     metric::Sampler,
     place::book::Book,
+    power::elsewhere::Elsewhere,
     rack::bmc::Place,
     settings::Settings,
 };
@@ -631,6 +633,15 @@ impl Opened {
         };
         let (asked, helpers) = helper::writer();
         let (gpu_limiter, limiters) = helper::gpu_limiter();
+        let (heard, elsewhere) = watch::channel(Elsewhere::default());
+        let told = mesh::alarms::Owner {
+            socket: boot::mesh_socket(&boot.socket),
+            node: sources.identity.node.clone(),
+            settings: judged.clone(),
+            shown: alarms_known.clone(),
+            heard,
+        };
+        spawn_owner(tasks, "rack-alarms", told, |told| Box::pin(told.run()));
         let (power_view, power_now) = watch::channel(Arc::default());
         if boot.test.root.is_none() {
             spawn_owner(tasks, "power-helper", helpers, |helpers| Box::pin(helpers.run()));
@@ -638,6 +649,8 @@ impl Opened {
             let owner = power::Owner {
                 settings: judged,
                 shown: alarms_known,
+                node: sources.identity.node.clone(),
+                elsewhere,
                 helper: asked,
                 gpu_limiter,
                 spool: spool.clone(),

@@ -12,7 +12,10 @@ use std::{
 };
 
 use purlin_core::{
-    power::{Decision, Policy, Wanted},
+    power::{
+        Decision, Policy, Wanted,
+        elsewhere::{Elsewhere, under},
+    },
     settings::Settings,
 };
 use purlin_drivers::{gpu, power::Cap};
@@ -38,6 +41,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// For what was raised before a restart to be seen again, or to be over: until then what was
 /// done stays done and nothing new is.
 const SETTLE: Duration = Duration::from_secs(60);
+/// For the rack to hear of an alarm before the node that has it is off: all of five nodes do
+/// in two seconds at a tenth of all datagrams lost (docs/decisions/053).
+const TELL_RACK: Duration = Duration::from_secs(10);
 /// Who did what nobody asked for.
 const BY: &str = "the power policy";
 const KIND: Kind = Kind { name: "power", magic: *b"PURLPWR\x01", max_bytes: 64 << 10 };
@@ -87,6 +93,10 @@ pub struct Owner {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// The alarms that are raised.
     pub shown: watch::Receiver<Arc<Shown>>,
+    /// This node.
+    pub node: String,
+    /// What is raised on others.
+    pub elsewhere: watch::Receiver<Elsewhere>,
     /// Does what needs a privilege.
     pub helper: Client,
     /// The same of what GPUs may take.
@@ -127,9 +137,14 @@ impl Owner {
                 }
                 continue;
             }
+            let (now, elsewhere) =
+                (clock::since_boot(), self.elsewhere.borrow_and_update().clone());
             // What only stands from before may be long over: nobody is shut down for it.
-            let raised = shown.raised.iter().filter(|it| it.seen).map(|it| it.id.as_str());
-            let decision = policy.judge(&wanted, raised, clock::since_boot());
+            let own = shown.raised.iter().filter(|it| it.seen).map(|it| it.id.clone());
+            let mut raised: Vec<String> = own.collect();
+            raised.extend(raised.clone().iter().map(|id| under(&self.node, id)));
+            raised.extend(elsewhere.raised(now));
+            let decision = policy.judge(&wanted, raised.iter().map(String::as_str), now);
             let does = if wanted.rehearse { Decision::default() } else { decision.clone() };
             let mut problems = Vec::new();
             // Stage by stage, so that a milder one is over before a harder one begins.
@@ -147,6 +162,10 @@ impl Owner {
             problems.clear();
             self.make(&does, &mut problems).await;
             if does.shutdown && !is_off {
+                // Others may have no sensor of their own.
+                if decision.causes.iter().any(|it| it.starts_with(&under(&self.node, ""))) {
+                    time::sleep(TELL_RACK).await;
+                }
                 match self.switch_off().await {
                     Ok(()) => is_off = true,
                     Err(why) => problems.push(format!("the machine is not shut down: {why}")),
@@ -154,12 +173,14 @@ impl Owner {
             }
             before = decision;
             self.show(&wanted, &before, &problems);
-            let next = policy.next(&wanted).map(|at| at.saturating_sub(clock::since_boot()));
+            let next = policy.next(&wanted).into_iter().chain(elsewhere.next(now));
+            let next = next.map(|at| at.saturating_sub(clock::since_boot()));
             let retry = (!problems.is_empty()).then_some(RETRY);
-            let wait = next.into_iter().chain(retry).min();
+            let wait = next.chain(retry).min();
             tokio::select! {
                 changed = self.settings.changed() => if changed.is_err() { return },
                 changed = self.shown.changed() => if changed.is_err() { return },
+                changed = self.elsewhere.changed() => if changed.is_err() { return },
                 () = time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
             }
         }

@@ -34,6 +34,7 @@ use tokio::{
 };
 
 use crate::{
+    discovery::alarms::Raised,
     handover, keep,
     owner::{Owner, Refused},
     show,
@@ -140,7 +141,10 @@ type Answer = Response<Full<Bytes>>;
 async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: bool) -> Answer {
     let (parts, body) = request.into_parts();
     let is_change = parts.method == Method::PUT
-        || matches!(parts.uri.path(), "/v1/stop" | "/v1/upgrade" | "/v1/drain" | "/v1/break");
+        || matches!(
+            parts.uri.path(),
+            "/v1/stop" | "/v1/upgrade" | "/v1/drain" | "/v1/break" | "/v1/alarms"
+        );
     if is_change && !may_change {
         let what = "only root, the agent and the mesh's own user may change it; try sudo";
         return failed(StatusCode::FORBIDDEN, what, Vec::new());
@@ -170,6 +174,7 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
             },
             Err(error) => failed(StatusCode::BAD_REQUEST, &error.to_string(), Vec::new()),
         },
+        (&Method::POST, "/v1/alarms") => exchange(&control.owner(), &body),
         (&Method::POST, "/v1/stop") => {
             control.stop.notify_one();
             json(StatusCode::OK, &control.owner().status())
@@ -182,7 +187,7 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
             })
         }
         _ => {
-            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/peers, /v1/why, /v1/tap, /v1/drain, /v1/break, /v1/table, /v1/upgrade, /v1/stop";
+            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/peers, /v1/why, /v1/tap, /v1/drain, /v1/break, /v1/table, /v1/alarms, /v1/upgrade, /v1/stop";
             failed(StatusCode::NOT_FOUND, what, Vec::new())
         }
     }
@@ -215,6 +220,15 @@ async fn upgrade(control: Arc<Control>) -> Answer {
             let what = format!("{error}; the old one goes on");
             failed(StatusCode::INTERNAL_SERVER_ERROR, &what, Vec::new())
         }
+    }
+}
+
+/// What the agent says of this node's alarms, for what others say of theirs.
+fn exchange(owner: &Owner, body: &[u8]) -> Answer {
+    let said = serde_json::from_slice::<view::Alarms>(body).map_err(|error| error.to_string());
+    match said.and_then(|it| Raised::checked(it.alarms)) {
+        Ok(alarms) => json(StatusCode::OK, &owner.live().members.exchange(alarms)),
+        Err(why) => failed(StatusCode::BAD_REQUEST, &why, Vec::new()),
     }
 }
 

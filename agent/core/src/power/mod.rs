@@ -3,8 +3,9 @@
 //! A stage begins when an alarm is raised that it names, and with it every milder one. The
 //! limits, holds and hysteresis are the alarms' own ([`rule`](crate::alarm::rule)); here
 //! only the way back is held, so that mains that come and go don't wake everything each
-//! time. Nothing else goes in: whoever has the same alarms decides the same, and no node
-//! asks another. A shutdown is never taken back: the machine that comes up again begins anew.
+//! time. Alarms of other nodes go in as well, as far as they were heard ([`elsewhere`]).
+//! Nothing else does: whoever has the same alarms decides the same, and no node asks
+//! another. A shutdown is never taken back: the machine that comes up again begins anew.
 
 use alloc::{string::String, vec::Vec};
 use core::time::Duration;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use crate::pattern::like;
 
 pub mod config;
+pub mod elsewhere;
 
 pub use config::{Stage, Wanted};
 
@@ -48,14 +50,17 @@ pub struct Decision {
 }
 
 impl Policy {
-    /// Judges by the ids of the alarms that are raised, at a time since boot.
+    /// Judges by the ids of the alarms that are raised, at a time since boot: its own, and as
+    /// `NODE/ID` those of all nodes, itself among them.
     pub fn judge<'a>(
         &mut self,
         wanted: &Wanted,
         raised: impl Iterator<Item = &'a str> + Clone,
         now: Duration,
     ) -> Decision {
-        let is_for = |stage: &Stage, id: &str| stage.when.iter().any(|it| like(it, id));
+        // What is under a node's name is meant by patterns that have one too.
+        let is_meant = |it: &str, id: &str| it.contains('/') == id.contains('/') && like(it, id);
+        let is_for = |stage: &Stage, id: &str| stage.when.iter().any(|it| is_meant(it, id));
         let begun = |stage: &&Stage| raised.clone().any(|id| is_for(stage, id));
         let called = wanted.stages.iter().rposition(|it| begun(&it)).map_or(0, |at| at + 1);
         // Stages may have been taken out of the configuration.

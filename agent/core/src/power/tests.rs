@@ -4,9 +4,12 @@ use alloc::{format, string::ToString as _, vec};
 
 use expect_test::expect;
 
-use super::{config::StageDraft, *};
+use super::{config::StageDraft, elsewhere::Elsewhere, *};
 use crate::{
-    alarm::{Alarms, Now, rule},
+    alarm::{
+        Alarm, Alarms, Now,
+        rule::{self, Notice, Severity},
+    },
     metric::Point,
 };
 
@@ -58,6 +61,59 @@ fn the_way_back_is_held_and_the_way_on_is_not() {
     assert_eq!(stage(&[], 124), 1);
     assert_eq!(stage(&[], 125), 0);
     assert_eq!(stage(&["ten-minutes.ups"], 126), 2);
+}
+
+#[test]
+fn a_pattern_with_a_node_is_for_what_the_rack_says_and_one_without_for_what_is_own() {
+    let draft = config::Draft {
+        stages: vec![stage("own", "leak.*"), stage("rack", "*/leak.*"), stage("one", "a/*")],
+        ..config::Draft::default()
+    };
+    let wanted = config::check(&draft, &mut Vec::new()).expect("stages");
+    let stage = |ids: &[&str]| Policy::default().judge(&wanted, ids.iter().copied(), at(0)).name;
+    assert_eq!(stage(&["leak.hall"]), "own");
+    assert_eq!(stage(&["leak.hall", "b/leak.hall"]), "rack");
+    assert_eq!(stage(&["a/leak.hall"]), "one");
+    assert_eq!(stage(&["b/other.hall", "other.hall"]), "");
+}
+
+#[test]
+fn what_another_node_said_is_gone_by_until_it_is_too_old() {
+    let mut elsewhere = Elsewhere::default();
+    let raised = |it: &Elsewhere, s| it.raised(at(s)).collect::<Vec<_>>();
+    assert!(elsewhere.hear("a", at(10), vec!["leak.hall".into()]));
+    assert!(!elsewhere.hear("a", at(20), vec!["leak.hall".into()]), "nothing new");
+    assert!(!elsewhere.hear("a", at(15), vec![]), "older than what is known");
+    assert_eq!(raised(&elsewhere, 139), ["a/leak.hall"]);
+    assert_eq!(elsewhere.next(at(139)), Some(at(140)));
+    assert!(raised(&elsewhere, 140).is_empty() && elsewhere.next(at(140)).is_none());
+    assert!(elsewhere.hear("a", at(150), vec!["leak.hall".into()]), "it is back");
+    assert!(elsewhere.hear("a", at(151), vec![]), "all is well there");
+    assert_eq!(raised(&elsewhere, 152), [""; 0]);
+    for n in 0..400 {
+        elsewhere.hear(&format!("n{n}"), at(152), vec!["x".into()]);
+    }
+    assert!(raised(&elsewhere, 153).len() < 256, "a rack has no more nodes");
+}
+
+#[test]
+fn what_begins_a_stage_is_told_before_what_does_not() {
+    let mut wanted = wanted();
+    wanted.stages[0].when = vec!["*/ups.*".into()];
+    let alarm = |n: u64, id: &str, severity| Alarm {
+        id: id.into(),
+        notice: Notice { severity, ..Notice::default() },
+        raised_unix_ms: n,
+        seen: n != 3,
+        ..Alarm::default()
+    };
+    let mut all: Vec<_> =
+        (0..20).map(|n| alarm(n, &format!("hot.{n:02}"), Severity::Critical)).collect();
+    all.push(alarm(99, "ups.low", Severity::Info));
+    let told = elsewhere::to_tell(&wanted, "a", all.iter());
+    let ids: Vec<_> = told.iter().map(|it| it.id.as_str()).collect();
+    assert_eq!(ids[..4], ["ups.low", "hot.00", "hot.01", "hot.02"]);
+    assert_eq!((ids[4], ids.len()), ("hot.04", elsewhere::MAX_TOLD), "3 only stands from before");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use purlin_proto::{
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
+pub mod alarms;
 mod ask;
 mod child;
 

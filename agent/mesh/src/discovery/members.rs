@@ -9,7 +9,11 @@ use std::{
 
 use purlin_proto::mesh as view;
 
-use super::{gossip::Member, seal::Unsealed};
+use super::{
+    alarms::{Own, Raised, Said},
+    gossip::Member,
+    seal::{Beside, Unsealed},
+};
 use crate::live::Live;
 
 /// Clocks that differ by less are taken to be the same.
@@ -23,6 +27,7 @@ pub struct Members(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     known: BTreeMap<String, Known>,
+    own: Own,
     refused: BTreeMap<String, u64>,
 }
 
@@ -33,6 +38,8 @@ struct Known {
     since: Instant,
     /// How far its clock is ahead of ours, in seconds.
     clock_off_s: Option<i64>,
+    /// What it said last of its alarms, and when.
+    said: Option<(Vec<Raised>, Instant)>,
 }
 
 impl Members {
@@ -43,8 +50,11 @@ impl Members {
     /// A member is there, or is not any more.
     pub fn note(&self, member: &Member, is_up: bool) {
         let (address, since) = (member.address, Instant::now());
-        let known = Known { address, is_up, since, clock_off_s: None };
-        self.state().known.insert(member.node.clone(), known);
+        let mut state = self.state();
+        // Its alarms stay as it said them: its power may be what fails.
+        let said = state.known.remove(&member.node).and_then(|it| it.said);
+        let known = Known { address, is_up, since, clock_off_s: None, said };
+        state.known.insert(member.node.clone(), known);
     }
 
     /// Nobody is known any more.
@@ -52,15 +62,37 @@ impl Members {
         self.state().known.clear();
     }
 
-    /// What its clock shows, beside ours; whether most of those that are up agree with us.
-    pub fn heard(&self, node: &str, theirs: u64, ours: u64) -> bool {
+    /// What stands beside a datagram: its alarms, and what its clock shows beside ours;
+    /// whether most of those that are up agree with us.
+    pub fn heard(&self, theirs: &Beside, ours: u64) -> bool {
         let mut state = self.state();
-        if let Some(known) = state.known.get_mut(node) {
-            known.clock_off_s = Some(theirs.cast_signed().wrapping_sub(ours.cast_signed()));
+        if let Some(known) = state.known.get_mut(&theirs.sender) {
+            known.clock_off_s = Some(theirs.clock.cast_signed().wrapping_sub(ours.cast_signed()));
+            if let Some(alarms) = &theirs.alarms {
+                known.said = Some((alarms.clone(), Instant::now()));
+            }
         }
         let up = || state.known.values().filter(|it| it.is_up);
         let agree = up().filter(|it| it.clock_off_s.is_some_and(|it| it.unsigned_abs() < AGREES_S));
         agree.count() * 2 > up().count()
+    }
+
+    /// The agent says what is raised here, and hears what others said.
+    pub fn exchange(&self, own: Vec<Raised>) -> view::Heard {
+        let mut state = self.state();
+        state.own.say(own);
+        let said = |(node, it): (&String, &Known)| {
+            let (alarms, at) = it.said.as_ref()?;
+            let alarms = alarms.iter().map(Raised::view).collect();
+            let ago_ms = at.elapsed().as_millis() as u64;
+            Some(view::HeardNode { node: node.clone(), ago_ms, alarms })
+        };
+        view::Heard { nodes: state.known.iter().filter_map(said).collect() }
+    }
+
+    /// What is said of this node's alarms.
+    pub fn own_alarms(&self) -> Said {
+        self.state().own.said()
     }
 
     /// A datagram was refused.

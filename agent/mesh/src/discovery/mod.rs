@@ -3,8 +3,8 @@
 //!
 //! What it says only lowers a priority: endpoints on a node that is down are asked when no
 //! other is left, and it is a connect that fails which decides. With it come where a node's
-//! tunnel is, what its clock shows, and the number of its list of revocations, so that the
-//! newest list goes round by itself.
+//! tunnel is, what its clock shows, the number of its list of revocations, so that the
+//! newest list goes round by itself, and what is raised on it, for the others' agents.
 //!
 //! Who is greeted at the start are the peers that the table names and those that were there
 //! last (`members`, a line each).
@@ -28,6 +28,7 @@ use self::{
 };
 use crate::{control::Control, keep, owner::Owner, tunnel};
 
+pub mod alarms;
 mod gossip;
 pub mod members;
 pub mod seal;
@@ -142,6 +143,7 @@ impl Part<'_> {
             sender: identity.map(|it| it.node.clone()).unwrap_or_default(),
             clock: owner.keeper.clock().shown(),
             revocations: identity.map(|it| it.verifier.revocations().number).unwrap_or_default(),
+            alarms: owner.live().members.own_alarms(),
         }
     }
 
@@ -158,7 +160,7 @@ impl Part<'_> {
                 return Outcome::default();
             }
         };
-        owner.keeper.clock().peers_agree(members.heard(&theirs.sender, theirs.clock, ours.clock));
+        owner.keeper.clock().peers_agree(members.heard(&theirs, ours.clock));
         drop(owner);
         if theirs.revocations > ours.revocations {
             self.ask_for_list(theirs.sender);

@@ -7,6 +7,7 @@
 //! number                  u64   grows with each datagram of that start
 //! clock                   u64   what the sender's clock shows, in seconds since 1970
 //! revocations             u64   number of the list that the sender has
+//! alarms                  see `alarms`
 //! payload
 //! tag                     16 bytes of HMAC-SHA256 over all before
 //! ```
@@ -18,10 +19,12 @@ use std::{collections::HashMap, fmt};
 
 use ring::hmac;
 
+use super::alarms::{self, Said};
+
 const MAGIC: [u8; 4] = *b"PUM1";
 const TAG: usize = 16;
-/// What it adds to a payload, with the longest sender.
-pub const OVERHEAD: usize = 4 + 1 + MAX_SENDER + 4 * 8 + TAG;
+/// What it adds to a payload at most.
+pub const OVERHEAD: usize = 4 + 1 + MAX_SENDER + 4 * 8 + alarms::MAX_BYTES + TAG;
 /// The longest node id, in bytes.
 pub const MAX_SENDER: usize = 63;
 /// Senders that are kept count of: whoever has the key may be any.
@@ -62,6 +65,8 @@ pub struct Beside {
     pub clock: u64,
     /// Number of its list of revocations.
     pub revocations: u64,
+    /// What is raised on it.
+    pub alarms: Said,
 }
 
 /// Seals what is sent.
@@ -90,6 +95,7 @@ impl Sealer {
         for number in [self.start, self.number, beside.clock, beside.revocations] {
             bytes.extend(number.to_be_bytes());
         }
+        alarms::put(&mut bytes, &beside.alarms);
         bytes.extend(payload);
         let tag = hmac::sign(&self.key, &bytes);
         bytes.extend(&tag.as_ref()[..TAG]);
@@ -179,7 +185,8 @@ fn split(bytes: &[u8]) -> Option<Parts<'_>> {
         (*number, rest) = (u64::from_be_bytes(*bytes), after);
     }
     let [start, number, clock, revocations] = numbers;
-    Some((Beside { sender, clock, revocations }, (start, number), rest, signed, tag))
+    let (alarms, payload) = alarms::take(rest)?;
+    Some((Beside { sender, clock, revocations, alarms }, (start, number), payload, signed, tag))
 }
 
 #[cfg(test)]
@@ -187,7 +194,7 @@ mod tests {
     use super::*;
 
     fn beside(sender: &str) -> Beside {
-        Beside { sender: sender.into(), clock: 7, revocations: 3 }
+        Beside { sender: sender.into(), clock: 7, revocations: 3, alarms: Some(Vec::new()) }
     }
 
     #[test]

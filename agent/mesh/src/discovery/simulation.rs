@@ -5,11 +5,21 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
     net::SocketAddr,
+    time::Duration,
 };
 
-use purlin_core::mesh::{hashed::mix, pick::spread};
+use purlin_core::{
+    mesh::{hashed::mix, pick::spread},
+    power::{
+        Policy, Wanted,
+        config::{self, StageDraft},
+        elsewhere::{EXPIRES, Elsewhere, under},
+    },
+};
+use purlin_proto::mesh as view;
 
 use super::{
+    alarms::{Raised, Said},
     gossip::{Change, Gossip, Member, Outcome},
     seal::Beside,
 };
@@ -30,6 +40,9 @@ struct Node {
     gossip: Option<Gossip>,
     up: BTreeSet<String>,
     lives: u64,
+    /// What is raised on it, as its agent says, and what it heard of others.
+    says: Said,
+    heard: Elsewhere,
 }
 
 /// Datagrams on their way: when they arrive, a number, from whom, to whom.
@@ -55,13 +68,15 @@ fn address(n: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n as u8 + 1], 15008))
 }
 
-fn beside(n: usize) -> Beside {
-    Beside { sender: name(n), ..Beside::default() }
-}
-
 impl World {
     fn new(seed: u64) -> Self {
-        let nodes = (0..NODES).map(|_| Node { gossip: None, up: BTreeSet::new(), lives: 0 });
+        let nodes = (0..NODES).map(|_| Node {
+            gossip: None,
+            up: BTreeSet::new(),
+            lives: 0,
+            says: None,
+            heard: Elsewhere::default(),
+        });
         let mut world = Self {
             random: Random(seed << 32),
             nodes: nodes.collect(),
@@ -86,6 +101,15 @@ impl World {
         gossip.greet(seeds.map(|n| (name(n), address(n))));
         self.nodes[n].gossip = Some(gossip);
         self.nodes[n].up.clear();
+    }
+
+    fn beside(&self, n: usize) -> Beside {
+        let alarms = self.nodes[n].says.clone();
+        Beside { sender: name(n), alarms, ..Beside::default() }
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.now_ms)
     }
 
     fn kill(&mut self, n: usize) {
@@ -129,18 +153,22 @@ impl World {
         self.now_ms = next.max(self.now_ms);
         while self.under_way.peek().is_some_and(|Reverse(it)| it.0 <= self.now_ms) {
             let Some(Reverse((_, _, from, to, bytes))) = self.under_way.pop() else { break };
-            let now_ms = self.now_ms;
+            let (now_ms, at, ours) = (self.now_ms, self.now(), self.beside(to));
             let Some(gossip) = &mut self.nodes[to].gossip else { continue };
-            let came = gossip.receive(&bytes, now_ms, &beside(to));
+            let came = gossip.receive(&bytes, now_ms, &ours);
             let (theirs, outcome) = came.expect("whole and new");
             assert_eq!(theirs.sender, name(from));
+            if let Some(alarms) = theirs.alarms {
+                let ids = alarms.iter().map(|it| it.view().id).collect();
+                self.nodes[to].heard.hear(&theirs.sender, at, ids);
+            }
             self.take(to, outcome);
         }
         for n in 0..NODES {
-            let now_ms = self.now_ms;
+            let (now_ms, ours) = (self.now_ms, self.beside(n));
             let Some(gossip) = &mut self.nodes[n].gossip else { continue };
             if gossip.next_at() <= now_ms {
-                let outcome = gossip.tick(now_ms, &beside(n));
+                let outcome = gossip.tick(now_ms, &ours);
                 self.take(n, outcome);
             }
         }
@@ -208,5 +236,121 @@ fn one_datagram_in_ten_lost_parts_nobody_for_good() {
         // Down is only "later": what is wrong for a while costs no request.
         assert!(wrong_ms * 3 < whole_ms, "seed {seed}: wrong for {wrong_ms} of {whole_ms} ms");
         assert!(world.until(30_000, World::is_right).is_some(), "seed {seed}: the end");
+    }
+}
+
+/// The policy of every node, and the stages that each was in, with the time of each.
+struct Policies {
+    wanted: Wanted,
+    each: Vec<(Policy, Vec<(usize, u64)>)>,
+}
+
+impl Policies {
+    fn new() -> Self {
+        let stage = |name: &str| StageDraft {
+            name: name.into(),
+            when: vec![format!("*/{name}.*")],
+            ..StageDraft::default()
+        };
+        let stages = vec![stage("on-battery"), stage("low"), stage("last")];
+        let draft = config::Draft { stages, recover_s: Some(30), rehearse: None };
+        let wanted = config::check(&draft, &mut Vec::new()).expect("stages");
+        Self { wanted, each: vec![(Policy::default(), vec![(0, 0)]); NODES] }
+    }
+
+    /// Runs a world for so long; each judges at each of its moments.
+    fn run(&mut self, world: &mut World, for_ms: u64) {
+        let until = world.now_ms + for_ms;
+        while world.now_ms < until {
+            world.step();
+            for (n, (policy, stages)) in self.each.iter_mut().enumerate() {
+                let own = world.nodes[n].says.iter().flatten();
+                let own = own.map(|it| under(&name(n), &it.view().id));
+                let all: Vec<_> = own.chain(world.nodes[n].heard.raised(world.now())).collect();
+                let ids = all.iter().map(String::as_str);
+                let stage = policy.judge(&self.wanted, ids, world.now()).stage;
+                if stages.last().is_none_or(|(last, _)| *last != stage) {
+                    stages.push((stage, world.now_ms));
+                }
+            }
+        }
+    }
+
+    fn order(&self, n: usize) -> Vec<usize> {
+        self.each[n].1.iter().map(|(stage, _)| *stage).collect()
+    }
+
+    fn since(&self, n: usize) -> u64 {
+        self.each[n].1.last().map_or(0, |(_, at)| *at)
+    }
+}
+
+fn saying(ids: &[&str]) -> Said {
+    let alarm = |id: &&str| view::Alarm { id: (*id).into(), severity: "critical".into(), age_s: 0 };
+    Raised::checked(ids.iter().map(alarm).collect()).ok()
+}
+
+/// Only one node has the UPS, and a tenth of all datagrams is lost.
+#[test]
+fn all_nodes_go_through_the_stages_of_one_nodes_ups() {
+    let mut late = BTreeMap::<_, Vec<_>>::new();
+    for seed in 0..SEEDS / 10 {
+        let (mut world, mut policies) = (World::new(seed), Policies::new());
+        world.loss = 10;
+        for n in 0..NODES {
+            world.nodes[n].says = saying(&[]);
+        }
+        let ups = world.random.below(NODES as u64) as usize;
+        policies.run(&mut world, 20_000);
+        for ids in [
+            &["on-battery.ups"][..],
+            &["on-battery.ups", "low.ups"],
+            &["on-battery.ups", "low.ups", "last.ups"],
+            &[],
+        ] {
+            let began = world.now_ms;
+            world.nodes[ups].says = saying(ids);
+            policies.run(&mut world, 60_000);
+            let held = if ids.is_empty() { 30_000 } else { 0 };
+            let last = (0..NODES).map(|n| policies.since(n) - began - held).max().unwrap_or(0);
+            late.entry("the last node follows").or_default().push(last);
+        }
+        for n in 0..NODES {
+            assert_eq!(policies.order(n), [0, 1, 2, 3, 0], "seed {seed}: node {n}");
+        }
+    }
+    told(&mut late);
+    assert!(late.values().flatten().all(|ms| *ms < 10_000), "within ten seconds");
+}
+
+/// Who is cut off goes by what was last heard, and not for ever.
+#[test]
+fn a_node_that_is_cut_off_goes_by_what_it_heard_until_that_is_too_old() {
+    for seed in 0..SEEDS / 10 {
+        let (mut world, mut policies) = (World::new(seed), Policies::new());
+        for n in 0..NODES {
+            world.nodes[n].says = saying(&[]);
+        }
+        policies.run(&mut world, 20_000);
+        world.nodes[0].says = saying(&["on-battery.ups", "low.ups"]);
+        policies.run(&mut world, 20_000);
+        let cut = world.now_ms;
+        world.sides[1] = 1;
+        // Mains are back for those who hear of it.
+        world.nodes[0].says = saying(&[]);
+        policies.run(&mut world, EXPIRES.as_millis() as u64 - 30_000);
+        assert_eq!(policies.order(1), [0, 2], "seed {seed}: it keeps to it");
+        assert_eq!(policies.order(2), [0, 2, 0], "seed {seed}");
+        policies.run(&mut world, 90_000);
+        assert_eq!(policies.order(1), [0, 2, 0], "seed {seed}: that is too old");
+        let held = policies.since(1) - cut;
+        assert!((100_000..160_000).contains(&held), "seed {seed}: after {held} ms");
+        // Nobody's agent says anything: that is not "nothing is raised".
+        world.sides[1] = 0;
+        world.nodes[0].says = saying(&["on-battery.ups"]);
+        policies.run(&mut world, 20_000);
+        world.nodes[0].says = None;
+        policies.run(&mut world, 60_000);
+        assert_eq!(policies.order(1), [0, 2, 0, 1], "seed {seed}");
     }
 }

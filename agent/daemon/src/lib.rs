@@ -41,6 +41,7 @@ pub mod rack;
 pub mod reset;
 mod sample;
 pub mod sandbox;
+mod secret;
 mod serve;
 mod sparkplug;
 pub mod spool;

@@ -12,6 +12,7 @@
 //! spool/         telemetry on its way to the core
 //! sent-today     bytes that the uplink sent, and on which day
 //! history/       the last day's measurements; history.bad what was set aside of it
+//! secrets/       what documents refer to by secret:NAME, put there by hand
 //! mesh/          the mesh's last table and who the node is in its rack; standalone its log
 //! broker.password  standalone only, mode 0600
 //! ```

@@ -53,11 +53,20 @@ pub struct Table {
     /// The rack's nodes.
     pub peers: Vec<Peer>,
     /// Keys of the rack's gossip.
-    pub discovery_keys: Vec<[u8; 32]>,
+    pub discovery_keys: Vec<Key>,
     /// Whether every request is a line in the log.
     pub access_log: bool,
     /// For how long a certificate that expired is good all the same, in seconds.
     pub grace_s: u64,
+}
+
+/// A key of the rack's gossip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// It itself, as the mesh is handed it.
+    Plain([u8; 32]),
+    /// The name of the secret that it is, as a document has it.
+    Secret(String),
 }
 
 impl Table {

@@ -12,7 +12,7 @@ use super::{Origin, Setting};
 use crate::mesh::{
     hashed::hash,
     model::{Listener, Route, Service},
-    table::Table,
+    table::{Key, Table},
 };
 
 /// A mesh that a document asks for, checked.
@@ -40,15 +40,18 @@ pub(super) fn rows(
     })
 }
 
-/// What has no name of its own, where it was asked for. Keys are secrets: their mark alone
-/// is told.
+/// What has no name of its own, where it was asked for.
 fn whole(table: &Table) -> impl Iterator<Item = (String, String)> {
-    let keys = &table.discovery_keys;
+    let name = |key: &Key| match key {
+        Key::Secret(name) => format!("secret:{name}"),
+        Key::Plain(_) => "a key".into(),
+    };
+    let keys: Vec<_> = table.discovery_keys.iter().map(name).collect();
     let rack = &table.rack;
     let days = table.grace_s / 86_400;
     let told = [
         ("rack_networks", (!rack.is_empty()).then(|| marked(rack.len().to_string(), rack))),
-        ("discovery_keys", (!keys.is_empty()).then(|| marked(keys.len().to_string(), keys))),
+        ("discovery_keys", (!keys.is_empty()).then(|| keys.join(", "))),
         ("access_log", table.access_log.then(|| "true".into())),
         ("certificate_grace_days", Some(days.to_string())),
     ];

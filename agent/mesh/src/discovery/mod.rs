@@ -18,7 +18,7 @@ use std::{
 };
 
 use hyper::Method;
-use purlin_core::mesh::model::Protocol;
+use purlin_core::mesh::{model::Protocol, table::Key};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use tokio::{net::UdpSocket, task::AbortHandle, time};
 
@@ -63,7 +63,12 @@ impl Setup {
         let tunnel = table.listeners.iter().find(|it| it.protocol == Protocol::Tunnel)?.address;
         let peers: Vec<_> = table.peers.iter().map(|it| (it.node.clone(), it.address)).collect();
         let own = peers.iter().find(|(it, _)| *it == node).map(|(_, address)| *address);
-        let keys = table.discovery_keys.clone();
+        let plain = |key: &Key| match key {
+            Key::Plain(key) => Some(*key),
+            // The agent hands none over that it has not looked up.
+            Key::Secret(_) => None,
+        };
+        let keys: Vec<_> = table.discovery_keys.iter().filter_map(plain).collect();
         let is_wanted = !keys.is_empty() && !owner.is_draining;
         is_wanted.then(|| Self {
             keys,

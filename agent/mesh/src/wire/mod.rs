@@ -20,6 +20,8 @@ use purlin_proto::v1;
 
 mod service;
 
+pub use service::SECRET;
+
 /// An endpoint's share; relative to the default of the others.
 const WEIGHT: RangeInclusive<u32> = 1..=1000;
 const WEIGHT_DEFAULT: u32 = 100;

@@ -8,6 +8,7 @@ use purlin_core::mesh::{
     health::{Check, Probe},
     locality::{Network, Tier},
     model::{Affinity, Peer},
+    table::Key,
 };
 use purlin_proto::v1;
 
@@ -27,6 +28,8 @@ const SECONDS: RangeInclusive<u32> = 1..=31_536_000;
 const SERVER_ERRORS: RangeInclusive<u32> = 500..=599;
 /// As many as the Gateway API has in a list.
 const MAX_STATUSES: usize = 16;
+/// Before the name of a secret of the node's.
+pub const SECRET: &str = "secret:";
 /// One that goes, and one that comes.
 const MAX_KEYS: usize = 2;
 /// A rack has a few networks.
@@ -39,19 +42,28 @@ impl Reader {
     }
 
     /// What is wrong with a key is told without it.
-    pub(super) fn keys(&mut self, path: &str, all: &[String]) -> Vec<[u8; 32]> {
+    pub(super) fn keys(&mut self, path: &str, all: &[String]) -> Vec<Key> {
         if all.len() > MAX_KEYS {
             let hint = "the one that goes and the one that comes";
             self.refuse(path, all.len(), format!("at most {MAX_KEYS}"), hint);
         }
         let mut keys = Vec::new();
         for (n, text) in all.iter().enumerate() {
+            if let Some(name) = text.strip_prefix(SECRET) {
+                let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+                if name.is_empty() || name.starts_with('.') || !name.chars().all(is_name) {
+                    let limit = "secret:NAME, a file's name of letters, digits, '.', '_' and '-'";
+                    self.refuse(&format!("{path}[{n}]"), text, limit, "such as secret:rack-key");
+                }
+                keys.push(Key::Secret(name.into()));
+                continue;
+            }
             let bytes: Option<Vec<u8>> = (0..text.len())
                 .step_by(2)
                 .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
                 .collect();
             match bytes.and_then(|bytes| bytes.try_into().ok()) {
-                Some(key) => keys.push(key),
+                Some(key) => keys.push(Key::Plain(key)),
                 None => {
                     let hint = "e.g. by `openssl rand -hex 32`";
                     self.refuse(&format!("{path}[{n}]"), "", "64 hexadecimal digits", hint);

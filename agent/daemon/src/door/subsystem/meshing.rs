@@ -13,12 +13,20 @@ use std::{
 };
 
 use prost::Message;
-use purlin_core::{mesh::model::Listener, settings::Settings};
+use purlin_core::{
+    inventory::Inventory,
+    mesh::{model::Listener, table::Key},
+    settings::{Refusal, Settings},
+};
+use purlin_mesh::wire::SECRET;
 use purlin_proto::v1;
 use tokio::{sync::watch, time};
 
 use super::{Disturbs, Found, Subsystem, Work};
-use crate::mesh::{Failed, Seen, Wanted};
+use crate::{
+    mesh::{Failed, Seen, Wanted},
+    secret::Store,
+};
 
 /// For the mesh to take a table, and standalone to be started for it. Less than a step
 /// may take, so that the reason is told.
@@ -35,22 +43,58 @@ pub struct Meshing {
     pub seen: watch::Receiver<Seen>,
     /// Whether the last change was one of the mesh's table.
     pub touched: AtomicBool,
+    /// What documents refer to.
+    pub secrets: Store,
 }
 
 impl Meshing {
+    /// With the secrets that it refers to; one that is gone since the document was checked
+    /// stays a reference, which opens nothing.
     fn table(&self, settings: &Settings) -> Option<v1::MeshTable> {
         let mesh = settings.mesh.value.as_ref();
-        Some(v1::MeshTable {
-            generation: settings.generation?,
-            incarnation: self.incarnation,
-            mesh: mesh.and_then(|it| v1::Mesh::decode(&it.bytes[..]).ok()),
-        })
+        let mut mesh = mesh.and_then(|it| v1::Mesh::decode(&it.bytes[..]).ok());
+        for key in mesh.iter_mut().flat_map(|it| &mut it.discovery_keys) {
+            let secret = key.strip_prefix(SECRET).map(|name| self.secrets.read(name));
+            if let Some(Ok(secret)) = secret {
+                *key = secret;
+            }
+        }
+        let (generation, incarnation) = (settings.generation?, self.incarnation);
+        Some(v1::MeshTable { generation, incarnation, mesh })
+    }
+
+    /// What is wrong with a key; never the key.
+    fn refused(&self, key: &Key) -> Option<(String, &'static str, String)> {
+        let hint = "put it in the node's `secrets` directory, mode 0600, or systemd's credentials";
+        let Key::Secret(name) = key else {
+            let limit = "secret:NAME: brokers keep documents, and a key is not for them";
+            return Some(("a key".into(), limit, hint.into()));
+        };
+        let (value, limit) = (format!("{SECRET}{name}"), "64 hexadecimal digits");
+        match self.secrets.read(name) {
+            Err(why) => Some((value, limit, format!("{why}; {hint}"))),
+            Ok(secret) => {
+                let is_key = secret.len() == 64 && secret.bytes().all(|it| it.is_ascii_hexdigit());
+                let hint = "e.g. by `openssl rand -hex 32`";
+                (!is_key).then(|| (value, limit, hint.into()))
+            }
+        }
     }
 }
 
 impl Subsystem for Meshing {
     fn name(&self) -> &'static str {
         "mesh"
+    }
+
+    fn check(&self, settings: &Settings, _machine: &Inventory) -> Vec<Refusal> {
+        let keys = settings.mesh.value.iter().flat_map(|it| &it.table.discovery_keys).enumerate();
+        let refused = keys.filter_map(|(n, key)| {
+            let (value, limit, hint) = self.refused(key)?;
+            let path = format!("mesh.discovery_keys[{n}]");
+            Some(Refusal { path, value, limit: limit.into(), hint })
+        });
+        refused.collect()
     }
 
     /// A table is put in force under way. What ends is what came in at a listener that is
@@ -134,6 +178,40 @@ mod tests {
         Settings::resolve(&Start::default(), Some(&desired))
     }
 
+    #[test]
+    fn a_key_is_a_secret_of_the_node_and_what_is_handed_over_is_the_key() {
+        let state = tempfile::tempdir().expect("a directory");
+        let meshing = Meshing {
+            incarnation: 1,
+            wanted: watch::channel(Wanted::default()).0,
+            seen: watch::channel(Seen::default()).1,
+            touched: false.into(),
+            secrets: Store::of(state.path()),
+        };
+        let keyed = |key: &str| {
+            settings(&format!("[mesh]\ndiscovery_keys = [\"{key}\"]\n")).of_generation(Some(3))
+        };
+        let refused = |key: &str| {
+            let refusals = meshing.check(&keyed(key), &Inventory::default());
+            let told = refusals.iter().map(|it| format!("{}: {}", it.path, it.value));
+            told.collect::<Vec<_>>().join("; ")
+        };
+        let key = "ab".repeat(32);
+        assert_eq!(refused(&key), "mesh.discovery_keys[0]: a key");
+        let absent = "mesh.discovery_keys[0]: secret:rack-key";
+        assert_eq!(refused("secret:rack-key"), absent);
+        std::fs::create_dir(state.path().join("secrets")).expect("made");
+        let file = state.path().join("secrets/rack-key");
+        std::fs::write(&file, "short").expect("written");
+        assert_eq!(refused("secret:rack-key"), absent);
+        std::fs::write(&file, format!("{key}\n")).expect("written");
+        assert_eq!(refused("secret:rack-key"), "");
+        let table = meshing.table(&keyed("secret:rack-key")).expect("a table");
+        assert_eq!(table.mesh.expect("a mesh").discovery_keys, [key.clone()]);
+        let shown = format!("{:?}", keyed("secret:rack-key").rows());
+        assert!(shown.contains("secret:rack-key") && !shown.contains(&key), "{shown}");
+    }
+
     #[tokio::test]
     async fn a_listener_that_is_no_more_ends_its_connections_and_any_other_change_ends_none() {
         let meshing = Meshing {
@@ -141,6 +219,7 @@ mod tests {
             wanted: watch::channel(Wanted::default()).0,
             seen: watch::channel(Seen::default()).1,
             touched: false.into(),
+            secrets: Store::of("/nowhere".as_ref()),
         };
         let listener = |name, port| {
             format!("[[mesh.listeners]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n")

@@ -5,7 +5,8 @@
 //! the temperatures come from `/proc` (Documentation/filesystems/proc.rst,
 //! Documentation/accounting/psi.rst, Documentation/admin-guide/iostats.rst) and
 //! one `fstatvfs` of the root file system; none of these waits for a device.
-//! [`Sampler::Temperature`] may hang with its chip and belongs in the helper.
+//! [`Sampler::Temperature`] may hang with its chip and belongs in the helper,
+//! as does [`Sampler::Gpu`], which asks drivers.
 //!
 //! Every sample is bounded: CPU time is the whole machine's, and devices and
 //! interfaces are cut at [`MAX_DEVICES`].
@@ -23,7 +24,7 @@ use purlin_core::{
     metric::{Point, Sampler},
 };
 
-use crate::{Root, memory::bytes_of, probe::Probe, sensor, storage::VIRTUAL};
+use crate::{Root, gpu, memory::bytes_of, probe::Probe, sensor, storage::VIRTUAL};
 
 /// The most disks, and the most interfaces, that one sample lists: a node with
 /// hundreds of containers has as many veths, and each interface is 8 points.
@@ -54,6 +55,7 @@ pub fn sample(sampler: Sampler, root: &Root) -> (Vec<Point>, Vec<Problem>) {
         Sampler::Disk => with(Part::Storage, root, disk),
         Sampler::Network => with(Part::Nic, root, network),
         Sampler::Temperature => temperature(root),
+        Sampler::Gpu => gpu(root),
     }
 }
 
@@ -295,6 +297,17 @@ fn cut<T>(probe: &mut Probe<'_>, path: &str, devices: &mut Vec<T>) {
         probe.problem(path, format!("{left_out} devices over the limit of {MAX_DEVICES} left out"));
         devices.truncate(MAX_DEVICES);
     }
+}
+
+/// Nothing where none of their drivers is loaded: most nodes have no GPU, and their bus need
+/// not be gone through for that every few seconds.
+fn gpu(root: &Root) -> (Points, Vec<Problem>) {
+    let is_loaded = |driver: &str| root.exists(&format!("/sys/module/{driver}"));
+    if !["nvidia", "amdgpu", "i915", "xe"].into_iter().any(is_loaded) {
+        return (Vec::new(), Vec::new());
+    }
+    let (gpus, problems) = gpu::read(root);
+    (gpus.iter().flatten().flat_map(gpu::points).collect(), problems)
 }
 
 fn temperature(root: &Root) -> (Points, Vec<Problem>) {

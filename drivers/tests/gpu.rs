@@ -8,6 +8,7 @@
 mod tree;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fs,
     os::unix::fs::symlink,
@@ -159,6 +160,36 @@ fn check(gpu: &Gpu, expected: Expect) {
     let lines = fields.iter().filter(|(_, value)| !empty(value));
     let text: String = lines.map(|(name, value)| format!("{name}: {value}\n")).collect();
     expected.assert_eq(&text);
+}
+
+#[test]
+fn what_a_gpu_does_is_measured() {
+    let Some((gpus, _)) = read_in_child(&small(), &profile(), None) else { return };
+    let points = gpu::points(&gpus.expect("GPUs")[0]);
+    let own = |it: &&(Cow<'static, str>, String)| {
+        !it.0.starts_with("hw.") || it.0 == "hw.sensor_location"
+    };
+    let lines = points.iter().map(|point| {
+        let own: Vec<_> = point.attributes.iter().filter(own).map(|it| it.1.as_str()).collect();
+        format!("{} {:?} {} {}\n", point.name, point.value, point.unit, own.join(" "))
+    });
+    expect![[r#"
+        hw.gpu.utilization Gauge(0.4) 1 
+        hw.gpu.memory.limit Gauge(25769803776.0) By 
+        hw.gpu.memory.usage Gauge(3758096384.0) By 
+        purlin.hw.gpu.memory.busy Gauge(0.12) 1 
+        hw.power Gauge(71.5) W 
+        purlin.hw.gpu.power.limit Gauge(300.0) W 
+        purlin.hw.gpu.frequency Gauge(210000000.0) Hz 
+        purlin.hw.gpu.throttled Gauge(0.0) 1 
+        purlin.hw.gpu.lost Gauge(0.0) 1 
+        hw.temperature Gauge(33.0) Cel gpu
+        hw.errors Counter(0.0) {error} corrected
+        hw.errors Counter(0.0) {error} uncorrected
+    "#]]
+    .assert_eq(&lines.collect::<String>());
+    let name = ("hw.name".into(), "Example Accelerator 24GB".to_owned());
+    assert!(points.iter().all(|point| point.attributes.contains(&name)), "{points:?}");
 }
 
 #[test]

@@ -69,17 +69,20 @@ pub enum Sampler {
     Network,
     /// Temperatures. Read by the helper: a broken sensor can hang its reader.
     Temperature,
+    /// GPUs: work, memory, power, temperatures, errors. Read by the helper.
+    Gpu,
 }
 
 impl Sampler {
     /// Every sampler.
-    pub const ALL: [Sampler; 6] = [
+    pub const ALL: [Sampler; 7] = [
         Sampler::Cpu,
         Sampler::Memory,
         Sampler::Pressure,
         Sampler::Disk,
         Sampler::Network,
         Sampler::Temperature,
+        Sampler::Gpu,
     ];
 
     /// The name used in the configuration.
@@ -91,6 +94,7 @@ impl Sampler {
             Sampler::Disk => "disk",
             Sampler::Network => "network",
             Sampler::Temperature => "temperature",
+            Sampler::Gpu => "gpu",
         }
     }
 }

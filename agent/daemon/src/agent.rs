@@ -680,6 +680,7 @@ impl Opened {
             root: boot.test.root.clone().unwrap_or("/".into()).into(),
             inventory: inventory_now.clone(),
             lines: lines.clone(),
+            bmc: asker.clone(),
             rebooter,
             inbox: ordered,
             results: telling,

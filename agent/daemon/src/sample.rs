@@ -99,7 +99,7 @@ impl Source {
         last_dictionary: &mut Option<(u64, Instant)>,
     ) -> Option<String> {
         let (points, problems) = match sampler {
-            Sampler::Temperature => {
+            Sampler::Temperature | Sampler::Gpu => {
                 let answer = self.helper.ask(What::Sample(sampler)).await;
                 (answer.points, answer.problems)
             }

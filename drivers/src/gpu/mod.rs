@@ -29,12 +29,14 @@ mod limit;
 mod nvidia;
 mod nvidia_files;
 mod nvml;
+mod points;
 mod vgpu;
 mod xid;
 
 pub use events::{Events, GpuEvent, GpuEventKind};
 pub use limit::{Cap, Limit, limit_to, limit_with, limits, limits_with};
 pub use nvidia_files::nvidia_files;
+pub use points::points;
 pub use xid::xid_text;
 
 /// Base class of display controllers, and of processing accelerators

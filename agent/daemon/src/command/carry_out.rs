@@ -61,7 +61,9 @@ impl Owner {
             },
             Command::Doctor(_) => self.doctor().await,
             Command::SupportBundle(_) => self.support_bundle(id).await,
-            Command::Identify(what) => identify::identify(&self.wiring.root, what).await,
+            Command::Identify(what) => {
+                identify::identify(&self.wiring.root, &self.wiring.bmc, what).await
+            }
             Command::Reboot(_) => return self.reboot().await.err().map(failed),
         };
         Some(came)

@@ -1,8 +1,8 @@
 //! Makes a light blink, so that somebody in front of a rack finds a machine or a port.
 //!
 //! A port's is blinked by its driver (ethtool's `ETHTOOL_PHYS_ID`), which needs
-//! CAP_NET_ADMIN; a chassis has one where the kernel has it as an LED. What this machine
-//! has not is said.
+//! CAP_NET_ADMIN; a chassis has one where the kernel has it as an LED, or its BMC. What this
+//! machine has not is said.
 
 use std::{
     fs,
@@ -17,6 +17,7 @@ use super::{
     Came,
     carry_out::{done, failed},
 };
+use crate::helper::{Changed, Client, What};
 
 /// Seconds if none are told, and the most.
 const USUAL_S: u32 = 30;
@@ -27,14 +28,14 @@ const BLINK: Duration = Duration::from_millis(500);
 const CHASSIS: [&str; 5] = ["identify", "locate", "locator", "uid", "beacon"];
 
 /// Blinks for as long as is told.
-pub async fn identify(root: &Path, what: v1::Identify) -> Came {
+pub async fn identify(root: &Path, bmc: &Client, what: v1::Identify) -> Came {
     let seconds = match what.seconds {
         0 => USUAL_S,
         seconds @ 1..=MAX_S => seconds,
         seconds => return failed(format!("{seconds} s: at most {MAX_S}")),
     };
     match what.nic.is_empty() {
-        true => chassis(root, seconds).await,
+        true => chassis(root, bmc, seconds).await,
         false => port(what.nic, seconds).await,
     }
 }
@@ -48,11 +49,20 @@ async fn port(nic: String, seconds: u32) -> Came {
     }
 }
 
-async fn chassis(root: &Path, seconds: u32) -> Came {
+async fn chassis(root: &Path, bmc: &Client, seconds: u32) -> Came {
     let leds = root.join("sys/class/leds");
     let Some(led) = find(&leds) else {
+        // Its own timer puts the light out, after 255 s at most (IPMI 2.0, 28.5).
+        let seconds = seconds.min(u8::MAX.into()) as u8;
+        let bmcs = match bmc.ask(What::Identify(seconds)).await.changed() {
+            Changed::Identified => {
+                return done(format!("the BMC lets the chassis blink for {seconds} s"));
+            }
+            Changed::Refused(why) => format!("the BMC refuses: {why}"),
+            _ => "there is no BMC".into(),
+        };
         return unsupported(format!(
-            "no LED of {} is one of {}: this chassis has no light that the kernel knows",
+            "no LED of {} is one of {}, and {bmcs}: this chassis has no light that is known",
             leds.display(),
             CHASSIS.join(", ")
         ));
@@ -103,7 +113,9 @@ mod tests {
     async fn a_chassis_light_blinks_and_is_left_as_it_was_and_where_there_is_none_that_is_said() {
         let root = tempfile::tempdir().expect("a directory");
         let ask = |seconds| v1::Identify { nic: String::new(), seconds };
-        let none = identify(root.path(), ask(1)).await;
+        // Nobody answers it.
+        let (bmc, _) = crate::helper::client(root.path().to_owned());
+        let none = identify(root.path(), &bmc, ask(1)).await;
         assert_eq!(none.outcome, CommandOutcome::Unsupported, "{}", none.text);
         for (name, brightness) in [("input3::numlock", "0"), ("bmc:blue:identify", "7")] {
             let led = root.path().join("sys/class/leds").join(name);
@@ -113,7 +125,8 @@ mod tests {
         }
         let led = root.path().join("sys/class/leds/bmc:blue:identify/brightness");
         let (path, read) = (root.path().to_owned(), || fs::read_to_string(&led).expect("read"));
-        let blinking = tokio::spawn(async move { identify(&path, ask(2)).await });
+        let light = bmc.clone();
+        let blinking = tokio::spawn(async move { identify(&path, &light, ask(2)).await });
         let mut seen = Vec::new();
         while !blinking.is_finished() {
             seen.push(read());
@@ -122,7 +135,7 @@ mod tests {
         assert!(seen.contains(&"255".into()) && seen.contains(&"0".into()), "{seen:?}");
         assert_eq!(blinking.await.expect("it ended").outcome, CommandOutcome::Done);
         assert_eq!(read(), "7");
-        let long = identify(root.path(), ask(301)).await;
+        let long = identify(root.path(), &bmc, ask(301)).await;
         assert_eq!(
             (long.outcome, long.text.as_str()),
             (CommandOutcome::Failed, "301 s: at most 300")

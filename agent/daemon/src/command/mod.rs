@@ -23,6 +23,7 @@ use crate::{
     audit,
     clock::{self, Clock, Floor},
     door::Ask,
+    helper,
     logging::Lines,
     spool::Spool,
     status::Sources,
@@ -76,6 +77,8 @@ pub struct Wiring {
     pub inventory: watch::Receiver<Arc<Inventory>>,
     /// What the agent has written about itself.
     pub lines: Lines,
+    /// Who lets the chassis be found.
+    pub bmc: helper::Client,
     /// Who may restart the machine.
     pub rebooter: Rebooter,
     /// What came.

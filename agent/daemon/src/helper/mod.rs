@@ -145,7 +145,9 @@ impl What {
             What::Sample(Sampler::Disk) => Part::Storage,
             What::Sample(Sampler::Network) => Part::Nic,
             What::Sample(Sampler::Temperature) | What::Bmc(_) | What::Identify(_) => Part::Sensor,
-            What::GpuEvents | What::GpuLimits | What::LimitGpus(_) => Part::Gpu,
+            What::GpuEvents | What::Sample(Sampler::Gpu) | What::GpuLimits | What::LimitGpus(_) => {
+                Part::Gpu
+            }
             What::Neighbours => Part::Nic,
             What::Cpuset(_)
             | What::Affinity(_)

@@ -54,9 +54,10 @@ impl Meshing {
         let mesh = settings.mesh.value.as_ref();
         let mut mesh = mesh.and_then(|it| v1::Mesh::decode(&it.bytes[..]).ok());
         for key in mesh.iter_mut().flat_map(|it| &mut it.discovery_keys) {
-            let secret = key.strip_prefix(SECRET).map(|name| self.secrets.read(name));
-            if let Some(Ok(secret)) = secret {
-                *key = secret;
+            match key.strip_prefix(SECRET).map(|name| self.secrets.read(name)) {
+                Some(Ok(secret)) => *key = secret,
+                Some(Err(why)) => tracing::error!(why, "a secret of the mesh is gone"),
+                None => {}
             }
         }
         let (generation, incarnation) = (settings.generation?, self.incarnation);
@@ -207,7 +208,7 @@ mod tests {
         std::fs::write(&file, format!("{key}\n")).expect("written");
         assert_eq!(refused("secret:rack-key"), "");
         let table = meshing.table(&keyed("secret:rack-key")).expect("a table");
-        assert_eq!(table.mesh.expect("a mesh").discovery_keys, [key.clone()]);
+        assert_eq!(table.mesh.expect("a mesh").discovery_keys, vec![key.clone()]);
         let shown = format!("{:?}", keyed("secret:rack-key").rows());
         assert!(shown.contains("secret:rack-key") && !shown.contains(&key), "{shown}");
     }

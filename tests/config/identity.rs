@@ -9,8 +9,11 @@ use rcgen::{CertificateParams, KeyPair, SanType};
 
 use crate::{ROUND_TRIP, apply};
 
-pub fn local() -> [Test; 1] {
-    [test("a_node_that_was_reset_is_another_one_or_keeps_its_id", 60, reset)]
+pub fn local() -> [Test; 2] {
+    [
+        test("a_node_that_was_reset_is_another_one_or_keeps_its_id", 60, reset),
+        test("a_state_that_wakes_up_on_another_machine_says_so_and_runs_on", 120, moved),
+    ]
 }
 
 pub fn remote() -> [Test; 2] {
@@ -48,6 +51,76 @@ fn reset(lab: &Lab) -> Result {
         ensure!(node.cli(&["audit", "verify"])?.code == 0, "the record is whole");
         node.stop()?;
     }
+    Ok(())
+}
+
+/// A machine of a UUID and a disk; then another board, another disk, both.
+fn moved(lab: &Lab) -> Result {
+    let machine = |uuid: &str, disk: &str| -> Result {
+        lab.file("root/sys/class/dmi/id/product_uuid", format!("{uuid}\n"))?;
+        lab.file("root/sys/class/dmi/id/product_name", "Box\n")?;
+        lab.file("root/sys/block/sda/size", "1000000\n")?;
+        lab.file("root/sys/block/sda/removable", "0\n")?;
+        lab.file("root/sys/block/sda/device/type", "0\n")?;
+        lab.file("root/sys/block/sda/serial", format!("{disk}\n"))?;
+        lab.file("root/etc/machine-id", format!("{:032x}\n", 7))?;
+        Ok(())
+    };
+    let (one, two) =
+        ("11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555");
+    machine(one, "DISK1")?;
+    let mut node = Node::new(lab, "node")?;
+    node.set("PURLIN_TEST__ROOT", lab.dir().join("root"));
+    node.start()?;
+    let file = node.state_dir().join("machine.json");
+    let taken_down = |what: &str| {
+        wait::until(what, ROUND_TRIP, || {
+            fs::read_to_string(&file).map(drop).map_err(|e| e.to_string())
+        })
+    };
+    taken_down("the machine is taken down")?;
+    let known = fs::read_to_string(&file)?;
+    ensure!(known.contains(one) && known.contains("DISK1"), "{known}");
+    ensure!(apply(lab, &node, "version = 1\n[sampling]\ninterval_s = 7\n")?.code == 0, "applied");
+    for (uuid, disk, what) in [
+        (two, "DISK1", Some("the board was replaced")),
+        (two, "DISK2", Some("none of its disks")),
+        (one, "DISK3", Some("is a copy")),
+        (one, "DISK3", None),
+    ] {
+        node.stop()?;
+        machine(uuid, disk)?;
+        node.start()?;
+        let is_moved = || -> std::result::Result<String, String> {
+            let faults = node.status().map_err(|e| format!("{e:?}"))?.faults;
+            let fault = faults.into_iter().find(|fault| fault.id == "identity-moved");
+            fault.map(|it| it.what).ok_or("it says nothing".into())
+        };
+        let Some(what) = what else {
+            // As long as it took to be told otherwise.
+            std::thread::sleep(std::time::Duration::from_secs(3));
+            ensure!(is_moved().is_err(), "{:?}", is_moved());
+            break;
+        };
+        let said = wait::until("it says so", ROUND_TRIP, is_moved)?;
+        ensure!(said.contains(what), "{said}");
+        let alarm = |id: &str| -> Result<bool> {
+            Ok(node.status()?.alarms.iter().any(|alarm| alarm.id.contains(id)))
+        };
+        wait::until("an alarm is raised", ROUND_TRIP, || match alarm("identity-moved") {
+            Ok(true) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+        ensure!(setting(&node.config()?, "sampling.interval_s")?.value == "7", "it runs on");
+        ensure!(node.cli(&["node", "accept"])?.code == 0, "settled");
+        wait::until("it is settled", ROUND_TRIP, || match is_moved() {
+            Ok(said) => Err(said),
+            Err(_) => Ok(()),
+        })?;
+        taken_down("the machine is taken down anew")?;
+    }
+    ensure!(node.cli(&["audit", "list"])?.stdout.contains("node.accepted"), "on record");
+    node.stop()?;
     Ok(())
 }
 

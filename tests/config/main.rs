@@ -24,6 +24,7 @@ mod command;
 mod enrol;
 mod fleet;
 mod identity;
+mod keys;
 mod power;
 mod trial;
 
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         .chain(audit::remote())
         .chain(identity::remote())
         .chain(enrol::tests())
+        .chain(keys::tests())
         .chain(fleet::tests())
         .chain(command::tests())
         .map(|test| test.needs(&mosquitto));

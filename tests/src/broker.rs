@@ -11,6 +11,7 @@ use std::{
 
 use purlin_daemon::{
     clock::Floor,
+    enrol::Store,
     mqtt::{Connection, Mqtt, Transport as _},
 };
 
@@ -42,8 +43,9 @@ impl Broker {
             username: name.into(),
             password_file: None,
             trust_anchors: None,
-            identity: None,
+            certificate: None,
             enrolled: None,
+            key: Store::Own,
             floor: Floor::default(),
             proxy: None,
         };

@@ -17,7 +17,7 @@ use purlin_core::{
     inventory::Part,
     settings::{Endpoint, Impossible, Webhook},
 };
-use purlin_daemon::{clock::Floor, mqtt::Mqtt};
+use purlin_daemon::{clock::Floor, enrol::Store, mqtt::Mqtt};
 use purlin_proto::api::AuditHead;
 
 use crate::{
@@ -701,6 +701,16 @@ Examples:
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
+    /// Let the node be on this machine, where its state was made on another one
+    ///
+    /// A node whose state wakes up on another board or on other disks runs on as it last did,
+    /// and says so (`identity-moved`). Say this where the board or the disk was replaced, or
+    /// the disks moved, and the old machine is out of service. Where it still runs, this is a
+    /// copy: `purlin node reset --all`, and a machine id of its own.
+    #[command(after_help = "\
+Examples:
+  purlin node accept                     the board was replaced")]
+    Accept,
     /// Empty the state directory; the agent must be stopped
     ///
     /// Before a node goes elsewhere, or where two have one identity because a disk or an
@@ -1890,8 +1900,9 @@ impl Login {
             client_id,
             password_file: self.password_file.clone(),
             trust_anchors: self.ca.clone(),
-            identity: self.cert.clone().zip(self.key.clone()),
+            certificate: self.cert.clone(),
             enrolled: None,
+            key: self.key.clone().map_or(Store::Own, Store::File),
             proxy: None,
             floor: Floor::default(),
         }

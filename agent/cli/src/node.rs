@@ -6,7 +6,7 @@ use purlin_daemon::{
     boot::Boot,
     clock::Floor,
     enrol::{self, Certificate, certificate, token},
-    reset,
+    machine, reset,
 };
 use purlin_proto::topic::Topics;
 use serde::Serialize;
@@ -41,6 +41,13 @@ pub async fn run(command: &NodeCommand, global: &Global, output: &Output) -> End
         NodeCommand::Enrol { command: None, token_file: None } => Err(Failure::Usage(
             "say --token-file FILE, or request or accept to do it by files".into(),
         )),
+        NodeCommand::Accept => {
+            machine::accept(&boot.state_dir).map_err(Failure::Failed)?;
+            output.text(
+                "The node is this machine from now on; its agent takes that up in seconds.\n",
+            )?;
+            Ok(Exit::Ok)
+        }
         NodeCommand::Reset { what, yes } => reset(boot, what, *yes, output),
     }
 }
@@ -107,7 +114,12 @@ fn own(boot: &Boot) -> Result<enrol::Node, Failure> {
         let dir = boot.state_dir.display();
         return Err(Failure::Failed(format!("there is no {dir} yet: start the agent once")));
     }
-    Ok(enrol::Node { state: boot.state_dir.clone(), fleet: boot.fleet.clone(), id: id(boot)? })
+    Ok(enrol::Node {
+        state: boot.state_dir.clone(),
+        fleet: boot.fleet.clone(),
+        id: id(boot)?,
+        key: boot.key.clone(),
+    })
 }
 
 /// The node's id, which a state directory may have to be asked for.

@@ -57,6 +57,7 @@ pub mod irq;
 pub mod mesh;
 pub mod metric;
 pub mod modbus;
+pub mod moved;
 pub mod pace;
 pub mod pacing;
 pub mod pattern;

@@ -27,6 +27,7 @@
 //! | `relay` | frames of peers whose uplink is down | hands them to `uplink` |
 //! | `command` | what the core wants done once | results to `uplink`, ids on disk |
 //! | `identity` | the certificate, a token, `Settings` | the next certificate on disk |
+//! | `machine` | `Inventory` | whether the state is on the machine that it was made on |
 //! | `uplink` | the spool, `Reported`, `Shown` | `Link`, documents to `config` |
 //! | `sparkplug` | samples, `Settings` | Sparkplug B to a broker |
 //! | `api` | all of these | JSON over the socket |
@@ -79,7 +80,7 @@ use crate::{
     history::History,
     intake,
     inventory::{Due, Hardware, Owner},
-    kubelet, logging, mesh, nri,
+    kubelet, logging, machine, mesh, nri,
     placement::{self, Store, features},
     power,
     rack::{
@@ -546,6 +547,7 @@ impl Opened {
             state: boot.state_dir.clone(),
             fleet: identity.fleet.clone(),
             id: identity.node.clone(),
+            key: boot.key.clone(),
         };
         let (no_certificate, certificate_now) = watch::channel(None);
         let token_file = boot.token_file().unwrap_or_else(|why| {
@@ -567,12 +569,22 @@ impl Opened {
             view: no_certificate,
             anew,
         };
+        let (moved, moved_now) = watch::channel(None);
+        let watched = machine::Task {
+            state: boot.state_dir.clone(),
+            root: boot.test.root.clone().unwrap_or("/".into()).into(),
+            inventory: inventory_now.clone(),
+            audit: audit.clone(),
+            view: moved,
+        };
+        tasks.spawn("machine", move || watched.clone().run());
         tasks.spawn("identity", move || task.clone().run());
         let sources = status::Sources {
             clock: clock.clone(),
             identity,
             own,
             certificate: certificate_now,
+            moved: moved_now,
             floor: mqtt.floor.clone(),
             mode: boot.mode,
             state_dir: boot.state_dir.clone(),

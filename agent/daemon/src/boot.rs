@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     env, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -65,8 +66,12 @@ pub struct Boot {
     pub password_file: Option<PathBuf>,
     /// PEM file of trusted certificate authorities.
     pub trust_anchors: Option<PathBuf>,
-    /// PEM files of the node's own certificate and its key.
-    pub identity: Option<(PathBuf, PathBuf)>,
+    /// PEM file of the node's own certificate.
+    pub certificate: Option<PathBuf>,
+    /// Where its key is.
+    pub key: enrol::Store,
+    /// What a token's module writes.
+    pub key_state: Option<PathBuf>,
     /// How a first certificate is asked for.
     pub enrol: Enrol,
     /// HTTP proxy on the way to the broker.
@@ -194,16 +199,23 @@ impl Boot {
         let played = [&test.root, &test.journal].into_iter().flatten().map(PathBuf::from);
         let programs = [&test.reboot, &test.poweroff].into_iter().flatten();
         let played = played.chain(programs.filter_map(|it| beside(Path::new(it))));
-        let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let (key, module) = match &self.key {
+            enrol::Store::Own => (None, None),
+            enrol::Store::File(file) => (Some(file), None),
+            enrol::Store::Token(token) => (None, Some(token.uri())),
+        };
+        let identity = self.certificate.iter().chain(key);
         let own = [self.state_dir.clone(), RUNTIME_DIR.into(), self.mesh_dir()]
             .into_iter()
             .chain(beside(&self.socket))
             .chain(identity.filter_map(|file| beside(file)))
+            .chain(self.key_state.clone())
             .chain(played);
         let login = self.proxy.iter().filter_map(|it| it.login.as_ref()).map(|it| &it.1);
         let named = [&self.password_file, &self.trust_anchors, &self.trust_keys, &self.spool_key];
         let enrol = [&self.enrol.password_file, &self.enrol.token_file];
-        let named = named.into_iter().chain(enrol);
+        let module = module.into_iter().flat_map(|uri| [Some(&uri.module), uri.pin.as_ref()]);
+        let named = named.into_iter().chain(enrol).map(Option::as_ref).chain(module);
         let relay = self.relay.iter().flat_map(|it| [&it.certificate, &it.key, &it.trust_anchors]);
         let named = named.flatten().chain(login).chain(relay);
         (own.collect(), named.filter_map(|file| beside(file)).collect())
@@ -216,8 +228,9 @@ impl Boot {
             username: self.username.clone().unwrap_or_else(|| node.into()),
             password_file: self.password_file.clone(),
             trust_anchors: self.trust_anchors.clone(),
-            identity: self.identity.clone(),
+            certificate: self.certificate.clone(),
             enrolled: Some(enrol::pair(&self.state_dir)),
+            key: self.key.clone(),
             proxy: self.proxy.clone(),
             floor: Floor::default(),
         }
@@ -229,7 +242,7 @@ impl Boot {
             client_id: format!("{node}-enrol"),
             username: self.enrol.username.clone(),
             password_file: self.enrol.password_file.clone(),
-            identity: None,
+            certificate: None,
             enrolled: None,
             ..self.mqtt(node)
         }
@@ -307,7 +320,7 @@ impl Reader {
         let uplink = file.uplink.unwrap_or_default();
         let port = file.broker.unwrap_or_default().port;
         let state_dir = path(file.state_dir).unwrap_or_else(|| self.default_state_dir(mode));
-        let certificate = (given(uplink.client_certificate), given(uplink.client_key));
+        let (certificate, key) = self.key(uplink.client_certificate, uplink.client_key);
         let fleet = self.level("fleet", file.fleet).unwrap_or("default".into());
         let login = (given(uplink.proxy_username), given(uplink.proxy_password_file));
         let login = self.pair("uplink.proxy_username", "uplink.proxy_password_file", login);
@@ -324,8 +337,9 @@ impl Reader {
             username: given(uplink.username),
             password_file: path(uplink.password_file),
             trust_anchors: path(uplink.trust_anchors),
-            identity: (self.pair("uplink.client_certificate", "uplink.client_key", certificate))
-                .map(|(certificate, key)| (certificate.into(), key.into())),
+            certificate,
+            key,
+            key_state: path(uplink.client_key_state),
             enrol: self.enrol(file.enrol.unwrap_or_default()),
             proxy,
             relay: self.relay(file.relay.unwrap_or_default()),
@@ -439,6 +453,35 @@ impl Reader {
                 None
             }
         }
+    }
+
+    /// The node's certificate, where one is named, and where its key is.
+    fn key(
+        &mut self,
+        certificate: Option<String>,
+        key: Option<String>,
+    ) -> (Option<PathBuf>, enrol::Store) {
+        let certificate = path(certificate);
+        let store = match given(key) {
+            None => {
+                if let Some(certificate) = &certificate {
+                    let (value, limit) = (certificate.display().to_string(), "one with its key");
+                    let hint = "name uplink.client_key too";
+                    self.refuse("uplink.client_certificate", value, limit, hint);
+                }
+                enrol::Store::Own
+            }
+            Some(key) if enrol::Uri::is_one(&key) => match enrol::Uri::parse(&key) {
+                Ok(uri) => enrol::Store::Token(Arc::new(enrol::Token::new(uri))),
+                Err(why) => {
+                    let limit = "pkcs11:token=…;object=…?module-path=…&pin-source=… (RFC 7512)";
+                    self.refuse("uplink.client_key", key, limit, &why);
+                    enrol::Store::Own
+                }
+            },
+            Some(file) => enrol::Store::File(file.into()),
+        };
+        (certificate, store)
     }
 
     fn enrol(&mut self, enrol: v1::AgentEnrol) -> Enrol {
@@ -728,7 +771,7 @@ mod tests {
             &[("PURLIN_TEST__CPU_INTERVAL_MS", "soon")],
             expect![[r#"
                 broker.port: "many" (may be a whole number from 0 to 4294967295; correct this value (in FILE))
-                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, spool, trust, relay, sparkplug, access, watchdog, test; did you mean "fleet"? (in FILE))
+                fleeet: fleeet (may be one of fleet, node, state_dir, socket, log, uplink, broker, nri, oci_runtime, spool, trust, relay, sparkplug, access, watchdog, enrol, test; did you mean "fleet"? (in FILE))
                 node: 7 (may be text in quotes; correct this value (in FILE))
                 test.cpu_interval_ms: "soon" (may be a whole number from 0 to 4294967295; correct this value (in PURLIN_TEST__CPU_INTERVAL_MS))
             "#]],

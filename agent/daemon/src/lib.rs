@@ -31,6 +31,7 @@ pub mod inventory;
 pub mod kubelet;
 mod ledger;
 mod logging;
+pub mod machine;
 mod mesh;
 pub mod nri;
 pub mod offline;

@@ -3,6 +3,7 @@
 //! ```text
 //! lock           held by the one agent that uses the directory; its pid
 //! incarnation    16 hexadecimal digits, random, made with the directory
+//! machine.json   the machine that all of this was made on
 //! node           node id, where the machine has no machine id to derive it from
 //! boot           how many boots it has seen, and the id of the last
 //! ledger.a .b    the configuration the node boots from
@@ -197,14 +198,22 @@ impl StateDir {
 /// as machine-id(5) asks for, so that the id itself stays private. `None` if the
 /// machine has none.
 pub fn node_of_machine() -> Option<String> {
-    const APPLICATION: &[u8] = b"purlin node id";
-    let machine_id = fs::read_to_string("/etc/machine-id").ok()?;
+    of_machine(Path::new("/"), b"purlin node id")
+}
+
+/// What an installed system is known by, hashed in the same way.
+pub fn system_of_machine(root: &Path) -> Option<String> {
+    of_machine(root, b"purlin machine")
+}
+
+fn of_machine(root: &Path, application: &[u8]) -> Option<String> {
+    let machine_id = fs::read_to_string(root.join("etc/machine-id")).ok()?;
     let machine_id = machine_id.trim();
     if machine_id.len() != 32 || !machine_id.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
     let key = hmac::Key::new(hmac::HMAC_SHA256, machine_id.as_bytes());
-    Some(hex::encode(&hmac::sign(&key, APPLICATION).as_ref()[..8]))
+    Some(hex::encode(&hmac::sign(&key, application).as_ref()[..8]))
 }
 
 /// Random bits from the kernel.

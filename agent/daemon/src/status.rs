@@ -40,6 +40,8 @@ pub struct Sources {
     pub own: enrol::Node,
     /// Why there is none, or no next one.
     pub certificate: watch::Receiver<Option<api::Fault>>,
+    /// Whether its state was made on another machine.
+    pub moved: watch::Receiver<Option<api::Fault>>,
     /// What time it is at least.
     pub floor: Floor,
     /// How the agent runs.
@@ -130,6 +132,7 @@ impl Sources {
         faults.extend(audit::faults(&self.audit));
         faults.extend(self.own.faults(self.floor.now()));
         faults.extend(self.certificate.borrow().clone());
+        faults.extend(self.moved.borrow().clone());
         faults.extend(shared_identity(&self.link.borrow().view()));
         faults.extend(mesh::faults(&self.mesh.borrow().view));
         faults.extend(placement_faults(&self.enforced.borrow()));

@@ -24,19 +24,23 @@ use purlin_proto::{
     api,
     v1::{self, enrol_request::By},
 };
-use rcgen::{
-    CertificateParams, CertificateSigningRequest, DistinguishedName, DnType, KeyPair,
-    PublicKeyData, SigningKey,
-};
+use rcgen::{CertificateParams, CertificateSigningRequest, DistinguishedName, DnType, KeyPair};
 use rumqttc::tokio_rustls::rustls::pki_types::CertificateDer;
 
 mod ask;
 pub mod certificate;
+pub mod key;
+mod pkcs11;
 pub mod task;
 pub mod token;
 
 pub use ask::ask;
 pub use certificate::{Certificate, Chain};
+pub use key::Store;
+pub use pkcs11::{Token, Uri};
+
+use crate::boot::credential;
+use key::{Key, TokenKey};
 
 /// Below the state directory.
 pub const DIR: &str = "identity";
@@ -58,6 +62,8 @@ pub struct Node {
     pub fleet: String,
     /// The node's id.
     pub id: String,
+    /// Where its key is.
+    pub key: Store,
 }
 
 /// The certificate in use.
@@ -103,18 +109,48 @@ impl Node {
     /// A request for a certificate (PKCS#10), by a new key; the same key again until the
     /// certificate is there.
     pub fn request(&self) -> Result<CertificateSigningRequest, String> {
-        let key = match read_key(&self.dir().join(NEXT_KEY))? {
-            Some(key) => key,
-            None => {
-                let key = KeyPair::generate().map_err(text)?;
-                self.keep(NEXT_KEY, &key.serialize_pem())?;
-                key
-            }
-        };
+        let key = self.asking_key()?;
         let mut params = CertificateParams::new([self.id.clone()]).map_err(text)?;
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, self.id.as_str());
-        params.serialize_request(&key).map_err(text)
+        key.request(params)
+    }
+
+    /// The key that is asked for a certificate for.
+    fn asking_key(&self) -> Result<Key, String> {
+        if let Store::Token(token) = &self.key {
+            let point = token.point_or_make()?;
+            return Ok(Key::Token(TokenKey { token: token.clone(), point }));
+        }
+        if let Some(key) = self.keys()?.into_iter().next() {
+            return Ok(key);
+        }
+        let key = KeyPair::generate().map_err(text)?;
+        self.keep(NEXT_KEY, &key.serialize_pem())?;
+        Ok(Key::Pair(key.into()))
+    }
+
+    /// The keys that a certificate may be for: that of a request first.
+    fn keys(&self) -> Result<Vec<Key>, String> {
+        Ok(match &self.key {
+            Store::Own => read_key(&self.dir().join(NEXT_KEY))?.into_iter().collect(),
+            Store::File(file) => {
+                let file = credential("uplink.client_key", file)?;
+                let key = read_key(&file)?;
+                vec![key.ok_or_else(|| format!("there is no key {}", file.display()))?]
+            }
+            Store::Token(token) => {
+                vec![Key::Token(TokenKey { token: token.clone(), point: token.point()? })]
+            }
+        })
+    }
+
+    /// The key of the certificate in use.
+    fn held_key(&self) -> Result<Option<Key>, String> {
+        match self.key {
+            Store::Own => read_key(&self.pair()),
+            _ => Ok(self.keys()?.into_iter().next()),
+        }
     }
 
     /// What is asked with for the first certificate.
@@ -131,9 +167,9 @@ impl Node {
     /// What is asked with for the next.
     pub fn ask_by_certificate(&self, held: &Held) -> Result<v1::EnrolRequest, String> {
         let csr = self.request()?.der().to_vec();
-        let key = read_key(&self.pair())?.ok_or("the key of the certificate is gone")?;
+        let key = self.held_key()?.ok_or("the key of the certificate is gone")?;
         let said = token::renewal(&self.fleet, &self.id, &csr);
-        let signature = key.sign(&said).map_err(text)?.into();
+        let signature = key.sign(&said)?.into();
         let certificate = held.chain[0].to_vec().into();
         let by = By::Certificate(v1::CertificateProof { certificate, signature });
         Ok(v1::EnrolRequest { csr: csr.into(), by: Some(by) })
@@ -157,13 +193,14 @@ impl Node {
         if certificate.not_after_unix_s <= now {
             return Err(format!("it has ended at {}", certificate.not_after_unix_s));
         }
-        let keys = [read_key(&self.dir().join(NEXT_KEY))?, read_key(&self.pair())?];
-        let is_its = |key: &KeyPair| key.subject_public_key_info() == certificate.public_key;
-        let key = keys.into_iter().flatten().find(is_its);
+        let keys = self.keys()?.into_iter().chain(self.held_key()?);
+        let key = keys.into_iter().find(|key| key.public() == certificate.public_key);
         let key = key.ok_or(
             "it is for another key than this node has: ask for one with purlin node enrol request",
         )?;
-        self.keep(NEXT_PAIR, &format!("{}\n{}", pem.trim_end(), key.serialize_pem()))?;
+        // What is somebody else's to keep is not copied.
+        let beside = if matches!(self.key, Store::Own) { key.pem() } else { String::new() };
+        self.keep(NEXT_PAIR, &format!("{}\n{beside}", pem.trim_end()))?;
         Ok(certificate)
     }
 
@@ -270,14 +307,15 @@ fn judge(chain: &Chain, authority: &CertificateDer<'_>, now: u64) -> Result<u64,
     Ok(since)
 }
 
-fn read_key(path: &Path) -> Result<Option<KeyPair>, String> {
+fn read_key(path: &Path) -> Result<Option<Key>, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let Some(bytes) = bounded(path).map_err(|error| failed(&error))? else { return Ok(None) };
     let text = String::from_utf8_lossy(&bytes);
     // Certificates come before it.
     let key = text.find("-----BEGIN PRIVATE KEY-----").map(|at| &text[at..]);
     let key = key.ok_or_else(|| failed(&"there is no key in it"))?;
-    KeyPair::from_pem(key).map(Some).map_err(|error| failed(&error))
+    let key = KeyPair::from_pem(key).map_err(|error| failed(&error))?;
+    Ok(Some(Key::Pair(key.into())))
 }
 
 fn bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {

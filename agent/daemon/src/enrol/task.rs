@@ -119,7 +119,7 @@ impl Task {
 
     fn due(&self) -> Result<Due, String> {
         let now = self.now();
-        if self.mqtt.identity.is_some() {
+        if self.mqtt.certificate.is_some() {
             return Ok(Due::Nothing(LOOK));
         }
         match self.node.held()? {

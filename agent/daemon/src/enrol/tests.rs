@@ -19,7 +19,7 @@ fn signed(request: &str, ends_in: i32) -> String {
 }
 
 fn node(state: &Path, id: &str) -> Node {
-    Node { state: state.into(), fleet: "lab".into(), id: id.into() }
+    Node { state: state.into(), fleet: "lab".into(), id: id.into(), key: Store::Own }
 }
 
 fn request(state: &Path, id: &str) -> String {

@@ -4,9 +4,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use rumqttc::tokio_rustls::rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, Error, InconsistentKeys, RootCertStore,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
     time_provider::TimeProvider,
 };
 
@@ -18,7 +19,7 @@ pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 /// Our end of a connection to whom these authorities vouch for.
 pub fn client(
     roots: RootCertStore,
-    identity: Option<Identity>,
+    identity: Option<CertifiedKey>,
     floor: &Floor,
 ) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_details(provider(), Arc::new(floor.clone()))
@@ -27,10 +28,20 @@ pub fn client(
         .with_root_certificates(roots);
     match identity {
         None => Ok(builder.with_no_client_auth()),
-        Some((chain, key)) => {
-            builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())
+        Some(identity) => {
+            match identity.keys_match() {
+                // A token doesn't say which key it has.
+                Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            Ok(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))))
         }
     }
+}
+
+/// A certificate and its key, as TLS signs with them.
+pub fn certified((chain, key): Identity) -> Result<CertifiedKey, String> {
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|error| error.to_string())
 }
 
 /// The authorities of a file that a setting names.

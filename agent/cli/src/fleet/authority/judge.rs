@@ -161,7 +161,7 @@ fn has_key(chain: &Chain, csr: &CertificateSigningRequestParams) -> Result<bool,
 mod tests {
     use std::path::Path;
 
-    use purlin_daemon::enrol::Node;
+    use purlin_daemon::enrol::{Node, Store};
     use tempfile::TempDir;
 
     use super::{
@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn node(state: &Path, id: &str) -> Node {
-        Node { state: state.into(), fleet: "lab".into(), id: id.into() }
+        Node { state: state.into(), fleet: "lab".into(), id: id.into(), key: Store::Own }
     }
 
     fn token(authority: &Authority, node: &str, lasts_s: u64) -> purlin_proto::v1::EnrolToken {

@@ -18,6 +18,7 @@ use rumqttc::{
     mqttbytes::v5::{
         DisconnectReasonCode, LastWill, Packet, PublishProperties, SubscribeReasonCode,
     },
+    tokio_rustls::rustls::sign::CertifiedKey,
 };
 use tokio::{
     net::TcpStream,
@@ -26,7 +27,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{boot, clock::Floor};
+use crate::{
+    boot,
+    clock::Floor,
+    enrol::{Store, key},
+};
 
 use super::{
     Answer, Closed, MAX_IN_FLIGHT, Message, PendingAnswer, Reply, Session, Transport, tls,
@@ -58,10 +63,12 @@ pub struct Mqtt {
     pub password_file: Option<PathBuf>,
     /// PEM file of trusted certificate authorities.
     pub trust_anchors: Option<PathBuf>,
-    /// PEM files of our own certificate and its key, read anew at each connection.
-    pub identity: Option<(PathBuf, PathBuf)>,
-    /// PEM file of a certificate with its key, used where it is and `identity` names none.
+    /// PEM file of our own certificate, read anew at each connection.
+    pub certificate: Option<PathBuf>,
+    /// The same of one that the node was given, used where it is and there is no other.
     pub enrolled: Option<PathBuf>,
+    /// The key of either.
+    pub key: Store,
     /// HTTP proxy that is asked to connect us (CONNECT).
     pub proxy: Option<boot::Proxy>,
     /// What time it is at least.
@@ -119,10 +126,9 @@ impl Mqtt {
             .ok_or("mqtts:// needs uplink.trust_anchors: a PEM file of the authorities to trust")?;
         let roots = tls::roots("uplink.trust_anchors", path)?;
         let enrolled = self.enrolled.as_ref().filter(|pair| pair.exists());
-        let enrolled = enrolled.map(|pair| (pair.clone(), pair.clone()));
-        let identity = self.identity.clone().or(enrolled).map(|(certificate, key)| {
-            let chain = tls::certificates("uplink.client_certificate", &certificate)?;
-            Ok::<_, String>((chain, tls::key("uplink.client_key", &key)?))
+        let identity = self.certificate.as_ref().or(enrolled).map(|certificate| {
+            let chain = tls::certificates("uplink.client_certificate", certificate)?;
+            Ok::<_, String>(CertifiedKey::new(chain, key::for_tls(&self.key, certificate)?))
         });
         let config = tls::client(roots, identity.transpose()?, &self.floor)
             .map_err(|error| format!("uplink.client_certificate and uplink.client_key: {error}"))?;

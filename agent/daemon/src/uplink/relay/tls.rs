@@ -25,7 +25,8 @@ pub async fn connect(
     peer: &Peer,
 ) -> Result<client::TlsStream<TcpStream>, String> {
     let (identity, roots) = files(config)?;
-    let tls = tls::client(roots, Some(identity), floor)
+    let tls = tls::certified(identity)
+        .and_then(|identity| tls::client(roots, Some(identity), floor))
         .map_err(|error| format!("relay.certificate and relay.key: {error}"))?;
     let name = name_of(&peer.node)?;
     let stream = TcpStream::connect(&peer.address).await.map_err(|error| error.to_string())?;

@@ -17,6 +17,8 @@ use crate::{
 
 /// Turns for one address of a scan: nobody is at most of them.
 const ASKS: usize = 2;
+/// Addresses without a word between two notes of how far it is: some ten seconds.
+const NOTE_EVERY: usize = 16;
 /// Readings of a map that are shown for a comparison.
 const SHOWN: usize = 3;
 
@@ -29,7 +31,11 @@ pub async fn scan(map: &Arc<Map>, at: &At, output: &Output) -> Ended {
     let mut link = open(at, map).await?;
     note(&format!("asking {} addresses, one after the other", map.addresses.len()));
     let mut found = Found { devices: Vec::new() };
-    for address in map.addresses.iter().filter_map(|it| u8::try_from(it).ok()) {
+    let addresses = map.addresses.iter().filter_map(|it| u8::try_from(it).ok());
+    for (n, address) in addresses.enumerate() {
+        if n > 0 && n.is_multiple_of(NOTE_EVERY) {
+            note(&format!("{n} of {} asked, now at address {address}", map.addresses.len()));
+        }
         let polled = poll(&mut link, map, address, ASKS).await?;
         if answers(&polled) {
             note(&format!("address {address} answers"));

@@ -24,8 +24,13 @@ use super::{
     seal::Beside,
 };
 
+/// Of a usual run; `./tests/run soak` goes through thousands.
 const SEEDS: u64 = 300;
 const NODES: usize = 5;
+
+fn seeds() -> u64 {
+    std::env::var("PURLIN_SEEDS").ok().and_then(|it| it.parse().ok()).unwrap_or(SEEDS)
+}
 
 struct Random(u64);
 
@@ -198,7 +203,7 @@ fn told(all: &mut BTreeMap<&str, Vec<u64>>) {
 #[test]
 fn whoever_dies_comes_back_or_is_cut_off_is_known_to_all() {
     let mut times = BTreeMap::<_, Vec<_>>::new();
-    for seed in 0..SEEDS {
+    for seed in 0..seeds() {
         let mut world = World::new(seed);
         let mut took = |what, world: &mut World, most_ms| {
             let ms = world.until(most_ms, World::is_right);
@@ -222,7 +227,7 @@ fn whoever_dies_comes_back_or_is_cut_off_is_known_to_all() {
 
 #[test]
 fn one_datagram_in_ten_lost_parts_nobody_for_good() {
-    for seed in 0..SEEDS / 10 {
+    for seed in 0..seeds() / 10 {
         let mut world = World::new(seed);
         world.loss = 10;
         let (mut wrong_ms, whole_ms) = (0, 100_000);
@@ -294,7 +299,7 @@ fn saying(ids: &[&str]) -> Said {
 #[test]
 fn all_nodes_go_through_the_stages_of_one_nodes_ups() {
     let mut late = BTreeMap::<_, Vec<_>>::new();
-    for seed in 0..SEEDS / 10 {
+    for seed in 0..seeds() / 10 {
         let (mut world, mut policies) = (World::new(seed), Policies::new());
         world.loss = 10;
         for n in 0..NODES {
@@ -326,7 +331,7 @@ fn all_nodes_go_through_the_stages_of_one_nodes_ups() {
 /// Who is cut off goes by what was last heard, and not for ever.
 #[test]
 fn a_node_that_is_cut_off_goes_by_what_it_heard_until_that_is_too_old() {
-    for seed in 0..SEEDS / 10 {
+    for seed in 0..seeds() / 10 {
         let (mut world, mut policies) = (World::new(seed), Policies::new());
         for n in 0..NODES {
             world.nodes[n].says = saying(&[]);

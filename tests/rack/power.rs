@@ -80,9 +80,8 @@ impl Common {
         };
         let peers: String = self.tunnels.iter().enumerate().map(peer).collect();
         format!(
-            "[mesh]\ndiscovery_keys = [\"{}\"]\n[[mesh.listeners]]\nname = \"rack\"\n\
+            "[mesh]\ndiscovery_keys = [\"secret:rack\"]\n[[mesh.listeners]]\nname = \"rack\"\n\
              protocol = \"tunnel\"\naddress = \"{}\"\n{peers}",
-            "5a".repeat(32),
             self.tunnels[n]
         )
     }
@@ -179,6 +178,8 @@ impl Site {
             line.as_ref().map(|line| bus(&line.driver)).unwrap_or_default(),
             common.mesh(n)
         );
+        fs::create_dir_all(node.state_dir().join("secrets"))?;
+        fs::write(node.state_dir().join("secrets/rack"), "5a".repeat(32))?;
         let identity = node.state_dir().join("mesh").join(identity::DIR);
         fs::create_dir_all(&identity)?;
         fs::write(identity.join(identity::RACK), common.authority.certificate_pem())?;
@@ -250,10 +251,17 @@ fn bus(port: &Path) -> String {
     )
 }
 
+/// Until it answers: a document that has a mesh is refused by a node without one.
 fn start_mesh(node: &Node) -> Result<Process> {
     let log = fs::File::options().create(true).append(true).open(node.dir().join("mesh.log"))?;
     let mut command = node.command(&[]);
-    Process::start(command.arg("mesh").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))
+    let command = command.arg("mesh").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let process = Process::start(command)?;
+    wait::until("the mesh answers", SOON, || {
+        let shown = node.cli(&["mesh", "show"]).map_err(|e| format!("{e:?}"))?;
+        if shown.code == 0 { Ok(()) } else { Err(format!("{shown:?}")) }
+    })?;
+    Ok(process)
 }
 
 pub fn fails(lab: &Lab) -> Result {

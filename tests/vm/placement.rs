@@ -16,6 +16,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("cpus_memory_and_nic_are_on_the_node_that_was_asked_for", 400, placed),
         test("exclusive_cpus_stay_so_while_neighbours_come_and_go", 600, exclusive),
+        test("a_stage_of_a_power_failure_stops_who_matters_less", 400, shed),
         test("memory_moves_while_others_are_made", 600, moved),
     ]
 }
@@ -70,6 +71,38 @@ fn exclusive(lab: &Lab) -> Result {
     })?;
     uninvited(&mut guest, own[0])?;
     written_over(&mut guest, own[0])
+}
+
+fn shed(lab: &Lab) -> Result {
+    let mut guest = boot(lab)?;
+    make(&mut guest, "batch", &sleeps(), &[("priority", "10")])?;
+    make(&mut guest, "serves", &sleeps(), &[("priority", "900"), EXCLUSIVE])?;
+    make(&mut guest, "silent", &sleeps(), &[])?;
+    let stage = "[[power.stages]]\nname = \"hot\"\nwhen = [\"busy*\"]\nshed_below = 100\n";
+    let rule = "[alarms.rules.busy]\nmetric = \"system.cpu.load_average.1m\"\nabove = -1.0\n";
+    let apply = |guest: &mut Guest, version: u32, more: &str| {
+        let document = format!("version = {version}\n[sampling]\ninterval_s = 1\n{more}");
+        // A guest is told one line at a time.
+        let document = document.replace('\n', "\\n");
+        guest.output(&format!(
+            "printf '{document}' >/tmp/document.toml && purlin config apply /tmp/document.toml"
+        ))
+    };
+    apply(&mut guest, 1, &format!("{rule}{stage}"))?;
+    says(&mut guest, "batch", "cgroup.freeze", "1")?;
+    make(&mut guest, "later", &sleeps(), &[("priority", "99")])?;
+    says(&mut guest, "later", "cgroup.freeze", "1")?;
+    for id in ["serves", "silent"] {
+        let is = file(&mut guest, id, "cgroup.freeze")?;
+        ensure!(is == "0", "{id} stands still: {is}");
+    }
+    let shown = guest.run("purlin power show")?;
+    ensure!(shown.stdout.contains("freeze containers of priority below 100"), "{shown:?}");
+    apply(&mut guest, 2, rule)?;
+    for id in ["batch", "later"] {
+        says(&mut guest, id, "cgroup.freeze", "0")?;
+    }
+    Ok(())
 }
 
 /// One that comes without asking: the kernel's own way, by hand. It has an id like those of

@@ -666,6 +666,8 @@ impl Opened {
                 elsewhere,
                 helper: asked,
                 gpu_limiter,
+                placement: placement.clone(),
+                enforced: enforced.clone(),
                 spool: spool.clone(),
                 audit: audit.clone(),
                 view: power_view,

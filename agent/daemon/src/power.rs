@@ -32,6 +32,7 @@ use crate::{
     alarm::Shown,
     audit, clock,
     helper::{Changed, Client, What},
+    placement,
     spool::Spool,
     two_files::{Kind, TwoFiles},
 };
@@ -101,6 +102,10 @@ pub struct Owner {
     pub helper: Client,
     /// The same of what GPUs may take.
     pub gpu_limiter: Client,
+    /// Knows how much containers matter.
+    pub placement: placement::Client,
+    /// Knows their cgroups.
+    pub enforced: watch::Receiver<Arc<api::Enforcement>>,
     /// Takes events, and is flushed.
     pub spool: Spool,
     /// Where it is put on record.
@@ -175,7 +180,9 @@ impl Owner {
             self.show(&wanted, &before, &problems);
             let next = policy.next(&wanted).into_iter().chain(elsewhere.next(now));
             let next = next.map(|at| at.saturating_sub(clock::since_boot()));
-            let retry = (!problems.is_empty()).then_some(RETRY);
+            // Containers come while others stand still.
+            let again = !problems.is_empty() || does.shed_below.is_some();
+            let retry = again.then_some(RETRY);
             let wait = next.chain(retry).min();
             tokio::select! {
                 changed = self.settings.changed() => if changed.is_err() { return },
@@ -212,14 +219,29 @@ impl Owner {
         let mut failed = |why: Result<(), String>| problems.extend(why.err());
         failed(self.cap(does.cap_w).await);
         failed(self.cap_gpus(does.cap_gpu_w).await);
+        let mut shed = does.shed.clone();
+        match self.below(does.shed_below).await {
+            Some(cgroups) => shed.extend(cgroups),
+            // Whoever stands still stays so until it is known again who matters less.
+            None => shed.extend(self.done.1.frozen.clone()),
+        }
         let thaw: Vec<String> =
-            self.done.1.frozen.iter().filter(|it| !does.shed.contains(it)).cloned().collect();
+            self.done.1.frozen.iter().filter(|it| !shed.contains(it)).cloned().collect();
         for cgroup in thaw {
             failed(self.thaw(&cgroup).await);
         }
-        for cgroup in &does.shed {
+        for cgroup in &shed {
             failed(self.freeze(cgroup).await);
         }
+    }
+
+    /// Cgroups of containers that matter less than this; `None` while nobody can tell.
+    async fn below(&self, priority: Option<u32>) -> Option<Vec<String>> {
+        let Some(priority) = priority else { return Some(Vec::new()) };
+        let ids = self.placement.below(priority).await?;
+        let enforced = self.enforced.borrow();
+        let theirs = enforced.containers.iter().filter(|it| ids.contains(&it.id));
+        Some(theirs.map(|it| it.cgroup.trim_matches('/').to_owned()).collect())
     }
 
     async fn thaw(&mut self, cgroup: &str) -> Result<(), String> {

@@ -69,6 +69,7 @@ fn draft(workload: v1::Workload) -> WorkloadDraft {
         near: workload.near,
         policy: workload.policy,
         isolated: workload.isolated,
+        priority: workload.priority,
     }
 }
 

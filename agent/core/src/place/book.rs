@@ -422,6 +422,12 @@ impl Book {
         self.targets.since(&before)
     }
 
+    /// Containers that matter less than this; who says nothing is none of them.
+    pub fn below(&self, priority: u32) -> Vec<String> {
+        let is_below = |entry: &&Entry| entry.asked.priority.is_some_and(|own| own < priority);
+        self.entries.values().filter(is_below).map(|entry| entry.container.id.clone()).collect()
+    }
+
     /// Where a request would go now.
     pub fn what_if(&self, request: &Request) -> Result<Decision, Box<Refusal>> {
         let machine = self.machine.as_ref().ok_or_else(|| {

@@ -67,6 +67,9 @@ pub struct Asked {
     pub request: Request,
     /// Its exclusive CPUs are to be a partition without load balancing.
     pub isolated: bool,
+    /// Shed below a stage's, when power or cooling fails; `None`: never.
+    #[serde(default)]
+    pub priority: Option<u32>,
 }
 
 /// What a container asks for; the error says everything that is wrong with how it asks.
@@ -82,17 +85,20 @@ pub fn asked(container: &Container, rules: &Rules) -> Result<Asked, String> {
         by = Source::Profile(name.clone());
     }
     let annotated = annotated(container)?;
-    if annotated != Wishes::default() {
-        wishes.overlay(&annotated);
+    wishes.overlay(&annotated);
+    // Where it goes has nothing to do with how much it matters.
+    if (Wishes { priority: None, ..annotated }) != Wishes::default() {
         by = Source::Annotations;
     }
+    let priority = wishes.priority;
     if by == Source::Nobody {
-        return Ok(Asked::default());
+        return Ok(Asked { priority, ..Asked::default() });
     }
     Ok(Asked {
         by,
         request: wishes.request(rules.policy)?,
         isolated: wishes.isolated.unwrap_or(false),
+        priority,
     })
 }
 

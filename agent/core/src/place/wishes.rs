@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Names that [`Wishes::read`] knows.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "exclusive-cpus",
     "full-cores",
     "shared-millicpus",
@@ -27,6 +27,7 @@ const NAMES: [&str; 10] = [
     "near",
     "policy",
     "isolated",
+    "priority",
 ];
 
 /// Wishes, each of which may be left out.
@@ -52,7 +53,12 @@ pub struct Wishes {
     pub policy: Option<Policy>,
     /// Its exclusive CPUs are to be a partition without load balancing.
     pub isolated: Option<bool>,
+    /// How much it matters when power or cooling fails.
+    pub priority: Option<u32>,
 }
+
+/// Of a workload: who has none is never shed for it.
+pub const MAX_PRIORITY: u32 = 1000;
 
 impl Wishes {
     /// Lays what another says over these.
@@ -68,6 +74,7 @@ impl Wishes {
         self.near = other.near.or(self.near);
         self.policy = other.policy.or(self.policy);
         self.isolated = other.isolated.or(self.isolated);
+        self.priority = other.priority.or(self.priority);
     }
 
     /// Takes one of them as text; the error says what may stand there.
@@ -93,6 +100,7 @@ impl Wishes {
             "near" => self.near = Some(value.parse().map_err(told)?),
             "policy" => self.policy = Some(value.parse().map_err(told)?),
             "isolated" => self.isolated = Some(yes(value)?),
+            "priority" => self.priority = Some(number(value, 0, MAX_PRIORITY.into())?),
             _ => return Err(format!("there is no such wish; it may be {}", one_of(&NAMES))),
         }
         Ok(())

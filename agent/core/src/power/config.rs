@@ -7,7 +7,7 @@ use alloc::{
 };
 use core::time::Duration;
 
-use crate::settings::Refusal;
+use crate::{place::wishes::MAX_PRIORITY, settings::Refusal};
 
 /// Stages of one document: nobody tells more apart.
 const MAX_STAGES: usize = 8;
@@ -41,6 +41,7 @@ pub struct StageDraft {
     pub cap_w: Option<u32>,
     pub cap_gpu_w: Option<u32>,
     pub shed: Vec<String>,
+    pub shed_below: Option<u32>,
     pub flush: Option<bool>,
     pub shutdown: Option<bool>,
 }
@@ -69,6 +70,8 @@ pub struct Stage {
     pub cap_gpu_w: Option<u32>,
     /// Cgroups that stand still.
     pub shed: Vec<String>,
+    /// And containers that matter less than this.
+    pub shed_below: Option<u32>,
     /// What waits is made durable.
     pub flush: bool,
     /// The node is shut down.
@@ -115,6 +118,7 @@ pub fn check(draft: &Draft, refusals: &mut Vec<Refusal>) -> Option<Wanted> {
             refuse(format!("{path}.shed"), cgroup.clone(), limit.into(), hint);
         }
         let caps = [
+            ("shed_below", stage.shed_below, 1..=MAX_PRIORITY, "no container has a higher one"),
             ("cap_w", stage.cap_w, CAP_W, "it is in watts a package"),
             ("cap_gpu_w", stage.cap_gpu_w, CAP_GPU_W, "it is in watts a GPU"),
         ];
@@ -130,6 +134,7 @@ pub fn check(draft: &Draft, refusals: &mut Vec<Refusal>) -> Option<Wanted> {
             cap_w: stage.cap_w,
             cap_gpu_w: stage.cap_gpu_w,
             shed: stage.shed.clone(),
+            shed_below: stage.shed_below,
             flush: stage.flush.unwrap_or(false),
             shutdown: stage.shutdown.unwrap_or(false),
         });
@@ -174,6 +179,7 @@ impl Stage {
         if !self.shed.is_empty() {
             does.push(format!("freeze {}", self.shed.join(" ")));
         }
+        does.extend(self.shed_below.map(|it| format!("freeze containers of priority below {it}")));
         if self.flush {
             does.push("flush the spool".into());
         }

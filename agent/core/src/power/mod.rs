@@ -43,6 +43,8 @@ pub struct Decision {
     pub cap_gpu_w: Option<u32>,
     /// Cgroups that stand still.
     pub shed: Vec<String>,
+    /// And containers that matter less than this.
+    pub shed_below: Option<u32>,
     /// What waits is made durable.
     pub flush: bool,
     /// The node is shut down.
@@ -98,6 +100,7 @@ impl Decision {
             cap_w: stages.iter().filter_map(|it| it.cap_w).min(),
             cap_gpu_w: stages.iter().filter_map(|it| it.cap_gpu_w).min(),
             shed: stages.iter().flat_map(|it| it.shed.iter().cloned()).collect(),
+            shed_below: stages.iter().filter_map(|it| it.shed_below).max(),
             flush: stages.iter().any(|it| it.flush),
             shutdown: stages.iter().any(|it| it.shutdown),
         }

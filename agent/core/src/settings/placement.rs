@@ -15,7 +15,7 @@ use crate::{
         container::Texts,
         request::Policy,
         source::Profile,
-        wishes::{Wishes, page_size},
+        wishes::{MAX_PRIORITY, Wishes, page_size},
     },
 };
 
@@ -39,6 +39,7 @@ pub struct WorkloadDraft {
     pub near: Option<String>,
     pub policy: Option<String>,
     pub isolated: Option<bool>,
+    pub priority: Option<u32>,
 }
 
 /// A profile as it stands in a document.
@@ -179,7 +180,12 @@ impl WorkloadDraft {
             near: super::parsed(&at("near"), &self.near, refusals),
             policy: super::parsed(&at("policy"), &self.policy, refusals),
             isolated: self.isolated,
+            priority: self.priority,
         };
+        if let Some(priority) = self.priority.filter(|it| *it > MAX_PRIORITY) {
+            let limit = format!("0 to {MAX_PRIORITY}");
+            refuse(refusals, &at("priority"), &priority.to_string(), &limit, "more matters more");
+        }
         if self.isolated == Some(true) && self.exclusive_cpus.unwrap_or(0) == 0 {
             let limit = "isolated only with exclusive_cpus";
             refuse(refusals, &at("isolated"), "true", limit, "ask for exclusive_cpus too");

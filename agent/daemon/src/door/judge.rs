@@ -126,6 +126,7 @@ fn power(power: v1::Power) -> power::Draft {
         when: it.when,
         cap_w: it.cap_w,
         cap_gpu_w: it.cap_gpu_w,
+        shed_below: it.shed_below,
         shed: it.shed,
         flush: it.flush,
         shutdown: it.shutdown,

@@ -45,6 +45,8 @@ pub enum Ask {
     Overview(oneshot::Sender<Overview>),
     /// Where would it go now?
     WhatIf(Request, oneshot::Sender<Answer>),
+    /// Which containers matter less than this?
+    Below(u32, oneshot::Sender<Vec<String>>),
     /// Who would move under other rules of the settings, from where to where?
     Preview(Rules, oneshot::Sender<Vec<String>>),
     /// Who would have to move so that it fits, with so many bytes of memory; and move them.
@@ -90,6 +92,11 @@ impl Client {
     /// Where a workload would go now.
     pub async fn what_if(&self, request: Request) -> Option<Answer> {
         self.ask(|reply| Ask::WhatIf(request, reply)).await
+    }
+
+    /// Ids of containers that matter less than this.
+    pub async fn below(&self, priority: u32) -> Option<Vec<String>> {
+        self.ask(|reply| Ask::Below(priority, reply)).await
     }
 
     /// Who would move under other rules of the settings, a line each.

@@ -123,6 +123,7 @@ impl Owner {
             Ask::Pause(paused, reply) => self.change(reply, |book, _| book.pause(paused)),
             Ask::Overview(reply) => _ = reply.send(self.book.overview()),
             Ask::WhatIf(request, reply) => _ = reply.send(self.book.what_if(&request).into()),
+            Ask::Below(priority, reply) => _ = reply.send(self.book.below(priority)),
             Ask::Preview(rules, reply) => _ = reply.send(self.preview(rules)),
             Ask::Repack(request, budget, apply, reply) => {
                 self.change(reply, |book, _| repack(book, &request, budget, apply));

@@ -181,7 +181,7 @@ fn annotations_ask_and_correct_what_kubernetes_asks() {
         refusal.reason,
         "annotation purlin.dev/cpu: there is no such wish; it may be one of exclusive-cpus, \
          full-cores, shared-millicpus, memory-mib, far-memory, hugepages-mib, devices, near, \
-         policy, isolated; annotation purlin.dev/near: it may be switch, root or node"
+         policy, isolated, priority; annotation purlin.dev/near: it may be switch, root or node"
     );
 }
 
@@ -747,4 +747,25 @@ fn what_kubelet_gave_to_a_pod_is_its_containers_together() {
     }
     book.admit(0, plain("web")).expect("it asks for nothing");
     assert_eq!(cpus(&book, "web"), "0-3,8-15");
+}
+
+#[test]
+fn a_priority_is_no_wish_for_a_place_and_who_says_none_is_never_below_another() {
+    let mut book = book();
+    for (id, priority) in [("batch", "10"), ("serves", "900")] {
+        let grant = book.admit(0, annotated(id, &[("purlin.dev/priority", priority)]));
+        let target = grant.expect("room").target.expect("a cpuset");
+        assert!(!target.exclusive, "it shares");
+        assert!(
+            matches!(book.entries()[id].outcome, Outcome::Shared(None)),
+            "it asked for nothing"
+        );
+    }
+    book.admit(0, annotated("silent", &[])).expect("room");
+    assert_eq!(book.below(10), [""; 0]);
+    assert_eq!(book.below(11), ["batch"]);
+    assert_eq!(book.below(1000), ["batch", "serves"]);
+    let refused = book.admit(0, annotated("wrong", &[("purlin.dev/priority", "1001")]));
+    let why = refused.expect_err("too high").reason;
+    assert_eq!(why, "annotation purlin.dev/priority: \"1001\" may be 0 to 1000");
 }

@@ -150,6 +150,8 @@ fn technician(guest: &mut Guest) -> Result {
     let told = guest.run("runuser -u technician -- purlin status -o json")?;
     ensure!(matches!(told.code, 0 | 2), "{told:?}");
     let status: Value = serde_json::from_str(&told.stdout).map_err(|e| format!("{e}: {told:?}"))?;
+    let sandbox = &status["sandbox"];
+    ensure!(sandbox["seccomp"] == true && sandbox["landlock_abi"].is_number(), "{sandbox}");
     println!("faults: {}", status["faults"]);
     ensure!(status["mode"] == "system", "{status}");
     ensure!(status["state_dir"] == "/var/lib/purlin", "{status}");

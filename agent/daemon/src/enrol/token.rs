@@ -26,7 +26,7 @@ pub fn write(token: &EnrolToken) -> String {
     format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(token.encode_to_vec()))
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub fn parse(text: &str) -> Result<EnrolToken, String> {
     let none =
         || format!("it is no token, or not the whole of one: a line that begins with {PREFIX}");

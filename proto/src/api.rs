@@ -667,7 +667,8 @@ pub struct PlanPart {
     /// Its name.
     pub name: String,
     /// What the change disturbs: `nothing`; `reload` if connections or tables are made
-    /// anew; `loss` if what was kept is given up; `workloads move`.
+    /// anew; `loss` if what was kept is given up; `workloads move`; `unknown` if the part
+    /// did not answer in time.
     pub disturbs: String,
     /// Which connections, what is lost, who moves from where to where.
     #[serde(default)]

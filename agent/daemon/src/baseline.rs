@@ -32,16 +32,9 @@ impl Baseline {
     pub fn read(state_dir: &Path) -> Result<Option<Self>, String> {
         let path = state_dir.join(NAME);
         let named = |why: String| format!("{}: {why}", path.display());
-        match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(named(error.to_string())),
-            Ok(metadata) if metadata.len() > MAX_BYTES => {
-                return Err(named(format!("over the limit of {MAX_BYTES} bytes")));
-            }
-            Ok(_) => {}
-        }
-        let bytes = fs::read(&path).map_err(|error| named(error.to_string()))?;
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| named(format!("damaged: {error}")))
+        let bytes = state::read(&path, MAX_BYTES).map_err(|error| named(error.to_string()))?;
+        let read = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+        read.map_err(|error| named(format!("damaged: {error}")))
     }
 
     /// Makes it durable.

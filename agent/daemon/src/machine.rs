@@ -46,20 +46,21 @@ impl Task {
     /// Runs for ever.
     pub async fn run(mut self) -> Result<(), String> {
         let system = state::system_of_machine(&self.root);
-        let mut was_there = false;
+        let path = self.state.join(FILE);
+        let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+        let mut known = read(&path).map_err(failed)?;
+        let mut was_there = known.is_some();
         loop {
             let now = Machine::of(&self.inventory.borrow_and_update(), system.clone());
             if let Some(now) = now {
-                let fault = match read(&self.state)? {
-                    Some(was) => {
-                        was_there = true;
-                        was.moved(&now).map(fault)
-                    }
+                // That it is gone is somebody's word that the node is to be here.
+                let is_there = path.try_exists().map_err(failed)?;
+                let fault = match known.as_ref().filter(|_| is_there) {
+                    Some(was) => was.moved(&now).map(fault),
                     None => {
                         let text = serde_json::to_vec(&now).map_err(|error| error.to_string())?;
-                        let path = self.state.join(FILE);
-                        state::replace(&path, 0o600, &text)
-                            .map_err(|error| format!("{}: {error}", path.display()))?;
+                        state::replace(&path, 0o600, &text).map_err(failed)?;
+                        known = Some(now);
                         if std::mem::replace(&mut was_there, true) {
                             let text = "the node's state belongs to this machine from now on";
                             self.audit.tell(crate::agent::AGENT, "node.accepted", text);
@@ -90,17 +91,12 @@ pub fn accept(state: &Path) -> Result<(), String> {
     }
 }
 
-/// A file that can't be read is as good as none: which machine it was is not known any more.
-fn read(state: &Path) -> Result<Option<Machine>, String> {
-    let path = state.join(FILE);
-    match fs::metadata(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
-        Ok(it) if it.len() > MAX_BYTES => return Ok(None),
-        Ok(_) => {}
+/// One that makes no sense is as good as none: which machine it was is not known any more.
+fn read(path: &Path) -> std::io::Result<Option<Machine>> {
+    match state::read(path, MAX_BYTES) {
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => Ok(None),
+        bytes => Ok(bytes?.and_then(|bytes| serde_json::from_slice(&bytes).ok())),
     }
-    let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(serde_json::from_slice(&bytes).ok())
 }
 
 fn fault(moved: Moved) -> api::Fault {

@@ -163,7 +163,10 @@ fn files(own: &[PathBuf], more: &[PathBuf]) -> Result<i32, String> {
         LandlockStatus::NotEnabled => {
             Err("Landlock is switched off: add it to lsm= of the kernel's command line".into())
         }
-        LandlockStatus::NotImplemented => Err("this kernel has no Landlock".into()),
+        LandlockStatus::NotImplemented => Err("no Landlock: the kernel is older than Linux 5.13 \
+                                               or built without it, or a filter refuses its \
+                                               system calls"
+            .into()),
     }
 }
 

@@ -4,10 +4,10 @@
 
 use std::{
     env,
-    fs::File,
-    io::{self, Read},
     path::{Path, PathBuf},
 };
+
+use crate::state;
 
 /// Below the state directory.
 const DIR: &str = "secrets";
@@ -31,23 +31,15 @@ impl Store {
     /// and holds nothing of it.
     pub fn read(&self, name: &str) -> Result<String, String> {
         for dir in &self.dirs {
-            match read(&dir.join(name)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(format!("{}: {error}", dir.join(name).display())),
-                Ok(text) => return Ok(text),
+            let path = dir.join(name);
+            let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+            if let Some(bytes) = state::read(&path, MAX_BYTES).map_err(|error| failed(&error))? {
+                let text = String::from_utf8(bytes).map_err(|_| failed(&"it is no text"))?;
+                return Ok(text.trim_end().into());
             }
         }
         let dirs: Vec<_> = self.dirs.iter().map(|it| it.display().to_string()).collect();
         Err(format!("there is no {name} in {}", dirs.join(" or ")))
-    }
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-    match text.len() as u64 > MAX_BYTES {
-        true => Err(io::Error::other(format!("longer than {MAX_BYTES} bytes"))),
-        false => Ok(text.trim_end().into()),
     }
 }
 
@@ -68,7 +60,7 @@ mod tests {
         assert_eq!(store.read("rack").as_deref(), Ok("new"), "credentials go first");
         fs::write(credentials.path().join("rack"), "x".repeat(5000)).expect("written");
         let why = store.read("rack").expect_err("too long");
-        assert!(why.ends_with("rack: longer than 4096 bytes"), "{why}");
+        assert!(why.ends_with("rack: over the limit of 4096 bytes"), "{why}");
         let why = store.read("none").expect_err("absent");
         assert!(why.starts_with("there is no none in /") && why.contains("/secrets"), "{why}");
     }

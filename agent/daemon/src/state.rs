@@ -194,6 +194,23 @@ impl StateDir {
     }
 }
 
+/// What a file holds that is no longer than `most` bytes; `None` if it isn't there.
+pub fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > most {
+        true => {
+            let what = format!("over the limit of {most} bytes");
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, what))
+        }
+        false => Ok(Some(bytes)),
+    }
+}
+
 /// The node id of this machine: an application-specific hash of its machine id,
 /// as machine-id(5) asks for, so that the id itself stays private. `None` if the
 /// machine has none.

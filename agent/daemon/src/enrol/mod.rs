@@ -39,7 +39,7 @@ pub use certificate::{Certificate, Chain};
 pub use key::Store;
 pub use pkcs11::{Token, Uri};
 
-use crate::boot::credential;
+use crate::{boot::credential, state};
 use key::{Key, TokenKey};
 
 /// Below the state directory.
@@ -99,7 +99,7 @@ impl Node {
     pub fn held(&self) -> Result<Option<Held>, String> {
         let path = self.pair();
         let failed = |why: String| format!("{}: {why}", path.display());
-        let bytes = bounded(&path).map_err(|error| failed(error.to_string()))?;
+        let bytes = state::read(&path, MAX_BYTES).map_err(|error| failed(error.to_string()))?;
         let Some(bytes) = bytes else { return Ok(None) };
         let chain = certificate::chain(&bytes).map_err(failed)?;
         let certificate = Certificate::read(&chain[0]).map_err(failed)?;
@@ -309,23 +309,14 @@ fn judge(chain: &Chain, authority: &CertificateDer<'_>, now: u64) -> Result<u64,
 
 fn read_key(path: &Path) -> Result<Option<Key>, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let Some(bytes) = bounded(path).map_err(|error| failed(&error))? else { return Ok(None) };
+    let bytes = state::read(path, MAX_BYTES).map_err(|error| failed(&error))?;
+    let Some(bytes) = bytes else { return Ok(None) };
     let text = String::from_utf8_lossy(&bytes);
     // Certificates come before it.
     let key = text.find("-----BEGIN PRIVATE KEY-----").map(|at| &text[at..]);
     let key = key.ok_or_else(|| failed(&"there is no key in it"))?;
     let key = KeyPair::from_pem(key).map_err(|error| failed(&error))?;
     Ok(Some(Key::Pair(key.into())))
-}
-
-fn bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Ok(it) if it.len() > MAX_BYTES => {
-            Err(io::Error::other(format!("{} bytes: at most {MAX_BYTES}", it.len())))
-        }
-        _ => fs::read(path).map(Some),
-    }
 }
 
 fn text(error: rcgen::Error) -> String {

@@ -19,7 +19,7 @@ use cryptoki::{
     slot::Slot,
 };
 
-use crate::{boot::credential, trust::sha256};
+use crate::{boot::credential, state, trust::sha256};
 
 /// A TPM takes some tenths of a second, a smart card one; a handshake waits for it.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -246,12 +246,10 @@ fn slot(module: &Pkcs11, uri: &Uri) -> Result<Option<Slot>, String> {
 
 fn pin(file: &Path) -> Result<String, String> {
     let file = credential("pin-source", file)?;
-    let failed = |why: String| format!("the PIN's file {}: {why}", file.display());
-    let bytes = std::fs::metadata(&file).map_err(|error| failed(error.to_string()))?.len();
-    if bytes > MAX_PIN_BYTES {
-        return Err(failed(format!("{bytes} bytes, over {MAX_PIN_BYTES}")));
-    }
-    let pin = std::fs::read_to_string(&file).map_err(|error| failed(error.to_string()))?;
+    let failed = |why: &dyn std::fmt::Display| format!("the PIN's file {}: {why}", file.display());
+    let bytes = state::read(&file, MAX_PIN_BYTES).map_err(|error| failed(&error))?;
+    let bytes = bytes.ok_or_else(|| failed(&"it is not there"))?;
+    let pin = String::from_utf8(bytes).map_err(|error| failed(&error))?;
     Ok(pin.trim_end_matches(['\r', '\n']).to_owned())
 }
 

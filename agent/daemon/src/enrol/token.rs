@@ -5,12 +5,14 @@
 //! listens, or serves the broker, has nothing that he could ask with. It also says whose
 //! certificate the node may take.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::path::Path;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message;
 use purlin_proto::{topic, v1::EnrolToken};
 use ring::hmac;
+
+use crate::state;
 
 const PREFIX: &str = "purlin-enrol-1:";
 /// Bytes of a token's secret.
@@ -44,13 +46,9 @@ pub fn parse(text: &str) -> Result<EnrolToken, String> {
 /// The token of a file, if the file is there.
 pub fn read(file: &Path) -> Result<Option<EnrolToken>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("the token {}: {why}", file.display());
-    match fs::metadata(file) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(&error)),
-        Ok(it) if it.len() > MAX_BYTES => return Err(failed(&format!("over {MAX_BYTES} bytes"))),
-        Ok(_) => {}
-    }
-    let text = fs::read_to_string(file).map_err(|error| failed(&error))?;
+    let bytes = state::read(file, MAX_BYTES).map_err(|error| failed(&error))?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(|error| failed(&error))?;
     parse(&text).map(Some).map_err(|why| failed(&why))
 }
 

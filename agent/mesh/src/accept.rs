@@ -181,7 +181,9 @@ pub async fn connect(
         Ok(stream)
     });
     let connected = connected.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    if connected.is_err() {
+    // Who may not is told so by an endpoint that is well.
+    if connected.as_ref().is_err_and(|it: &io::Error| it.kind() != io::ErrorKind::PermissionDenied)
+    {
         target.ended(endpoint, false, worker.now_ms());
         // Whatever is chosen by latency avoids it for a while.
         endpoint.answered(limit, worker.now_ms());

@@ -71,7 +71,7 @@ pub async fn forward(
     let mut tried = Vec::new();
     // Whether the next attempt has its retry already.
     let mut is_granted = true;
-    let mut refusal = Refusal(StatusCode::SERVICE_UNAVAILABLE, "the service has no endpoint\n");
+    let mut refusal = Refusal::NO_ENDPOINT;
     // A connection that was idle may be closed by the other side just now: that is the
     // pool's fault and not the endpoint's, and costs no attempt.
     let mut stale = 0;
@@ -89,11 +89,8 @@ pub async fn forward(
         let (mut lease, is_fresh) =
             match lease(worker, connection, &endpoint, target, stale < MAX_ATTEMPTS).await {
                 Ok(leased) => leased,
-                Err(_) => {
-                    refusal = Refusal(
-                        StatusCode::BAD_GATEWAY,
-                        "no endpoint of the service can be connected to\n",
-                    );
+                Err(error) => {
+                    refusal = Refusal::unconnected(&error);
                     tried.push(endpoint.id);
                     continue;
                 }

@@ -1,6 +1,6 @@
 //! One request: which rule it meets, and what that says.
 
-use std::{rc::Rc, sync::Arc};
+use std::{io, rc::Rc, sync::Arc};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
@@ -47,6 +47,19 @@ pub async fn handle(
 /// Why a request goes nowhere.
 #[derive(Debug)]
 pub struct Refusal(pub StatusCode, pub &'static str);
+
+impl Refusal {
+    pub const NO_ENDPOINT: Self =
+        Self(StatusCode::SERVICE_UNAVAILABLE, "the service has no endpoint\n");
+
+    /// No way to an endpoint was had.
+    pub fn unconnected(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            return Self(StatusCode::FORBIDDEN, "the service's rules don't allow this node\n");
+        }
+        Self(StatusCode::BAD_GATEWAY, "no endpoint of the service can be connected to\n")
+    }
+}
 
 async fn answer(
     worker: &Rc<Worker>,

@@ -78,6 +78,7 @@ pub async fn connect(
     }
     let clients_end = hyper::upgrade::on(&mut request);
     let mut tried = Vec::new();
+    let mut refusal = Refusal::NO_ENDPOINT;
     let hash = accept::source_hash(&target.service.hash_on, connection.peer);
     while tried.len() < MAX_ATTEMPTS && (tried.is_empty() || target.may_retry()) {
         let endpoint = target.pick(&worker.by(&tried, hash)).cloned();
@@ -85,10 +86,14 @@ pub async fn connect(
         let under = Under::way(&endpoint);
         let connected =
             accept::connect(worker, &endpoint, target, connection.peer, connection.at).await;
-        let Ok(stream) = connected else {
-            Counters::one(&worker.counters.retries);
-            tried.push(endpoint.id);
-            continue;
+        let stream = match connected {
+            Ok(stream) => stream,
+            Err(error) => {
+                Counters::one(&worker.counters.retries);
+                tried.push(endpoint.id);
+                refusal = Refusal::unconnected(&error);
+                continue;
+            }
         };
         target.ended(&endpoint, true, worker.now_ms());
         let under = under.stays(of_service);
@@ -103,8 +108,7 @@ pub async fn connect(
         });
         return Ok(Response::new(Body::own("", begun)));
     }
-    let text = "no endpoint of the service can be connected to\n";
-    Err((Refusal(StatusCode::BAD_GATEWAY, text), begun))
+    Err((refusal, begun))
 }
 
 /// The client's socket, and what was read of it already.

@@ -53,6 +53,10 @@ struct State {
 }
 
 /// A way to an endpoint on another node, on behalf of a client.
+///
+/// # Errors
+/// `PermissionDenied` where the service's rules don't let this node in; all else is a way
+/// that can't be had now.
 pub async fn open(
     worker: &Rc<Worker>,
     node: &str,
@@ -84,7 +88,13 @@ pub async fn open(
     let answer = answer.await.map_err(io_error)?;
     match answer.status() {
         StatusCode::OK => Ok(Stream::tunnelled(send, answer.into_body())),
-        status => Err(io::Error::other(format!("node {node} answered {status} for {to}"))),
+        status => {
+            let kind = match status {
+                StatusCode::FORBIDDEN => io::ErrorKind::PermissionDenied,
+                _ => io::ErrorKind::Other,
+            };
+            Err(io::Error::new(kind, format!("node {node} answered {status} for {to}")))
+        }
     }
 }
 

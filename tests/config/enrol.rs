@@ -20,12 +20,20 @@ use rcgen::{CertificateParams, KeyPair, SanType};
 
 use crate::ROUND_TRIP;
 
-pub fn tests() -> [Test; 2] {
-    [
+/// What has a process see another time than the machine's; the loader knows the directory.
+const OTHER_TIME: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";
+
+pub fn tests() -> Vec<Test> {
+    let other_time = Need::Program("faketime");
+    let all = [
         test("a_node_gets_its_certificate_by_a_one_time_token", 180, by_token),
         test("a_certificate_is_renewed_by_itself_and_its_end_ends_the_link_alone", 240, renewed),
-    ]
-    .map(|test| test.needs(&[Need::Program("mosquitto_passwd")]))
+        test("a_certificate_that_the_broker_refuses_replaces_none", 240, not_yet)
+            .needs(&[other_time]),
+        test("a_node_whose_clock_stays_in_1970_enrols_and_renews", 120, in_1970)
+            .needs(&[other_time]),
+    ];
+    all.into_iter().map(|test| test.needs(&[Need::Program("mosquitto_passwd")])).collect()
 }
 
 /// The broker of a fleet, and its authority.
@@ -100,9 +108,20 @@ impl<'a> Fleet<'a> {
 
     /// Whoever answers, and where what it tells is.
     pub fn serve(&self, node: &Node, lasts: &str) -> Result<(Process, PathBuf)> {
+        self.serve_at(node, lasts, &[])
+    }
+
+    /// The same in another time.
+    fn serve_at(
+        &self,
+        node: &Node,
+        lasts: &str,
+        time: &[(&str, &str)],
+    ) -> Result<(Process, PathBuf)> {
         let told = self.lab.dir().join("served");
         let out = File::options().create(true).append(true).open(&told)?;
         let mut command = node.command(&[]);
+        command.envs(time.iter().copied());
         command.args(["fleet", "enrol", "--authority", &text(&self.ca), "--for", lasts]);
         command.args(["--broker", &format!("mqtts://127.0.0.1:{}", self.door)]);
         let file = |name: &str| text(&self.lab.dir().join(name));
@@ -134,7 +153,7 @@ pub fn is_up(node: &Node) -> Result {
 }
 
 fn faulty(node: &Node, id: &str, says: &str) -> Result {
-    wait::until(&format!("{id} is told"), ROUND_TRIP * 2, || {
+    wait::until(&format!("{id} is told"), ROUND_TRIP * 3, || {
         let faults = node.status().map_err(|e| format!("{e:?}"))?.faults;
         let is_told = faults.iter().any(|it| it.id == id && it.what.contains(says));
         if is_told { Ok(()) } else { Err(format!("{faults:?}")) }
@@ -291,6 +310,69 @@ fn renewed(lab: &Lab) -> Result {
         if link.state == LinkState::Up { Ok(()) } else { Err(format!("{link:?}")) }
     })?;
     ensure!(node.pid()? == pid, "without a restart");
+    serving.kill()?;
+    node.stop()?;
+    Ok(())
+}
+
+/// An authority whose clock is ahead: what it makes holds for nobody yet. Certificates of a
+/// minute, so that the next one is asked for while the one in use holds by that clock, too.
+fn not_yet(lab: &Lab) -> Result {
+    let clerk = Node::new(lab, "clerk")?;
+    let fleet = Fleet::new(lab, &clerk)?;
+    let mut node = fleet.node("node", "node")?;
+    node.set("PURLIN_ENROL__TOKEN_FILE", lab.file("token", fleet.token(&clerk, "node", &[])?)?);
+    let (serving, told) = fleet.serve(&clerk, "60s")?;
+    node.start()?;
+    is_up(&node)?;
+    serving.kill()?;
+    let pair = node.state_dir().join("identity/node.pem");
+    let (works, connects) = (fs::read(&pair)?, node.link()?.connects);
+
+    let ahead = [("LD_PRELOAD", OTHER_TIME), ("FAKETIME", "+15s")];
+    fs::write(&told, "")?;
+    let (ahead, _) = fleet.serve_at(&clerk, "60s", &ahead)?;
+    faulty(&node, "certificate-not-renewed", "the broker does not take the new certificate")?;
+    ensure!(fs::read(&pair)? == works, "the one that works is in use");
+    let link = node.link()?;
+    ensure!(link.state == LinkState::Up && link.connects == connects, "{link:?}");
+    let faults = node.status()?.faults;
+    ensure!(!faults.iter().any(|it| it.what.contains("has ended")), "{faults:?}");
+    // The time has come.
+    wait::until("it has the next one", ROUND_TRIP, || match fs::read(&pair) {
+        Ok(now) if now == works => Err("it is the same".into()),
+        other => other.map(drop).map_err(|e| e.to_string()),
+    })?;
+    ahead.kill()?;
+    node.stop()?;
+    Ok(())
+}
+
+/// Its battery is empty and no time service is there. Certificates of 20 seconds.
+fn in_1970(lab: &Lab) -> Result {
+    let clerk = Node::new(lab, "clerk")?;
+    let fleet = Fleet::new(lab, &clerk)?;
+    let mut node = fleet.node("node", "node")?;
+    node.set("PURLIN_ENROL__TOKEN_FILE", lab.file("token", fleet.token(&clerk, "node", &[])?)?);
+    let (serving, _) = fleet.serve(&clerk, "20s")?;
+    node.set("LD_PRELOAD", OTHER_TIME);
+    node.set("FAKETIME", "@1970-01-01 00:01:00");
+    // It is the wall clock alone that is wrong.
+    node.set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    node.start()?;
+    is_up(&node)?;
+    let pair = node.state_dir().join("identity/node.pem");
+    let mut last = fs::read(&pair)?;
+    for _ in 0..2 {
+        wait::until("the next certificate", ROUND_TRIP, || {
+            let now = fs::read(&pair).map_err(|e| e.to_string())?;
+            if now == last { Err("it is the same".into()) } else { Ok(()) }
+        })?;
+        last = fs::read(&pair)?;
+    }
+    let record = node.cli(&["audit", "list"])?.stdout;
+    ensure!(record.contains("1970-01-01") && record.contains("identity.renewed"), "{record}");
+    ensure!(!node.status()?.clock.trusted, "nobody has set it");
     serving.kill()?;
     node.stop()?;
     Ok(())

@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -31,35 +31,53 @@ const LEAST_STEP_MS: u64 = 1000;
 
 /// The time that certificates are judged by: the wall clock, but unless a time service has
 /// set it never before this agent was built, or before a time that somebody who is believed
-/// has told. One whose own clock was years ahead does not make every certificate expire on
-/// nodes that know better. Cheap to clone.
+/// has told and what has gone by since. So a node whose clock never comes right renews its
+/// certificate all the same; and one whose own clock was years ahead does not make every
+/// certificate expire on nodes that know better. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Floor(Arc<AtomicU64>);
+pub struct Floor {
+    /// When this node booted, at the earliest, in seconds since 1970; before that if it was
+    /// up before the agent was built.
+    booted_unix_s: Arc<AtomicI64>,
+}
 
 impl Default for Floor {
     fn default() -> Self {
-        Self(Arc::new(BUILT_UNIX_S.into()))
+        Self::at(boot_ms() / 1000)
     }
 }
 
 impl Floor {
+    fn at(boot_s: u64) -> Self {
+        Self { booted_unix_s: Arc::new((BUILT_UNIX_S as i64 - boot_s as i64).into()) }
+    }
+
     /// Somebody who is believed has told that it is later than this, in seconds since 1970.
     pub fn learn(&self, unix_s: u64) {
-        self.0.fetch_max(unix_s, Ordering::Relaxed);
+        self.learn_at(unix_s, boot_ms() / 1000);
+    }
+
+    fn learn_at(&self, unix_s: u64, boot_s: u64) {
+        let booted = i64::try_from(unix_s).unwrap_or_default().saturating_sub_unsigned(boot_s);
+        self.booted_unix_s.fetch_max(booted, Ordering::Relaxed);
     }
 
     /// What it is at least, in seconds since 1970.
     pub fn least(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.least_at(boot_ms() / 1000)
+    }
+
+    fn least_at(&self, boot_s: u64) -> u64 {
+        self.booted_unix_s.load(Ordering::Relaxed).saturating_add_unsigned(boot_s) as u64
     }
 
     /// Now, in seconds since 1970.
     pub fn now(&self) -> u64 {
-        self.judged(unix_ms() / 1000, purlin_drivers::clock_is_synchronized())
+        self.judged(unix_ms() / 1000, boot_ms() / 1000, purlin_drivers::clock_is_synchronized())
     }
 
-    fn judged(&self, clock_s: u64, is_trusted: bool) -> u64 {
-        if is_trusted { clock_s } else { self.least().max(clock_s) }
+    fn judged(&self, clock_s: u64, boot_s: u64, is_trusted: bool) -> u64 {
+        if is_trusted { clock_s } else { self.least_at(boot_s).max(clock_s) }
     }
 }
 
@@ -181,15 +199,16 @@ mod tests {
 
     /// A node whose battery is empty starts in 1970, and hours later has the time.
     #[test]
-    fn a_clock_of_1970_is_the_time_that_was_told_last_unless_a_time_service_set_it() {
-        let floor = Floor::default();
-        assert_eq!(floor.judged(7, false), BUILT_UNIX_S);
+    fn a_clock_of_1970_goes_on_from_what_was_told_last_unless_a_time_service_set_it() {
+        let floor = Floor::at(7);
+        assert_eq!(floor.judged(7, 7, false), BUILT_UNIX_S);
         let later = BUILT_UNIX_S + 100;
-        floor.learn(later);
-        floor.learn(later - 50);
-        assert_eq!(floor.judged(7, false), later);
-        assert_eq!(floor.judged(later + 1, false), later + 1);
-        assert_eq!(floor.judged(later - 1, true), later - 1);
+        floor.learn_at(later, 17);
+        floor.learn_at(later - 50, 17);
+        assert_eq!(floor.judged(17, 17, false), later);
+        assert_eq!(floor.judged(later + 1, 17, false), later + 1);
+        assert_eq!(floor.judged(later - 1, 17, true), later - 1);
+        assert_eq!(floor.judged(1017, 1017, false), later + 1000, "what has gone by counts");
     }
 
     #[test]

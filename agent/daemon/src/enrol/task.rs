@@ -6,7 +6,7 @@
 //! follows another is tried at the broker first, so that one that no broker takes replaces
 //! none that works.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{mem, path::PathBuf, sync::Arc, time::Duration};
 
 use purlin_core::{
     backoff::Backoff,
@@ -80,7 +80,7 @@ enum Due {
 impl Task {
     /// Runs for ever.
     pub async fn run(self) -> Result<(), String> {
-        let (mut backoff, mut again) = (None, Instant::now());
+        let (mut backoff, mut again): (Option<(_, Backoff)>, _) = (None, Instant::now());
         if let Ok(Some(held)) = self.node.held() {
             self.learn(&held);
         }
@@ -94,7 +94,13 @@ impl Task {
                 // What is due may have come by a file meanwhile.
                 Ok(_) if again > Instant::now() => LOOK.min(again - Instant::now()),
                 Ok(due) => {
-                    let backoff = backoff.get_or_insert_with(|| due.backoff(self.now()));
+                    // One that could not be renewed in time is asked for anew, as seldom as
+                    // a first one is.
+                    let kind = mem::discriminant(&due);
+                    let (_, backoff) = match &mut backoff {
+                        Some(it) if it.0 == kind => it,
+                        other => other.insert((kind, due.backoff(self.now()))),
+                    };
                     match self.get(&due).await {
                         Ok(()) => Duration::ZERO,
                         Err(why) => {
@@ -163,12 +169,14 @@ impl Task {
                 let request = self.node.ask_by_certificate(held)?;
                 let mqtt = beside(&self.mqtt, "renew");
                 let chain = ask(&mqtt, &at, &topics, &request).await?;
-                self.mqtt.floor.learn(self.node.judge_next(&chain, held, self.now())?);
+                let since = self.node.judge_next(&chain, held, self.now())?;
                 self.node.try_out(&certificate::pem(&chain), self.now())?;
                 let tried = Mqtt { enrolled: Some(self.node.next_pair()), ..mqtt };
                 works(&tried, &at).await.map_err(|why| {
                     format!("the broker does not take the new certificate, so the old stays: {why}")
                 })?;
+                // Not before: an authority whose clock is ahead makes none that a broker takes.
+                self.mqtt.floor.learn(since);
                 ("identity.renewed", chain)
             }
             Due::Nothing(_) => return Ok(()),

@@ -560,7 +560,7 @@ impl<T: Transport> Uplink<T> {
             window.begin(durable);
         }
         let mut current = Current::default();
-        let mut progress = Instant::now();
+        let (mut waiting, mut progress) = (false, Instant::now());
         let transport = self.transport.clone();
         let failover = self.failover;
         let every =
@@ -570,10 +570,14 @@ impl<T: Transport> Uplink<T> {
         self.alarms.mark_changed();
         loop {
             if current.answers.is_empty() {
-                (progress, current.largest) = (Instant::now(), 0);
+                current.largest = 0;
+            }
+            // What was sent after a quiet time has waited for nothing yet.
+            if !waiting {
+                progress = Instant::now();
             }
             self.send_more(session, &mut current).await?;
-            let waiting = !current.answers.is_empty();
+            waiting = !current.answers.is_empty();
             let owed = self.pacer.owed(clock::since_boot()).map(|wait| Instant::now() + wait);
             let paced = current.paced.or(owed);
             // Our own goes first: what of it may be sent now is on its way.

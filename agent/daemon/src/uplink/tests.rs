@@ -540,5 +540,14 @@ async fn alarms_are_retained_while_they_are_raised_and_their_ends_told_once() {
     retains(&["low"], 5).await;
     case.alarms.send_replace(shown(&["hot", "low"], &["old", "hot"]));
     retains(&["hot", "low"], 6).await;
+    // After a quiet time it has waited for no answer yet.
+    let connections = case.broker.with(|state| state.connections.len());
+    for round in 0..8 {
+        time::sleep(Duration::from_millis(250)).await;
+        let raised = &["hot", "low"][(round + 1) % 2..];
+        case.alarms.send_replace(shown(raised, &["old", "hot"]));
+        retains(raised, 7 + round).await;
+    }
+    assert_eq!(case.broker.with(|state| state.connections.len()), connections);
     case.end().await;
 }

@@ -50,7 +50,7 @@ pub struct Listener {
     pub name: String,
     /// Address.
     pub address: String,
-    /// http, tcp or tls.
+    /// http, tcp, tls, tunnel or udp.
     pub protocol: String,
     /// Who is outside, for an ingress.
     pub zone: Option<String>,
@@ -61,9 +61,9 @@ pub struct Listener {
 /// What all workers counted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
-    /// Connections accepted.
+    /// Connections accepted, and sessions of UDP begun.
     pub connections: u64,
-    /// Connections open now.
+    /// Those of them that are open now.
     pub open: u64,
     /// Of those, parked: idle, without a buffer.
     pub parked: u64,
@@ -89,6 +89,15 @@ pub struct Counts {
     /// Requests and streams of a tunnel that no rule allowed.
     #[serde(default)]
     pub denied: u64,
+    /// Datagrams from clients, and to them.
+    #[serde(default)]
+    pub datagrams: [u64; 2],
+    /// Datagrams of clients and endpoints that went nowhere, by why.
+    #[serde(default)]
+    pub datagrams_lost: std::collections::BTreeMap<String, u64>,
+    /// Clients of UDP that were forgotten for others' sake.
+    #[serde(default)]
+    pub displaced: u64,
     /// Datagrams of gossip that were refused, by why.
     #[serde(default)]
     pub gossip_refused: std::collections::BTreeMap<String, u64>,

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod client;
+mod datagrams;
 mod interop;
 mod namespaces;
 mod rack;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
     all.extend(interop::tests());
     all.extend(tunnel::tests());
     all.extend(namespaces::tests());
+    all.extend(datagrams::tests());
     purlin_tests::run(all)
 }
 

@@ -61,6 +61,8 @@ pub async fn serve(worker: Rc<Worker>, mut client: Client) {
     let name = match protocol {
         Protocol::Tunnel => return tunnel::server::serve(worker, client).await,
         Protocol::Http => return http::serve(worker, client, first).await,
+        // The table has listeners of datagrams apart.
+        Protocol::Udp => return,
         Protocol::Tcp => None,
         Protocol::Tls => {
             let read = time::timeout(FIRST_BYTES_DEADLINE, server_name(stream, &mut first));

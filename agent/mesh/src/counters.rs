@@ -53,6 +53,34 @@ impl From<Option<&Refused>> for TunnelRefusal {
     }
 }
 
+/// Why a datagram went nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// No route takes it.
+    NoRoute,
+    /// The service's circuit breaker is open.
+    Breaker,
+    /// The service has no endpoint.
+    NoEndpoint,
+    /// The kernel has no room for it, or for a session, or no endpoint takes it.
+    NotSent,
+}
+
+impl Lost {
+    /// All of them, in the order of their values.
+    pub const ALL: [Lost; 4] = [Lost::NoRoute, Lost::Breaker, Lost::NoEndpoint, Lost::NotSent];
+
+    /// For people and machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Lost::NoRoute => "no route",
+            Lost::Breaker => "over the circuit breaker",
+            Lost::NoEndpoint => "no endpoint",
+            Lost::NotSent => "not sent",
+        }
+    }
+}
+
 /// Counters of one worker, all of them growing.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
@@ -82,6 +110,13 @@ pub struct Counters {
     /// Times that a connection was parked, and taken up again or given up.
     pub parked: AtomicU64,
     pub unparked: AtomicU64,
+    /// Datagrams from clients, and to them.
+    pub datagrams_in: AtomicU64,
+    pub datagrams_out: AtomicU64,
+    /// Datagrams that went nowhere, by why.
+    pub lost: [AtomicU64; Lost::ALL.len()],
+    /// Sessions that ended for others to begin.
+    pub displaced: AtomicU64,
 }
 
 impl Counters {
@@ -101,6 +136,11 @@ impl Counters {
     /// Counts a tunnel that was refused.
     pub fn refusal(&self, refusal: TunnelRefusal) {
         Self::one(&self.refusals[refusal as usize]);
+    }
+
+    /// Counts a datagram that went nowhere.
+    pub fn lost(&self, why: Lost) {
+        Self::one(&self.lost[why as usize]);
     }
 
     /// Counts a violation.

@@ -10,27 +10,34 @@
 //! ```text
 //! c               the mesh's own socket, 1
 //! l ADDRESS       sockets that listen at an address, 1 to 128; may come again
+//! u ADDRESS       the same for UDP
 //! e               that is all there is to start with
 //! p ADDRESS PEER  a connection between two requests: where it came in, from whom, 1
 //! f ADDRESS PEER  the same, without a byte so far
+//! s ADDRESS PEER LOCAL N   a session of UDP, which came in at socket N: connected to the
+//!                 endpoint, 1
+//! d               the old process reads no datagram any more, and all sessions were told
 //! ```
 //!
 //! The new process answers `r` once it serves. Until then the old one does, and goes on
-//! if that never comes.
+//! if that never comes. Datagrams wait in their sockets until `d`, so that a client has one
+//! session and not one in each process.
 
 use std::{
     collections::HashMap,
     env,
     ffi::OsString,
+    fmt::Display,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixListener,
     },
     path::Path,
     process::{Child, Command, Stdio},
+    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -40,11 +47,14 @@ use std::{
     time::Duration,
 };
 
+use purlin_core::mesh::model::Transport;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
     sockopt::{Timeout, set_socket_timeout},
 };
+
+use crate::udp;
 
 /// Set for a process that takes over.
 const HEIR: &str = "PURLIN_MESH_HEIR";
@@ -64,9 +74,23 @@ pub enum Stage {
     Fresh,
 }
 
+/// Sockets of this node, by what they carry and their address.
+pub type Sockets = ((Transport, SocketAddr), Vec<OwnedFd>);
+
+/// What goes on in the process that took over.
+#[derive(Debug)]
+pub enum Passed {
+    /// A connection.
+    Connection(Connection),
+    /// A session of UDP.
+    Session(udp::Passed),
+    /// The old one reads no datagram any more.
+    Released,
+}
+
 /// A connection that goes on elsewhere.
 #[derive(Debug)]
-pub struct Passed {
+pub struct Connection {
     /// Where it stands.
     pub stage: Stage,
     /// It.
@@ -82,17 +106,22 @@ pub struct Passed {
 pub struct Heir {
     /// Its process id.
     pub pid: u32,
-    connections: mpsc::Sender<Passed>,
+    passed: mpsc::Sender<Passed>,
     under_way: Arc<AtomicUsize>,
 }
 
 impl Heir {
-    /// Passes a connection on.
+    /// Passes something on.
     pub fn take(&self, passed: Passed) {
         self.under_way.fetch_add(1, Relaxed);
-        if self.connections.send(passed).is_err() {
+        if self.passed.send(passed).is_err() {
             self.under_way.fetch_sub(1, Relaxed);
         }
+    }
+
+    /// What tells it, once nobody has it any more, that this process reads no datagrams.
+    pub fn release(&self) -> Arc<Release> {
+        Arc::new(Release(self.clone()))
     }
 
     /// Whether all that was passed on is with it.
@@ -101,13 +130,19 @@ impl Heir {
     }
 }
 
+/// Tells the process that took over, when it is dropped, that datagrams are its own.
+#[derive(Debug)]
+pub struct Release(Heir);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.take(Passed::Released);
+    }
+}
+
 /// Starts the next mesh, from the executable that is at this path now, and waits until it
 /// serves. It blocks.
-pub fn start(
-    executable: &Path,
-    control: &UnixListener,
-    listeners: &[(SocketAddr, Vec<TcpListener>)],
-) -> io::Result<Heir> {
+pub fn start(executable: &Path, control: &UnixListener, sockets: &[Sockets]) -> io::Result<Heir> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&ours, Timeout::Recv, Some(START))?;
@@ -126,7 +161,7 @@ pub fn start(
                 format!("{} can't be started: {error}", executable.display()),
             )
         })?;
-    if let Err(error) = introduce(&ours, control, listeners) {
+    if let Err(error) = introduce(&ours, control, sockets) {
         _ = child.kill();
         _ = child.wait();
         let what = format!("the new mesh did not take over ({error}); its log tells why");
@@ -136,16 +171,13 @@ pub fn start(
 }
 
 /// Tells the new process all it starts with, and waits for its word.
-fn introduce(
-    to: &OwnedFd,
-    control: &UnixListener,
-    listeners: &[(SocketAddr, Vec<TcpListener>)],
-) -> io::Result<()> {
+fn introduce(to: &OwnedFd, control: &UnixListener, sockets: &[Sockets]) -> io::Result<()> {
     send(to, "c", &[control.as_fd()])?;
-    for (address, sockets) in listeners {
+    for ((transport, address), sockets) in sockets {
+        let letter = if *transport == Transport::Stream { 'l' } else { 'u' };
         for some in sockets.chunks(MAX_DESCRIPTORS) {
             let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
-            send(to, &format!("l {address}"), &some)?;
+            send(to, &format!("{letter} {address}"), &some)?;
         }
     }
     send(to, "e", &[])?;
@@ -156,17 +188,17 @@ fn introduce(
     }
 }
 
-/// A thread passes connections on: a new process that is slow to take them holds up no
+/// A thread passes things on: a new process that is slow to take them holds up no
 /// worker.
 fn follow(mut child: Child, to: OwnedFd) -> Heir {
-    let (connections, passed) = mpsc::channel::<Passed>();
-    let heir = Heir { pid: child.id(), connections, under_way: Arc::default() };
+    let (sender, passed) = mpsc::channel();
+    let heir = Heir { pid: child.id(), passed: sender, under_way: Arc::default() };
     let under_way = heir.under_way.clone();
     thread::spawn(move || {
-        for Passed { stage, stream, peer, at } in passed {
-            let letter = if stage == Stage::Parked { 'p' } else { 'f' };
-            if let Err(error) = send(&to, &format!("{letter} {at} {peer}"), &[stream.as_fd()]) {
-                tracing::warn!(%error, %peer, "a connection could not be passed on");
+        for passed in passed {
+            let (text, descriptor) = told(&passed);
+            if let Err(error) = send(&to, &text, descriptor.as_slice()) {
+                tracing::warn!(%error, text, "it could not be passed on");
             }
             under_way.fetch_sub(1, Relaxed);
         }
@@ -176,13 +208,27 @@ fn follow(mut child: Child, to: OwnedFd) -> Heir {
     heir
 }
 
+fn told(passed: &Passed) -> (String, Option<BorrowedFd<'_>>) {
+    match passed {
+        Passed::Connection(Connection { stage, stream, peer, at }) => {
+            let letter = if *stage == Stage::Parked { 'p' } else { 'f' };
+            (format!("{letter} {at} {peer}"), Some(stream.as_fd()))
+        }
+        Passed::Session(udp::Passed { client, index, upstream }) => {
+            let udp::Client { at, peer, local } = client;
+            (format!("s {at} {peer} {local} {index}"), Some(upstream.as_fd()))
+        }
+        Passed::Released => ("d".into(), None),
+    }
+}
+
 /// What a process that takes over starts with.
 #[derive(Debug)]
 pub struct Inherited {
     /// The mesh's own socket.
     pub control: UnixListener,
-    /// Sockets that listen, by their address.
-    pub listeners: HashMap<SocketAddr, Vec<TcpListener>>,
+    /// Sockets of listeners.
+    pub sockets: HashMap<(Transport, SocketAddr), Vec<OwnedFd>>,
     from: OwnedFd,
 }
 
@@ -194,21 +240,23 @@ impl Inherited {
         }
         let from = io::stdin().as_fd().try_clone_to_owned()?;
         set_socket_timeout(&from, Timeout::Recv, Some(START))?;
-        let (mut control, mut listeners) = (None, HashMap::<_, Vec<_>>::new());
+        let (mut control, mut sockets) = (None, HashMap::<_, Vec<_>>::new());
         loop {
             let (text, descriptors) = receive(&from)?.ok_or(io::ErrorKind::UnexpectedEof)?;
             match text.split_once(' ').unwrap_or((&text, "")) {
                 ("c", _) => control = descriptors.into_iter().next().map(UnixListener::from),
-                ("l", address) => {
-                    let sockets = descriptors.into_iter().map(TcpListener::from);
-                    listeners.entry(parsed(address)?).or_default().extend(sockets);
+                (letter @ ("l" | "u"), address) => {
+                    let is_stream = letter == "l";
+                    let transport = if is_stream { Transport::Stream } else { Transport::Datagram };
+                    let all = sockets.entry((transport, parsed(address)?)).or_default();
+                    all.extend(descriptors);
                 }
                 ("e", _) => break,
                 _ => return Err(io::Error::new(io::ErrorKind::InvalidData, text)),
             }
         }
         let control = control.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Some(Self { control, listeners, from }))
+        Ok(Some(Self { control, sockets, from }))
     }
 
     /// Tells that this process serves now, and takes what the other one passes on.
@@ -220,11 +268,11 @@ impl Inherited {
                 match receive(&self.from) {
                     Ok(Some((text, descriptors))) => match passed(&text, descriptors) {
                         Ok(passed) => take(passed),
-                        Err(error) => tracing::warn!(%error, text, "not a connection"),
+                        Err(error) => tracing::warn!(%error, text, "nothing that is passed on"),
                     },
                     Ok(None) => return,
                     Err(error) => {
-                        return tracing::warn!(%error, "no more connections are passed on");
+                        return tracing::warn!(%error, "nothing more is passed on");
                     }
                 }
             }
@@ -235,21 +283,30 @@ impl Inherited {
 
 fn passed(text: &str, descriptors: Vec<OwnedFd>) -> io::Result<Passed> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let mut words = text.split(' ');
-    let stage = match words.next() {
-        Some("p") => Stage::Parked,
-        Some("f") => Stage::Fresh,
-        _ => return Err(invalid()),
-    };
-    Ok(Passed {
-        stage,
-        at: parsed(words.next().ok_or_else(invalid)?)?,
-        peer: parsed(words.next().ok_or_else(invalid)?)?,
-        stream: descriptors.into_iter().next().ok_or_else(invalid)?.into(),
-    })
+    let words: Vec<_> = text.split(' ').collect();
+    let stage = |letter| if letter == "p" { Stage::Parked } else { Stage::Fresh };
+    let descriptor = descriptors.into_iter().next();
+    match (&words[..], descriptor) {
+        ([letter @ ("p" | "f"), at, peer], Some(stream)) => {
+            let (stage, stream) = (stage(*letter), stream.into());
+            Ok(Passed::Connection(Connection {
+                stage,
+                at: parsed(at)?,
+                peer: parsed(peer)?,
+                stream,
+            }))
+        }
+        (["s", at, peer, local, index], Some(upstream)) => {
+            let client =
+                udp::Client { at: parsed(at)?, peer: parsed(peer)?, local: parsed(local)? };
+            Ok(Passed::Session(udp::Passed { client, index: parsed(index)?, upstream }))
+        }
+        (["d"], None) => Ok(Passed::Released),
+        _ => Err(invalid()),
+    }
 }
 
-fn parsed(text: &str) -> io::Result<SocketAddr> {
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> io::Result<T> {
     text.parse()
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{text}: {error}")))
 }
@@ -295,7 +352,7 @@ mod tests {
         let (a, b) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .expect("a pair");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("its address");
         let client = TcpStream::connect(address).expect("a connection");
         let (stream, peer) = listener.accept().expect("the same");
@@ -304,7 +361,7 @@ mod tests {
         drop((a, stream));
         assert_eq!(receive(&b).expect("read").map(|it| (it.0, it.1.len())), Some(("e".into(), 0)));
         let (text, descriptors) = receive(&b).expect("read").expect("a message");
-        let it = passed(&text, descriptors).expect("a connection");
+        let Ok(Passed::Connection(it)) = passed(&text, descriptors) else { panic!("{text}") };
         assert_eq!((it.stage, it.at, it.peer), (Stage::Fresh, address, peer));
         assert_eq!(it.stream.peer_addr().ok(), client.local_addr().ok());
         assert_eq!(receive(&b).expect("the end").map(|it| it.0), None);

@@ -9,6 +9,7 @@
 //! | [`accept`] | what a connection is: PROXY protocol, HTTP, TLS by name, bytes |
 //! | [`http`] | requests: guarded, routed, forwarded; parking and upgrades |
 //! | [`relay`] | bytes, spliced |
+//! | [`udp`] | clients of UDP, and where each one's datagrams go |
 //! | [`identity`], [`renewal`] | who this node is in its rack, who others are, and that it stays so |
 //! | [`discovery`] | which nodes of the rack are there |
 //! | [`tunnel`] | from node to node: HBONE |
@@ -34,6 +35,7 @@ use std::{
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::watch,
     time,
 };
 
@@ -68,6 +70,7 @@ mod show;
 mod tap;
 mod target;
 mod tunnel;
+mod udp;
 pub mod wire;
 mod worker;
 
@@ -138,17 +141,20 @@ async fn run(place: Place) -> io::Result<()> {
     let cores = thread::available_parallelism()?.get();
     let seats = Seat::all(cores).into_iter().enumerate();
     let tap = Arc::new(Tap::new(started));
-    let workers = seats
-        .map(|(n, seat)| worker::start(n, seed.wrapping_add(n as u64), seat, started, tap.clone()));
+    let (release, released) = watch::channel(inherited.is_none());
+    let workers = seats.map(|(n, seat)| {
+        let seed = seed.wrapping_add(n as u64);
+        worker::start(n, seed, seat, started, tap.clone(), released.clone())
+    });
     let workers = workers.collect::<io::Result<Vec<_>>>()?;
-    let handed = inherited.as_mut().map(|it| std::mem::take(&mut it.listeners));
+    let handed = inherited.as_mut().map(|it| std::mem::take(&mut it.sockets));
     let dir = place.dir.clone();
     let keeper = Keeper::new(&place.dir, Clock::new(place.clock_unix_s));
     let owner = Owner::start(place.dir, workers, started, keeper, handed.unwrap_or_default());
     let control = Arc::new(Control::new(owner, place.agents, executable, socket, tap));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
     match inherited {
-        Some(inherited) => inherited.take_over(control.owner().adopter())?,
+        Some(inherited) => inherited.take_over(control.owner().adopter(release))?,
         // Without systemd there is nobody to tell.
         None => _ = sd_notify::notify(&[NotifyState::Ready]),
     }

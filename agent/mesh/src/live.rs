@@ -12,7 +12,7 @@ use std::{
 
 use purlin_core::mesh::{
     choose::{Asked, Choice, Miss, Place},
-    model::{self, Listener, Rule},
+    model::{self, Listener, Rule, Transport},
     rate::Bucket,
     table::Table,
 };
@@ -37,6 +37,8 @@ pub struct Live {
     /// The services, in the table's order.
     pub targets: Vec<Arc<Target>>,
     by_address: HashMap<SocketAddr, usize>,
+    /// The same for datagrams.
+    datagrams: HashMap<SocketAddr, usize>,
     /// Endpoints of this node that other nodes may reach, by address.
     here: HashMap<SocketAddr, Vec<PlaceHere>>,
     /// Token buckets, by route and rule.
@@ -72,16 +74,27 @@ impl Live {
             buckets: (table.routes.iter())
                 .map(|route| route.rules.iter().map(bucket).collect())
                 .collect(),
-            by_address: (table.listeners.iter().enumerate())
-                .map(|(index, it)| (it.address, index))
-                .collect(),
+            by_address: by_address(&table, Transport::Stream),
+            datagrams: by_address(&table, Transport::Datagram),
             table,
         };
         live.members.apply(&live);
         live
     }
 
-    /// The listener at an address.
+    /// What becomes of datagrams at an address.
+    pub fn datagrams(&self, address: SocketAddr) -> Option<&Rule> {
+        let place = self.choices[*self.datagrams.get(&address)?].by_name(None)?;
+        Some(self.table.rule(place))
+    }
+
+    /// Where they may go.
+    pub fn datagram_targets(&self, address: SocketAddr) -> impl Iterator<Item = &Arc<Target>> {
+        let backends = self.datagrams(address).into_iter().flat_map(|rule| &rule.backends);
+        backends.filter_map(|it| self.targets.get(it.index))
+    }
+
+    /// The listener for connections at an address.
     pub fn listener(&self, address: SocketAddr) -> Option<&Listener> {
         self.by_address.get(&address).map(|&index| &self.table.listeners[index])
     }
@@ -152,6 +165,12 @@ impl Live {
         })?;
         self.targets.get(chosen.index)
     }
+}
+
+fn by_address(table: &Table, transport: Transport) -> HashMap<SocketAddr, usize> {
+    let listeners = table.listeners.iter().enumerate();
+    let of = listeners.filter(|(_, it)| it.protocol.transports().contains(&transport));
+    of.map(|(index, it)| (it.address, index)).collect()
 }
 
 fn here(targets: &[Arc<Target>], own: Option<&str>) -> HashMap<SocketAddr, Vec<PlaceHere>> {

@@ -6,28 +6,38 @@ use std::{
     collections::HashMap,
     io,
     net::{SocketAddr, TcpListener as StdListener},
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
-use purlin_core::{mesh::strict::Violation, settings::Refusal};
+use purlin_core::{
+    mesh::{
+        model::{Listener, Transport},
+        strict::Violation,
+    },
+    settings::Refusal,
+};
 use purlin_proto::{mesh as view, v1};
-use tokio::net::TcpSocket;
+use tokio::{net::TcpSocket, sync::watch};
 
 use crate::{
-    counters::TunnelRefusal,
-    handover::{Heir, Passed},
+    counters::{Lost, TunnelRefusal},
+    handover::{Heir, Passed, Sockets},
     health::Checks,
     identity::{self, Keeper},
     keep,
     live::Live,
-    show, wire,
+    show, udp, wire,
     worker::{Command, Handle},
 };
 
 /// Connections that wait to be accepted, for each worker (what Linux allows since 5.4).
 const BACKLOG: u32 = 4096;
+
+/// Where a socket is.
+type At = (Transport, SocketAddr);
 
 /// Why a table was not taken.
 #[derive(Debug)]
@@ -54,9 +64,9 @@ pub struct Owner {
     /// Why its certificate could not be renewed.
     renewal: Option<String>,
     /// Addresses that the workers listen at, and the sockets, for the next mesh.
-    bound: Vec<(SocketAddr, Vec<StdListener>)>,
+    bound: Vec<Sockets>,
     /// Sockets that the mesh before this one had.
-    handed: HashMap<SocketAddr, Vec<StdListener>>,
+    handed: HashMap<At, Vec<OwnedFd>>,
     heir: Option<Heir>,
     /// Whether another mesh is starting to take over.
     is_handing_over: bool,
@@ -74,7 +84,7 @@ impl Owner {
         workers: Vec<Handle>,
         started: Instant,
         keeper: Keeper,
-        handed: HashMap<SocketAddr, Vec<StdListener>>,
+        handed: HashMap<At, Vec<OwnedFd>>,
     ) -> Self {
         let mut owner = Self {
             dir,
@@ -134,16 +144,18 @@ impl Owner {
             self.bind_missing();
             return Ok(());
         }
-        let wanted: Vec<SocketAddr> = checked.listeners.iter().map(|it| it.address).collect();
+        let listeners = checked.listeners.iter().enumerate();
+        let wanted: Vec<_> =
+            listeners.flat_map(|(n, it)| places(it).map(move |at| (n, at))).collect();
         let mut fresh = HashMap::new();
         let mut refusals = Vec::new();
-        for (n, &address) in wanted.iter().enumerate() {
-            if self.is_bound(address) {
+        for &(n, at) in &wanted {
+            if self.is_bound(at) {
                 continue;
             }
-            match self.bind(address) {
-                Ok(sockets) => _ = fresh.insert(address, sockets),
-                Err(error) => refusals.push(not_bound(n, address, &error)),
+            match self.bind(at) {
+                Ok(sockets) => _ = fresh.insert(at, sockets),
+                Err(error) => refusals.push(not_bound(n, at, &error)),
             }
         }
         if !refusals.is_empty() {
@@ -156,14 +168,15 @@ impl Owner {
         // First the table, then the sockets: no connection meets a listener unknown.
         self.tell(|| Command::Live(self.live.clone()));
         self.checks.follow(&self.live);
-        for (address, sockets) in fresh {
-            self.listen(address, sockets);
+        for (at, sockets) in fresh {
+            self.listen(at, sockets);
         }
-        let bound = self.bound.iter().map(|(address, _)| *address);
-        let gone: Vec<_> = bound.filter(|it| !wanted.contains(it)).collect();
-        for address in gone {
-            self.tell(|| Command::Unlisten(address));
-            self.bound.retain(|(it, _)| *it != address);
+        let is_wanted = |at: &At| wanted.iter().any(|(_, it)| it == at);
+        let gone: Vec<_> =
+            self.bound.iter().map(|(at, _)| *at).filter(|it| !is_wanted(it)).collect();
+        for at in gone {
+            self.tell(|| Command::Unlisten(at.0, at.1));
+            self.bound.retain(|(it, _)| *it != at);
         }
         tracing::info!(generation = self.table.generation, "a table is in force");
         Ok(())
@@ -195,14 +208,14 @@ impl Owner {
 
     /// Tries again what could not be bound.
     pub fn bind_missing(&mut self) {
-        let addresses: Vec<_> = self.live.table.listeners.iter().map(|it| it.address).collect();
-        for address in addresses {
+        let wanted: Vec<_> = self.live.table.listeners.iter().flat_map(places).collect();
+        for at in wanted {
             if !self.is_draining
                 && !self.is_handing_over
-                && !self.is_bound(address)
-                && let Ok(sockets) = self.bind(address)
+                && !self.is_bound(at)
+                && let Ok(sockets) = self.bind(at)
             {
-                self.listen(address, sockets);
+                self.listen(at, sockets);
             }
         }
     }
@@ -212,16 +225,18 @@ impl Owner {
         self.is_draining = true;
         self.bound.clear();
         self.checks = Checks::new();
-        self.tell(|| Command::Drain(self.heir.clone()));
+        // Dropped by the last worker that has passed its sessions on.
+        let heir = self.heir.as_ref().map(|heir| (heir.clone(), heir.release()));
+        self.tell(|| Command::Drain(heir.clone()));
     }
 
     /// Sockets for another mesh, that is about to take over. No table is taken from now
     /// on, until it has or [`Owner::keep_on`].
-    pub fn hand_over(&mut self) -> io::Result<Vec<(SocketAddr, Vec<StdListener>)>> {
+    pub fn hand_over(&mut self) -> io::Result<Vec<Sockets>> {
         if self.is_handing_over || self.is_draining {
             return Err(io::Error::other("another mesh is taking over already"));
         }
-        let bound = self.bound.iter().map(|(address, sockets)| Ok((*address, clones(sockets)?)));
+        let bound = self.bound.iter().map(|(at, sockets)| Ok((*at, clones(sockets)?)));
         let bound = bound.collect::<io::Result<_>>()?;
         self.is_handing_over = true;
         Ok(bound)
@@ -247,18 +262,30 @@ impl Owner {
         self.open() == 0 && self.heir.as_ref().is_none_or(Heir::has_all)
     }
 
-    /// What gives the workers in turn connections that another mesh had.
-    pub fn adopter(&self) -> impl FnMut(Passed) + Send + 'static {
+    /// What gives the workers what another mesh had: connections in turn, and a session to
+    /// the one that has its socket. Datagrams are read once it is told so, or gone.
+    pub fn adopter(&self, release: watch::Sender<bool>) -> impl FnMut(Passed) + Send + 'static {
         let workers: Vec<_> = self.workers.iter().map(|it| it.commands.clone()).collect();
         let mut turn = 0;
         move |passed| {
-            turn += 1;
-            _ = workers[turn % workers.len()].send(Command::Adopt(passed));
+            let (which, command) = match passed {
+                Passed::Connection(connection) => {
+                    turn += 1;
+                    (turn, Command::Adopt(connection))
+                }
+                Passed::Session(session) => (session.index, Command::AdoptSession(session)),
+                Passed::Released => {
+                    _ = release.send(true);
+                    return;
+                }
+            };
+            // A worker that is gone has said why.
+            _ = workers[which % workers.len()].send(command);
         }
     }
 
-    fn is_bound(&self, address: SocketAddr) -> bool {
-        self.bound.iter().any(|(it, _)| *it == address)
+    fn is_bound(&self, at: At) -> bool {
+        self.bound.iter().any(|(it, _)| *it == at)
     }
 
     /// Connections open now.
@@ -293,31 +320,29 @@ impl Owner {
 
     /// A socket for each worker; the kernel spreads the connections over them. Those that
     /// the mesh before this one had are all used: connections wait in each.
-    fn bind(&mut self, address: SocketAddr) -> io::Result<Vec<StdListener>> {
-        let mut sockets = self.handed.remove(&address).unwrap_or_default();
-        let bind = || {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            socket.set_reuseaddr(true)?;
-            socket.set_reuseport(true)?;
-            socket.bind(address)?;
-            socket.listen(BACKLOG)?.into_std()
-        };
+    fn bind(&mut self, at: At) -> io::Result<Vec<OwnedFd>> {
+        let mut sockets = self.handed.remove(&at).unwrap_or_default();
         while sockets.len() < self.workers.len() {
-            sockets.push(bind()?);
+            sockets.push(match at {
+                (Transport::Stream, address) => accepting(address)?.into(),
+                (Transport::Datagram, address) => udp::socket::bind(address)?.into(),
+            });
         }
         Ok(sockets)
     }
 
-    fn listen(&mut self, address: SocketAddr, sockets: Vec<StdListener>) {
+    fn listen(&mut self, at: At, sockets: Vec<OwnedFd>) {
         let kept = clones(&sockets).unwrap_or_else(|error| {
-            tracing::error!(%error, %address, "the next mesh can't be handed this listener");
+            tracing::error!(%error, address = %at.1, "the next mesh can't be handed this listener");
             Vec::new()
         });
-        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
+        for ((index, socket), worker) in
+            sockets.into_iter().enumerate().zip(self.workers.iter().cycle())
+        {
             // A worker that is gone has said why.
-            _ = worker.commands.send(Command::Listen(address, socket));
+            _ = worker.commands.send(Command::Listen(at.0, at.1, index, socket));
         }
-        self.bound.push((address, kept));
+        self.bound.push((at, kept));
     }
 
     fn tell(&self, command: impl Fn() -> Command) {
@@ -331,7 +356,7 @@ impl Owner {
             address: it.address.to_string(),
             protocol: it.protocol.name().into(),
             zone: it.zone.clone(),
-            listening: self.is_bound(it.address),
+            listening: places(it).all(|at| self.is_bound(at)),
         });
         let listeners: Vec<_> = listeners.collect();
         let unbound = listeners.iter().filter(|it| !it.listening && !self.is_draining);
@@ -414,6 +439,14 @@ impl Owner {
             sum.limited += counters.limited.load(Relaxed);
             sum.denied += counters.denied.load(Relaxed);
             sum.retries += counters.retries.load(Relaxed);
+            sum.displaced += counters.displaced.load(Relaxed);
+            let datagrams = [&counters.datagrams_in, &counters.datagrams_out];
+            for (sum, counter) in sum.datagrams.iter_mut().zip(datagrams) {
+                *sum += counter.load(Relaxed);
+            }
+            for (why, counter) in Lost::ALL.into_iter().zip(&counters.lost) {
+                *sum.datagrams_lost.entry(why.name().into()).or_default() += counter.load(Relaxed);
+            }
             for (sum, counter) in sum.answers.iter_mut().zip(&counters.answers) {
                 *sum += counter.load(Relaxed);
             }
@@ -432,17 +465,33 @@ impl Owner {
     }
 }
 
-fn clones(sockets: &[StdListener]) -> io::Result<Vec<StdListener>> {
-    sockets.iter().map(StdListener::try_clone).collect()
+fn clones(sockets: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+    sockets.iter().map(OwnedFd::try_clone).collect()
+}
+
+/// Where a listener is.
+fn places(listener: &Listener) -> impl Iterator<Item = At> {
+    listener.protocol.transports().iter().map(|transport| (*transport, listener.address))
+}
+
+fn accepting(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 fn mesh(table: &v1::MeshTable) -> v1::Mesh {
     table.mesh.clone().unwrap_or_default()
 }
 
-fn not_bound(n: usize, address: SocketAddr, error: &io::Error) -> Refusal {
+fn not_bound(n: usize, (transport, address): At, error: &io::Error) -> Refusal {
+    let letter = if transport == Transport::Stream { 't' } else { 'u' };
     let hint = match error.kind() {
-        io::ErrorKind::AddrInUse => "another program listens there: `ss -ltnp` names it".into(),
+        io::ErrorKind::AddrInUse => {
+            format!("another program listens there: `ss -l{letter}np` names it")
+        }
         io::ErrorKind::AddrNotAvailable => {
             "this node has no such address: `ip addr` lists them".into()
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use purlin_core::mesh::{
     choose::Asked,
     host,
-    model::{Kind, Listener, Match, Protocol, Rule, ValueMatch},
+    model::{Listener, Match, Protocol, Rule, ValueMatch},
     path::{PathMatch, is_ambiguous},
 };
 use purlin_proto::mesh as view;
@@ -23,7 +23,7 @@ pub fn routes(live: &Live) -> view::Routes {
                     rule: n,
                     listeners: route.listeners.clone(),
                     hostnames: route.hostnames.iter().map(ToString::to_string).collect(),
-                    matches: if matches!(route.kind, Kind::Tcp | Kind::Tls) {
+                    matches: if route.kind.is_for_bytes() {
                         route.kind.name().into()
                     } else {
                         matched(it)

@@ -5,18 +5,19 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::SocketAddr,
+    os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use purlin_core::mesh::model::Protocol;
+use purlin_core::mesh::model::{Protocol, Transport};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::{AbortHandle, spawn_local},
     time,
 };
@@ -25,7 +26,7 @@ use crate::{
     accept::{self, Client},
     connection::Connections,
     counters::{Counters, Open},
-    handover::{Heir, Passed, Stage},
+    handover::{Connection, Heir, Passed, Release, Stage},
     http,
     identity::Identity,
     live::Live,
@@ -35,12 +36,17 @@ use crate::{
     tap::Tap,
     target::By,
     tunnel::{Tunnels, stream::Stream},
+    udp::{self, Sessions, socket::Socket},
 };
 
 /// Between two looks at what is idle or too slow.
 pub const TICK: Duration = Duration::from_secs(1);
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// For a mesh that is taken over from to stop reading datagrams: it does at once, and they
+/// wait meanwhile.
+const RELEASE: Duration = Duration::from_secs(5);
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -49,15 +55,17 @@ pub enum Command {
     Live(Arc<Live>),
     /// This is who the node is from now on.
     Identity(Option<Arc<Identity>>),
-    /// Accept connections at this address.
-    Listen(SocketAddr, StdListener),
-    /// Accept no more at this address.
-    Unlisten(SocketAddr),
+    /// Take what comes at this address, by its socket of this number.
+    Listen(Transport, SocketAddr, usize, OwnedFd),
+    /// Take no more at this address.
+    Unlisten(Transport, SocketAddr),
     /// Accept no more, and end each connection with its next answer; what can be
     /// passed on goes to the next mesh.
-    Drain(Option<Heir>),
+    Drain(Option<(Heir, Arc<Release>)>),
     /// A connection that the mesh before this one had.
-    Adopt(Passed),
+    Adopt(Connection),
+    /// The same of UDP.
+    AdoptSession(udp::Passed),
 }
 
 /// The table in force. The outer count is this thread's own: the inner one is a cache
@@ -78,6 +86,9 @@ pub struct Worker {
     pub pipes: Pipes,
     /// Connections from clients.
     pub connections: Connections,
+    /// Clients of UDP.
+    pub sessions: Sessions,
+    released: watch::Receiver<bool>,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// Who looks at requests.
@@ -114,12 +125,21 @@ impl Worker {
         }
     }
 
+    /// Waits until the mesh before this one reads no datagrams any more.
+    pub async fn released(&self) {
+        let mut released = self.released.clone();
+        // One that is gone reads none either.
+        _ = time::timeout(RELEASE, released.wait_for(|it| *it)).await;
+    }
+
     /// Passes a connection on to the mesh that took over; without one it ends.
     pub fn pass_on(&self, stage: Stage, client: Client) {
         let Client { stream, peer, at, open, .. } = client;
         let Stream::Tcp(stream) = stream else { return };
         match (&*self.heir.borrow(), stream.into_std()) {
-            (Some(heir), Ok(stream)) => heir.take(Passed { stage, stream, peer, at }),
+            (Some(heir), Ok(stream)) => {
+                heir.take(Passed::Connection(Connection { stage, stream, peer, at }));
+            }
             (None, _) => {}
             (_, Err(error)) => tracing::warn!(%error, %peer, "a connection could not be passed on"),
         }
@@ -167,6 +187,7 @@ pub fn start(
     seat: Option<Seat>,
     started: Instant,
     tap: Arc<Tap>,
+    released: watch::Receiver<bool>,
 ) -> io::Result<Handle> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let counters = Arc::new(Counters::default());
@@ -188,6 +209,8 @@ pub fn start(
             pool: Pool::default(),
             pipes: Pipes::default(),
             connections: Connections::default(),
+            sessions: Sessions::default(),
+            released,
             counters: of_worker,
             tap,
             is_draining: Cell::new(false),
@@ -208,30 +231,38 @@ pub fn start(
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     spawn_local(watch(worker.clone()));
-    let mut listening: HashMap<SocketAddr, Vec<AbortHandle>> = HashMap::new();
+    let mut listening: HashMap<_, Vec<AbortHandle>> = HashMap::new();
     while let Some(command) = inbox.recv().await {
         match command {
-            Command::Live(live) => _ = worker.live.replace(Rc::new(live)),
+            Command::Live(live) => {
+                worker.sessions.follow(&live);
+                worker.live.replace(Rc::new(live));
+            }
             Command::Identity(identity) => {
                 worker.tunnels.follow(identity.as_deref());
                 worker.identity.replace(identity);
             }
-            Command::Listen(address, listener) => match TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    let task = spawn_local(listen(worker.clone(), address, listener));
-                    listening.entry(address).or_default().push(task.abort_handle());
+            Command::Listen(transport, address, index, socket) => {
+                match take(&worker, transport, address, index, socket) {
+                    Ok(task) => listening.entry((transport, address)).or_default().push(task),
+                    Err(error) => tracing::error!(%address, %error, "a listener can't be used"),
                 }
-                Err(error) => tracing::error!(%address, %error, "a listener can't be used"),
-            },
-            Command::Unlisten(address) => {
-                listening.remove(&address).into_iter().flatten().for_each(|it| it.abort());
+            }
+            Command::Unlisten(transport, address) => {
+                let tasks = listening.remove(&(transport, address));
+                tasks.into_iter().flatten().for_each(|it| it.abort());
+                if transport == Transport::Datagram {
+                    worker.sessions.unlisten(address);
+                }
             }
             Command::Adopt(passed) => adopt(&worker, passed),
+            Command::AdoptSession(passed) => udp::adopt(&worker, passed),
             Command::Drain(heir) => {
                 listening.drain().flat_map(|(_, all)| all).for_each(|it| it.abort());
                 worker.is_draining.set(true);
-                if heir.is_some() {
-                    worker.heir.replace(heir);
+                worker.sessions.drain(heir.as_ref().map(|(heir, _)| heir));
+                if let Some((heir, _)) = heir {
+                    worker.heir.replace(Some(heir));
                     worker.heir_came.notify_waiters();
                 }
                 worker.connections.drain();
@@ -241,9 +272,30 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     }
 }
 
+/// Takes what comes at an address, from now on.
+fn take(
+    worker: &Rc<Worker>,
+    transport: Transport,
+    address: SocketAddr,
+    index: usize,
+    socket: OwnedFd,
+) -> io::Result<AbortHandle> {
+    let worker = worker.clone();
+    let task = match transport {
+        Transport::Stream => {
+            spawn_local(listen(worker, address, TcpListener::from_std(socket.into())?))
+        }
+        Transport::Datagram => {
+            let socket = Rc::new(Socket::new(socket.into())?);
+            spawn_local(udp::listen(worker, address, index, socket))
+        }
+    };
+    Ok(task.abort_handle())
+}
+
 /// Goes on with a connection that the mesh before this one had, if its listener is there.
-fn adopt(worker: &Rc<Worker>, passed: Passed) {
-    let Passed { stage, stream, peer, at } = passed;
+fn adopt(worker: &Rc<Worker>, passed: Connection) {
+    let Connection { stage, stream, peer, at } = passed;
     let is_http = worker.live().listener(at).is_some_and(|it| it.protocol == Protocol::Http);
     let Some(stream) = TcpStream::from_std(stream).ok().filter(|_| is_http) else { return };
     let (stream, open) = (Stream::Tcp(stream), Rc::new(Open::new(&worker.counters)));
@@ -262,6 +314,7 @@ async fn watch(worker: Rc<Worker>) {
         worker.tick.set(worker.started.elapsed().as_secs() as u32);
         worker.connections.look(&worker);
         worker.pool.look(worker.tick.get());
+        worker.sessions.look(worker.now_ms());
     }
 }
 

@@ -157,6 +157,13 @@ impl Page for Status {
                 pair("identity", &identity(self), width),
                 pair("connections", &open, width),
                 pair("requests", &requests, width),
+                match counts.datagrams {
+                    [0, 0] => String::new(),
+                    [from, to] => {
+                        let datagrams = format!("{from} from clients, {to} to them");
+                        pair("datagrams", &datagrams, width)
+                    }
+                },
             ]
             .concat(),
             listeners(self, width),
@@ -208,6 +215,7 @@ fn counted(status: &Status, width: Width) -> String {
         ("over a rate limit", counts.limited),
         ("allowed by no rule", counts.denied),
         ("retried", counts.retries),
+        ("UDP: client forgotten for another", counts.displaced),
     ];
     let violations = counts.violations.iter().map(|(why, &count)| (why.as_str(), count));
     let tunnels = counts.tunnels_refused.iter();
@@ -215,7 +223,9 @@ fn counted(status: &Status, width: Width) -> String {
     let all = plain.into_iter().chain(violations).map(|(why, count)| (why.to_owned(), count));
     let gossip = counts.gossip_refused.iter();
     let gossip = gossip.map(|(why, &count)| (format!("gossip: {why}"), count));
-    let all = all.chain(tunnels).chain(gossip).filter(|(_, count)| *count > 0);
+    let lost = counts.datagrams_lost.iter();
+    let lost = lost.map(|(why, &count)| (format!("UDP: {why}"), count));
+    let all = all.chain(tunnels).chain(gossip).chain(lost).filter(|(_, count)| *count > 0);
     let rows = all.map(|(why, count)| vec![why, count.to_string()]);
     table::columns(&[Left("REFUSED OR REPEATED"), Right("TIMES")], rows, width)
 }

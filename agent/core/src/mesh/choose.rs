@@ -236,6 +236,7 @@ impl Kind {
             Kind::Http | Kind::Grpc => protocol == Protocol::Http,
             Kind::Tcp => protocol == Protocol::Tcp,
             Kind::Tls => protocol == Protocol::Tls,
+            Kind::Udp => protocol == Protocol::Udp,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Listeners, services and routes, each value checked by itself. Names follow the
-//! Gateway API's HTTPRoute, GRPCRoute, TCPRoute and TLSRoute.
+//! Gateway API's HTTPRoute, GRPCRoute, TCPRoute, TLSRoute and UDPRoute.
 
 use alloc::{
     format,
@@ -55,6 +55,37 @@ named! {
         Tls = "tls",
         /// Other nodes of the rack, that reach this one's endpoints.
         Tunnel = "tunnel",
+        /// Datagrams.
+        Udp = "udp",
+    }
+}
+
+/// What carries an address's traffic: the same address may be had once in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Stream,
+    /// UDP.
+    Datagram,
+}
+
+impl Protocol {
+    /// Where it is listened for.
+    pub fn transports(self) -> &'static [Transport] {
+        match self {
+            Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Tunnel => {
+                &[Transport::Stream]
+            }
+            Protocol::Udp => &[Transport::Datagram],
+        }
+    }
+
+    /// What else has its address: gossip is told at the tunnel's.
+    pub fn takes(self) -> &'static [Transport] {
+        match self {
+            Protocol::Tunnel => &[Transport::Stream, Transport::Datagram],
+            _ => self.transports(),
+        }
     }
 }
 
@@ -68,6 +99,8 @@ named! {
         H2c = "h2c",
         /// Bytes.
         Tcp = "tcp",
+        /// Datagrams.
+        Udp = "udp",
     }
 }
 
@@ -83,6 +116,8 @@ named! {
         Tcp = "tcp",
         /// TLS connections, by server name.
         Tls = "tls",
+        /// UDP sessions.
+        Udp = "udp",
     }
 }
 
@@ -102,6 +137,13 @@ named! {
         Maglev = "maglev",
         /// By a hash of the request, moving the least on a change.
         RingHash = "ring_hash",
+    }
+}
+
+impl Kind {
+    /// Whether it looks at nothing that is passed on.
+    pub fn is_for_bytes(self) -> bool {
+        matches!(self, Kind::Tcp | Kind::Tls | Kind::Udp)
     }
 }
 

@@ -178,7 +178,12 @@ impl Check {
                     "name the port",
                 );
             }
-            if let Some(before) = listeners[..n].iter().find(|it| it.address == address) {
+            let collides = |it: &&Listener| {
+                let taken = it.protocol.takes();
+                it.address == address
+                    && listener.protocol.takes().iter().any(|it| taken.contains(it))
+            };
+            if let Some(before) = listeners[..n].iter().find(collides) {
                 let hint = format!("listener {} has it too", before.name);
                 self.refuse(
                     format!("{path}.address"),
@@ -191,6 +196,10 @@ impl Check {
             if is_tunnel && (listener.zone.is_some() || listener.proxy_protocol) {
                 let hint = "who comes in there is known by a certificate of the rack";
                 self.refuse(&path, &listener.name, "no zone and no proxy_protocol", hint);
+            }
+            if listener.protocol == Protocol::Udp && listener.proxy_protocol {
+                let hint = "a datagram begins with no header: leave it out";
+                self.refuse(&path, &listener.name, "no proxy_protocol for protocol udp", hint);
             }
             if listener.zone.as_deref().is_some_and(|zone| !is_name(zone)) {
                 let zone = listener.zone.clone().unwrap_or_default();
@@ -232,6 +241,9 @@ impl Check {
             let path = format!("mesh.services[{n}].endpoints");
             self.at_most(&path, service.endpoints.len(), MAX_ENDPOINTS);
             self.allows(&format!("mesh.services[{n}].allow"), service);
+            if service.protocol == AppProtocol::Udp {
+                self.datagrams(&format!("mesh.services[{n}]"), service);
+            }
             for (m, endpoint) in service.endpoints.iter().enumerate() {
                 let address = endpoint.address;
                 if let Some(node) = &endpoint.node
@@ -258,6 +270,24 @@ impl Check {
                     );
                 }
             }
+        }
+    }
+
+    /// What there is for streams alone.
+    fn datagrams(&mut self, path: &str, service: &Service) {
+        if service.send_proxy_protocol.is_some() {
+            let hint = "a datagram begins with no header: leave it out";
+            self.refuse(format!("{path}.send_proxy_protocol"), &service.name, "none for udp", hint);
+        }
+        if let Some(m) = service.endpoints.iter().position(|it| it.node.is_some()) {
+            let node = service.endpoints[m].node.clone().unwrap_or_default();
+            let hint =
+                "a tunnel carries streams: datagrams go from this node to the address itself";
+            self.refuse(format!("{path}.endpoints[{m}].node"), node, "none for udp", hint);
+        }
+        if !service.allow.is_empty() {
+            let hint = "no tunnel leads to it: leave it out";
+            self.refuse(format!("{path}.allow"), &service.name, "none for udp", hint);
         }
     }
 
@@ -300,8 +330,7 @@ impl Check {
         for (n, name) in route.listeners.iter().enumerate() {
             self.attached(&format!("{path}.listeners[{n}]"), name, route, table);
         }
-        let is_for_bytes = matches!(route.kind, Kind::Tcp | Kind::Tls);
-        if is_for_bytes && route.rules.len() != 1 {
+        if route.kind.is_for_bytes() && route.rules.len() != 1 {
             let rules = route.rules.len().to_string();
             self.refuse(
                 format!("{path}.rules"),
@@ -310,12 +339,12 @@ impl Check {
                 "a connection tells nothing to choose by",
             );
         }
-        if route.kind == Kind::Tcp && !route.hostnames.is_empty() {
-            let hint = "a TCP connection names no host: leave them out, or use kind tls";
+        if matches!(route.kind, Kind::Tcp | Kind::Udp) && !route.hostnames.is_empty() {
+            let hint = "neither TCP nor UDP names a host: leave them out, or use kind tls";
             self.refuse(
                 format!("{path}.hostnames"),
                 route.hostnames[0].to_string(),
-                "none for kind tcp",
+                &format!("none for kind {}", route.kind.name()),
                 hint,
             );
         }
@@ -351,8 +380,7 @@ impl Check {
     fn rule(&mut self, path: &str, rule: &Rule, kind: Kind, table: &Table) {
         self.at_most(&format!("{path}.matches"), rule.matches.len(), MAX_MATCHES);
         self.at_most(&format!("{path}.backend_refs"), rule.backends.len(), MAX_ITEMS);
-        let is_for_bytes = matches!(kind, Kind::Tcp | Kind::Tls);
-        if is_for_bytes
+        if kind.is_for_bytes()
             && *rule
                 != (Rule {
                     matches: alloc::vec![Match::default()],
@@ -368,14 +396,19 @@ impl Check {
             );
         }
         for (n, backend) in rule.backends.iter().enumerate() {
-            if table.service(&backend.service).is_none() {
-                let path = format!("{path}.backend_refs[{n}].name");
-                self.refuse(
-                    path,
-                    &backend.service,
-                    "the name of a service",
-                    "add it to mesh.services, or correct the name",
-                );
+            let path = format!("{path}.backend_refs[{n}].name");
+            let name = &backend.service;
+            match table.service(name).map(|index| table.services[index].protocol) {
+                None => {
+                    let hint = "add it to mesh.services, or correct the name";
+                    self.refuse(path, name, "the name of a service", hint);
+                }
+                Some(protocol) if (protocol == AppProtocol::Udp) != (kind == Kind::Udp) => {
+                    let limit = format!("a service for {} routes", kind.name());
+                    let hint = format!("{name} is of protocol {}", protocol.name());
+                    self.refuse(path, name, &limit, &hint);
+                }
+                Some(_) => {}
             }
         }
         match (&rule.redirect, rule.backends.is_empty()) {

@@ -11,7 +11,7 @@
 
 use std::{
     fs, io,
-    net::{SocketAddr, UdpSocket as StdSocket},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -19,14 +19,13 @@ use std::{
 
 use hyper::Method;
 use purlin_core::mesh::{model::Protocol, table::Key};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use tokio::{net::UdpSocket, task::AbortHandle, time};
 
 use self::{
     gossip::{Change, Gossip, MAX_DATAGRAM, Member, Outcome},
     seal::{Beside, Keys},
 };
-use crate::{control::Control, keep, owner::Owner, tunnel};
+use crate::{control::Control, keep, owner::Owner, tunnel, udp};
 
 pub mod alarms;
 mod gossip;
@@ -94,7 +93,8 @@ pub async fn run(control: &Arc<Control>, dir: &Path) {
 }
 
 async fn take_part(control: &Arc<Control>, dir: &Path, setup: &Setup) -> io::Result<()> {
-    let socket = UdpSocket::from_std(socket(setup.listen)?)?;
+    // Another mesh that takes over has its own there before this one is closed.
+    let socket = UdpSocket::from_std(udp::socket::bind(setup.listen)?)?;
     let start = start(dir)?;
     let me = Member { node: setup.node.clone(), address: setup.address, life: start << 16 };
     let Some(mut gossip) = Gossip::new(me, &setup.keys, start, start) else { return Ok(()) };
@@ -230,16 +230,6 @@ impl Drop for Part<'_> {
             asking.abort();
         }
     }
-}
-
-/// Another mesh that takes over has its own at the same address before this one is closed.
-fn socket(at: SocketAddr) -> io::Result<StdSocket> {
-    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
-    sockopt::set_socket_reuseport(&socket, true)?;
-    bind(&socket, &at)?;
-    Ok(socket.into())
 }
 
 /// Grows with each start. Whoever lost the file goes on from the time.

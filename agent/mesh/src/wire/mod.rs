@@ -7,8 +7,8 @@ use purlin_core::{
     mesh::{
         host::{self, Hostname},
         model::{
-            Backend, Endpoint, HeaderEdit, Kind, Listener, Match, PathEdit, Redirect, Rewrite,
-            Route, Rule, Service, Timeouts, ValueMatch,
+            AppProtocol, Backend, Endpoint, HeaderEdit, Kind, Listener, Match, PathEdit, Redirect,
+            Rewrite, Route, Rule, Service, Timeouts, ValueMatch,
         },
         outlier::Ejection,
         path::{self, PathMatch},
@@ -36,6 +36,9 @@ const REQUEST_MS_DEFAULT: u32 = 30_000;
 /// Below a second a slow peer is cut off, and a day without a byte is dead.
 const IDLE_MS: RangeInclusive<u32> = 1000..=86_400_000;
 const IDLE_MS_DEFAULT: u32 = 3_600_000;
+/// A client of UDP doesn't say that it is gone; most ask again within seconds, and
+/// firewalls forget them after 30 to 180 s.
+const UDP_IDLE_MS_DEFAULT: u32 = 60_000;
 /// Under way at once, or in a second.
 const AT_ONCE: RangeInclusive<u32> = 1..=1_000_000;
 /// A breaker is for the day when a service hangs: 10,000 requests that wait take some
@@ -114,12 +117,17 @@ impl Reader {
         let endpoints = it.endpoints.iter().enumerate();
         let send = it.send_proxy_protocol.unwrap_or(1);
         self.in_range(&format!("{path}.send_proxy_protocol"), send, &(1..=2));
+        let protocol = self.named(&format!("{path}.protocol"), &it.protocol);
+        let idle = match protocol {
+            AppProtocol::Udp => UDP_IDLE_MS_DEFAULT,
+            _ => IDLE_MS_DEFAULT,
+        };
         Service {
             name: it.name.clone(),
             endpoints: endpoints
                 .filter_map(|(n, it)| self.endpoint(&format!("{path}.endpoints[{n}]"), it))
                 .collect(),
-            protocol: self.named(&format!("{path}.protocol"), &it.protocol),
+            protocol,
             send_proxy_protocol: it.send_proxy_protocol.map(|version| version as u8),
             policy: self.named(&format!("{path}.balance.policy"), &balance.policy),
             hash_on: self.named(&format!("{path}.balance.hash_on"), &balance.hash_on),
@@ -133,7 +141,11 @@ impl Reader {
                 MAX_REQUESTS_DEFAULT,
                 AT_ONCE,
             ),
-            timeouts: self.timeouts(&format!("{path}.timeouts"), &it.timeouts.unwrap_or_default()),
+            timeouts: self.timeouts(
+                &format!("{path}.timeouts"),
+                &it.timeouts.unwrap_or_default(),
+                idle,
+            ),
             check: it
                 .health_check
                 .as_ref()
@@ -201,7 +213,7 @@ impl Reader {
         (per_second, burst)
     }
 
-    fn timeouts(&mut self, path: &str, it: &v1::Timeouts) -> Timeouts {
+    fn timeouts(&mut self, path: &str, it: &v1::Timeouts, idle_default: u32) -> Timeouts {
         let mut timeout = |name, given: Option<u32>, default, range| {
             let ms = given.unwrap_or(default);
             self.in_range(&format!("{path}.{name}"), ms, &range);
@@ -210,7 +222,7 @@ impl Reader {
         Timeouts {
             connect: timeout("connect_ms", it.connect_ms, CONNECT_MS_DEFAULT, CONNECT_MS),
             request: timeout("request_ms", it.request_ms, REQUEST_MS_DEFAULT, REQUEST_MS),
-            idle: timeout("idle_ms", it.idle_ms, IDLE_MS_DEFAULT, IDLE_MS),
+            idle: timeout("idle_ms", it.idle_ms, idle_default, IDLE_MS),
         }
     }
 
@@ -582,7 +594,7 @@ mod tests {
             }],
             send_proxy_protocol: Some(3),
             health_check: Some(v1::HealthCheck {
-                kind: Some("udp".into()),
+                kind: Some("icmp".into()),
                 interval_ms: Some(1),
                 ..Default::default()
             }),
@@ -599,7 +611,7 @@ mod tests {
             ..Default::default()
         };
         let route = v1::Route {
-            kind: Some("udp".into()),
+            kind: Some("sctp".into()),
             hostnames: vec!["http://shop".into()],
             rules: vec![rule],
             ..Default::default()
@@ -619,19 +631,19 @@ mod tests {
             expect![[r#"
                 mesh.listeners[0].address: localhost:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
                 mesh.services[0].send_proxy_protocol: 3 (may be 1 to 2; the nearest possible value is 2)
+                mesh.services[0].protocol: http3 (may be one of http, h2c, tcp, udp; choose one, or leave it out)
                 mesh.services[0].endpoints[0].weight: 0 (may be 1 to 1000; the nearest possible value is 1)
                 mesh.services[0].endpoints[0].locality: moon (may be one of node, rack, remote; leave it out to have it found by its address)
                 mesh.services[0].endpoints[0].address: shop:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
-                mesh.services[0].protocol: http3 (may be one of http, h2c, tcp; choose one, or leave it out)
                 mesh.services[0].balance.policy: best (may be one of p2c, least_request, round_robin, random, maglev, ring_hash; choose one, or leave it out)
                 mesh.services[0].balance.hash_on: header: (may be source_ip, source, path, header:NAME or cookie:NAME; choose one, or leave it out)
                 mesh.services[0].timeouts.connect_ms: 1 (may be 10 to 60000; the nearest possible value is 10)
-                mesh.services[0].health_check.kind: udp (may be one of tcp, http, grpc; choose one, or leave it out)
+                mesh.services[0].health_check.kind: icmp (may be one of tcp, http, grpc; choose one, or leave it out)
                 mesh.services[0].health_check.interval_ms: 1 (may be 100 to 600000; the nearest possible value is 100)
                 mesh.services[0].session_affinity.cookie: a b (may be the name of a cookie; a name of its own, which no service uses)
                 mesh.services[0].session_affinity.max_age_s: 0 (may be 1 to 31536000; the nearest possible value is 1)
                 mesh.services[0].retry_on[0]: 404 (may be 500 to 599; the nearest possible value is 500)
-                mesh.routes[0].kind: udp (may be one of http, grpc, tcp, tls; choose one, or leave it out)
+                mesh.routes[0].kind: sctp (may be one of http, grpc, tcp, tls, udp; choose one, or leave it out)
                 mesh.routes[0].hostnames[0]: http://shop (may be a host name such as shop.rack, or *.rack for all below it; leave out scheme, port and path; letters, digits, '-' and '.' remain)
                 mesh.routes[0].rules[0].matches[0].path.value: a/../b (may be a path of at most 1024 bytes that begins with /; without query, spaces and .. segments)
                 mesh.routes[0].rules[0].matches[0].path.type: glob (may be one of exact, prefix, template; choose one)
@@ -696,6 +708,67 @@ mod tests {
             mesh.services[0].allow: shop (may be principals alone for protocol tcp; bytes have neither methods nor paths: leave them out)
             mesh.services[0].endpoints[2].address: 127.0.0.1:80 (may be each endpoint once; give it more weight instead)
             mesh.services[0].endpoints[3].node: c (may be one of mesh.peers; add it to mesh.peers with the address of its tunnel)
+        "#]],
+        );
+    }
+
+    #[test]
+    fn udp_has_its_own_addresses_routes_and_services() {
+        let at = |name: &str, protocol: &str| v1::Listener {
+            protocol: Some(protocol.into()),
+            ..listener(name, "127.0.0.1:53")
+        };
+        let service = |name: &str, protocol: &str| v1::Service {
+            name: name.into(),
+            protocol: Some(protocol.into()),
+            ..Default::default()
+        };
+        let route = |kind: &str, listener: &str, service: &str| v1::Route {
+            name: kind.into(),
+            kind: Some(kind.into()),
+            listeners: vec![listener.into()],
+            rules: vec![v1::Rule {
+                backend_refs: vec![v1::BackendRef { name: service.into(), weight: None }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let mut mesh = v1::Mesh {
+            listeners: vec![at("u", "udp"), at("t", "tcp")],
+            services: vec![service("names", "udp"), service("shop", "tcp")],
+            routes: vec![route("udp", "u", "names"), route("tcp", "t", "shop")],
+            ..Default::default()
+        };
+        check(mesh.clone(), expect!["2 routes\n"]);
+        mesh.listeners.push(at("again", "udp"));
+        mesh.listeners.push(at("tunnel", "tunnel"));
+        mesh.listeners[0].proxy_protocol = true;
+        mesh.services[0].send_proxy_protocol = Some(2);
+        mesh.services[0].endpoints.push(v1::Endpoint {
+            address: "127.0.0.1:53".into(),
+            node: Some("a".into()),
+            ..Default::default()
+        });
+        mesh.peers.push(v1::Peer { node: "a".into(), address: "[::1]:15008".into() });
+        mesh.services[0].allow.push(v1::Allow {
+            principals: vec!["spiffe://r1/node/*".into()],
+            ..Default::default()
+        });
+        mesh.routes[0].rules[0].backend_refs[0].name = "shop".into();
+        mesh.routes[1].rules[0].backend_refs[0].name = "names".into();
+        mesh.routes[1].listeners.push("u".into());
+        check(
+            mesh,
+            expect![[r#"
+            mesh.listeners[0]: u (may be no proxy_protocol for protocol udp; a datagram begins with no header: leave it out)
+            mesh.listeners[2].address: 127.0.0.1:53 (may be an address of its own; listener u has it too)
+            mesh.listeners[3].address: 127.0.0.1:53 (may be an address of its own; listener u has it too)
+            mesh.services[0].send_proxy_protocol: names (may be none for udp; a datagram begins with no header: leave it out)
+            mesh.services[0].endpoints[0].node: a (may be none for udp; a tunnel carries streams: datagrams go from this node to the address itself)
+            mesh.services[0].allow: names (may be none for udp; no tunnel leads to it: leave it out)
+            mesh.routes[0].rules[0].backend_refs[0].name: shop (may be a service for udp routes; shop is of protocol tcp)
+            mesh.routes[1].listeners[1]: u (may be a listener for tcp routes; u is of protocol udp)
+            mesh.routes[1].rules[0].backend_refs[0].name: names (may be a service for tcp routes; names is of protocol udp)
         "#]],
         );
     }

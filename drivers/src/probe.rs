@@ -28,6 +28,15 @@ const MAX_LABEL: usize = 128;
 /// How much of a text that makes no sense is quoted, in characters.
 const MAX_QUOTE: usize = 40;
 
+/// How much is asked of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// What changes while it works, and whether that can be believed.
+    Reading,
+    /// What it is too.
+    All,
+}
+
 /// Where a file is: a path, or a name in an open directory. The latter is the
 /// cheap way to read several files of one directory.
 pub(crate) trait File: Copy {

@@ -306,7 +306,7 @@ fn gpu(root: &Root) -> (Points, Vec<Problem>) {
     if !["nvidia", "amdgpu", "i915", "xe"].into_iter().any(is_loaded) {
         return (Vec::new(), Vec::new());
     }
-    let (gpus, problems) = gpu::read(root);
+    let (gpus, problems) = gpu::readings(root);
     (gpus.iter().flatten().flat_map(gpu::points).collect(), problems)
 }
 

@@ -10,7 +10,10 @@
 
 use purlin_core::inventory::{Part, Problem, Sensor, SensorKind, SensorLimits};
 
-use crate::{Root, pci, probe::Probe};
+use crate::{
+    Root, pci,
+    probe::{Depth, Probe},
+};
 
 const HWMON: &str = "/sys/class/hwmon";
 const THERMAL: &str = "/sys/class/thermal";
@@ -18,15 +21,6 @@ const THERMAL: &str = "/sys/class/thermal";
 /// The most sensors read: a large server's boards have about 300, and each
 /// costs a transfer on a slow bus.
 pub const MAX_SENSORS: usize = 1024;
-
-/// How much is asked of each sensor.
-#[derive(Clone, Copy, PartialEq)]
-enum Depth {
-    /// The reading, and whether it can be believed.
-    Reading,
-    /// Limits and alarms too.
-    All,
-}
 
 /// Reads every sensor; `None` if a dump has no hwmon directory.
 pub fn read(root: &Root) -> (Option<Vec<Sensor>>, Vec<Problem>) {

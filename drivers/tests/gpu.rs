@@ -77,6 +77,16 @@ fn profile() -> PathBuf {
 /// Runs the child, and returns its answer; says so and returns none where the
 /// fixture libraries were not built.
 fn in_child(task: Value, profile: &Path, control: Option<&Path>) -> Option<Value> {
+    in_child_counted(task, profile, control, None)
+}
+
+/// The same, with every call of the library noted in a file.
+fn in_child_counted(
+    task: Value,
+    profile: &Path,
+    control: Option<&Path>,
+    calls: Option<&Path>,
+) -> Option<Value> {
     let libraries = [library("purlin_nvml_fixture"), library("purlin_nvml_half")];
     if let Some(missing) = libraries.iter().find(|path| !path.is_file()) {
         println!("skipped: {} was not built", missing.display());
@@ -87,6 +97,9 @@ fn in_child(task: Value, profile: &Path, control: Option<&Path>) -> Option<Value
     child.env("PURLIN_NVML_PROFILE", profile);
     if let Some(control) = control {
         child.env("PURLIN_NVML_CONTROL", control);
+    }
+    if let Some(calls) = calls {
+        child.env("PURLIN_NVML_CALLS", calls);
     }
     let output = child.output().expect("the child runs");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -125,6 +138,10 @@ fn child() {
             let root =
                 Root::dump(Path::new(task["root"].as_str().expect("a root"))).expect("a root");
             json!(gpu::read_with(&root, Some(&library)))
+        }
+        Some("readings") => {
+            let root = Root::dump(Path::new(task["root"].as_str().expect("a root")));
+            json!(gpu::readings_with(&root.expect("a root"), Some(&library)))
         }
         Some("late") => late(&library, Path::new(task["root"].as_str().expect("a root"))),
         Some("events") => events(&library),
@@ -190,6 +207,44 @@ fn what_a_gpu_does_is_measured() {
     .assert_eq(&lines.collect::<String>());
     let name = ("hw.name".into(), "Example Accelerator 24GB".to_owned());
     assert!(points.iter().all(|point| point.attributes.contains(&name)), "{points:?}");
+}
+
+/// A sample that asks for what never changes costs milliseconds a GPU, again and again.
+#[test]
+fn a_sample_tells_the_same_and_asks_for_no_more() {
+    let Some((gpus, _)) = read_in_child(&small(), &profile(), None) else { return };
+    let (root, calls) = (small(), Tree::new());
+    let mut task = read_task(&root, &library("purlin_nvml_fixture"));
+    task["task"] = "readings".into();
+    let file = calls.at("calls");
+    let told = in_child_counted(task, &profile(), None, Some(&file)).expect("what is sampled");
+    let (sampled, problems): Told = serde_json::from_value(told).expect("GPUs");
+    assert_eq!(problems, []);
+    let points = |gpus: Option<Vec<Gpu>>| -> Vec<_> {
+        gpus.expect("GPUs").iter().flat_map(gpu::points).collect()
+    };
+    assert_eq!(points(sampled), points(gpus));
+    let asked = fs::read_to_string(file).expect("calls");
+    let asked = asked.lines().fold(BTreeMap::<_, u32>::new(), |mut all, name| {
+        *all.entry(name).or_default() += 1;
+        all
+    });
+    let lines: String = asked.iter().map(|(name, times)| format!("{name} {times}\n")).collect();
+    expect![[r#"
+        nvmlDeviceGetClockInfo 2
+        nvmlDeviceGetCurrentClocksThrottleReasons 2
+        nvmlDeviceGetEccMode 2
+        nvmlDeviceGetEnforcedPowerLimit 2
+        nvmlDeviceGetHandleByPciBusId_v2 2
+        nvmlDeviceGetMemoryInfo_v2 2
+        nvmlDeviceGetName 2
+        nvmlDeviceGetPowerUsage 2
+        nvmlDeviceGetTemperature 2
+        nvmlDeviceGetTotalEccErrors 4
+        nvmlDeviceGetUtilizationRates 2
+        nvmlSystemGetDriverVersion 1
+    "#]]
+    .assert_eq(&lines);
 }
 
 #[test]

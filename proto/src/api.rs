@@ -1002,6 +1002,9 @@ pub struct Clock {
     pub trusted: bool,
     /// chronyd, where it answers.
     pub service: Option<TimeService>,
+    /// ptp4l, where there is one.
+    #[serde(default)]
+    pub ptp: Option<Ptp>,
 }
 
 /// What chronyd says of the clock.
@@ -1017,6 +1020,26 @@ pub struct TimeService {
     pub offset_s: f64,
     /// Seconds by which it is wrong at most, if its sources aren't.
     pub max_error_s: f64,
+}
+
+/// What ptp4l says of its clock: the network card's own, or the system's where packets are
+/// stamped by software.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Ptp {
+    /// `synchronized`, `follows a clock without a source`, `follows itself`, `follows nobody`,
+    /// `does not answer` or `may not be asked`.
+    pub state: String,
+    /// Whom it follows in the end, by its identity.
+    pub grandmaster: Option<String>,
+    /// How good that one says it is: 6 has its time from a primary reference, 7 had, 248
+    /// doesn't say.
+    pub class: u8,
+    /// Hops to the grandmaster.
+    pub steps: u16,
+    /// Seconds by which its clock is ahead.
+    pub offset_s: f64,
+    /// Seconds from the one that it follows to it.
+    pub path_delay_s: f64,
 }
 
 /// `GET /v1/rack`: what the rack's buses say.

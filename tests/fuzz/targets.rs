@@ -15,6 +15,7 @@ use purlin_core::{
         pdu::{Request, Table},
         rtu::{self, Listener},
     },
+    ptp::{self, Ptp},
     rack::{bmc, gnss, nut, register::Value},
 };
 use purlin_daemon::{
@@ -38,7 +39,7 @@ use purlin_proto::v1;
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 31] = [
+pub const TARGETS: [(&str, Target); 32] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -62,6 +63,7 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("nut", nut_line),
     ("nmea", nmea_sentences),
     ("chrony", |bytes| _ = chrony::answer(bytes, 0)),
+    ("ptp", ptp_answers),
     ("proxy", proxy_header),
     ("tls_hello", |bytes| drop(hello::read(bytes))),
     ("http1", http1),
@@ -71,6 +73,18 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("sel", sel),
     ("fru", |bytes| drop(ipmi::fru::decode(bytes))),
 ];
+
+/// Answers one after the other, of the lengths that answers have.
+fn ptp_answers(bytes: &[u8]) {
+    let mut ptp = Ptp::default();
+    for answer in bytes.chunks(ptp::MAX_ANSWER) {
+        let was = ptp;
+        let taken = ptp.learn(answer, 0).is_some();
+        assert!(taken || ptp == was, "a part of an answer was taken");
+    }
+    assert!(ptp.offset_s.is_finite() && ptp.path_delay_s.is_finite());
+    _ = (ptp.is_synchronized(), ptp.grandmaster.to_string());
+}
 
 /// A record, and every reading that a sensor of it can have.
 fn sdr(bytes: &[u8]) {

@@ -4,7 +4,7 @@
 //! uplink comes from anywhere but the rack.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -17,7 +17,12 @@ use purlin_proto::{
     mesh::{PeerState, Peers},
     v1,
 };
-use purlin_tests::{Lab, Need, Result, ensure, lab::Test, namespace::Namespace, test, wait};
+use purlin_tests::{
+    Lab, Need, Result, ensure,
+    lab::Test,
+    namespace::{Namespace, Switch},
+    test, wait,
+};
 
 use crate::{
     client::Connection,
@@ -46,7 +51,7 @@ pub fn tests() -> [Test; 1] {
 const SERVICES: [(&str, [usize; 2]); 2] = [("shop", [1, 2]), ("bank", [1, 3])];
 
 struct Rig {
-    switch: Namespace,
+    switch: Switch,
     spaces: Vec<Namespace>,
     members: Vec<Member>,
     meshes: Vec<v1::Mesh>,
@@ -57,13 +62,19 @@ fn name(n: usize) -> String {
     format!("n{n}")
 }
 
+fn address(n: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, n as u8 + 1)
+}
+
 fn tunnel(n: usize) -> SocketAddr {
-    SocketAddr::from(([10, 77, 0, n as u8 + 1], 15008))
+    SocketAddr::from((address(n), 15008))
 }
 
 impl Rig {
     fn new(lab: &Lab) -> Result<Self> {
-        let (switch, spaces) = wire()?;
+        let switch = Switch::new()?;
+        let spaces: Result<Vec<_>> = (0..NODES).map(|n| switch.plug(n, address(n))).collect();
+        let spaces = spaces?;
         let mut services = Vec::new();
         let mut wanted = Vec::new();
         for (service_name, at) in SERVICES {
@@ -137,10 +148,6 @@ impl Rig {
             Ok(began.elapsed())
         })
     }
-
-    fn link(&self, n: usize, state: &str) -> Result {
-        self.switch.ip(&["link", "set", &format!("p{n}"), state])
-    }
 }
 
 impl Drop for Rig {
@@ -151,29 +158,6 @@ impl Drop for Rig {
             _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
     }
-}
-
-/// A switch and the nodes at it.
-fn wire() -> Result<(Namespace, Vec<Namespace>)> {
-    let switch = Namespace::new()?;
-    for bridge in ["br0", "br1"] {
-        switch.ip(&["link", "add", bridge, "type", "bridge"])?;
-        switch.ip(&["link", "set", bridge, "up"])?;
-    }
-    let mut spaces = Vec::new();
-    for n in 0..NODES {
-        let space = Namespace::new()?;
-        let port = format!("p{n}");
-        let there = space.pid();
-        switch
-            .ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &there])?;
-        switch.ip(&["link", "set", &port, "master", "br0", "up"])?;
-        let address = format!("{}/24", tunnel(n).ip());
-        space.ip(&["addr", "add", &address, "dev", "eth0"])?;
-        space.ip(&["link", "set", "eth0", "up"])?;
-        spaces.push(space);
-    }
-    Ok((switch, spaces))
 }
 
 /// Clients that ask one after another until they are stopped, a service each.
@@ -285,9 +269,9 @@ fn rack(lab: &Lab) -> Result {
     let first = rig.members[0].status()?.identity.ok_or("nobody")?;
 
     let then = Instant::now();
-    rig.link(1, "down")?;
+    rig.switch.cable(1, false)?;
     clients.tell("a cable is pulled", then)?;
-    rig.link(1, "up")?;
+    rig.switch.cable(1, true)?;
     println!("it is back after {:.1?}", rig.know_each_other(&all)?);
 
     let then = Instant::now();
@@ -298,7 +282,7 @@ fn rack(lab: &Lab) -> Result {
 
     let then = Instant::now();
     for n in [2, 3] {
-        rig.switch.ip(&["link", "set", &format!("p{n}"), "master", "br1"])?;
+        rig.switch.part(n, true)?;
     }
     clients.tell("the rack is parted", then)?;
     println!("both sides know it after {:.1?}", {
@@ -308,7 +292,7 @@ fn rack(lab: &Lab) -> Result {
     });
     let then = Instant::now();
     for n in [2, 3] {
-        rig.switch.ip(&["link", "set", &format!("p{n}"), "master", "br0"])?;
+        rig.switch.part(n, false)?;
     }
     println!("it is whole after {:.1?}", rig.know_each_other(&all)?);
     let failed = clients.tell("the rack is whole again", then)?;

@@ -176,6 +176,13 @@ pub fn in_memory(_: &Lab) -> Result {
         let read = tally.right > 0 && enough;
         ensure!(tally.wrong == 0 && read, "{fault:?}: {tally:?}, PURLIN_SEED={seed}");
     }
+    // As a map says of gateways that answer out of order (`reorders_within_ms`).
+    for fault in [Fault::OutOfOrder, Fault::Late, Fault::Drop] {
+        let order = Order::Any(Duration::from_millis(500));
+        let (tally, seed) = in_memory_with(fault, order, READS_IN_MEMORY)?;
+        let read = tally.right > tally.failed;
+        ensure!(tally.wrong == 0 && read, "{fault:?}, {order:?}: {tally:?}, PURLIN_SEED={seed}");
+    }
     // Numbers alone would not do: without the guard what is shifted is taken.
     let (tally, _) = in_memory_with(Fault::Shifted, Order::Any(Duration::ZERO), 1000)?;
     ensure!(tally.wrong > 0, "the fault harms nobody: {tally:?}");

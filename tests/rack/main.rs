@@ -8,6 +8,7 @@ use purlin_tests::{Need, modbus::no_pymodbus, test};
 
 mod agent;
 mod alarm;
+mod clock;
 mod driver;
 mod gateway;
 mod gnss;
@@ -15,6 +16,7 @@ mod matrix;
 mod nut;
 mod power;
 mod shared;
+mod site;
 
 fn main() -> ExitCode {
     purlin_tests::run([
@@ -31,10 +33,14 @@ fn main() -> ExitCode {
             Need::Root,
             Need::Is(no_pymodbus),
             Need::Program("mosquitto"),
+            Need::Program("ip"),
+            Need::Program("nsenter"),
         ]),
         test("a_ups_behind_nut_is_read_stale_gone_and_back", 280, nut::whole)
             .needs(&[Need::Root, Need::Is(nut::no_nut)]),
         test("a_supplys_own_fault_is_an_alarm_until_it_is_over", 280, alarm::flag)
+            .needs(&[Need::Is(no_pymodbus)]),
+        test("a_supplys_clock_is_set_and_nothing_else_of_it", 120, clock::is_set)
             .needs(&[Need::Is(no_pymodbus)]),
         test("a_receivers_time_is_told_as_far_as_its_fix_goes", 180, gnss::receiver),
         test("a_bus_of_two_nodes_is_taken_over_and_given_back", 280, shared::two_nodes)

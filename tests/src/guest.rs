@@ -135,6 +135,20 @@ impl Guest {
         Ok(self.qemu_process.ended()?.is_some())
     }
 
+    /// Why it is not there any more, once it isn't: `guest-shutdown` if it switched itself off,
+    /// `guest-reset` if it began anew.
+    pub fn why_ended(&mut self) -> Result<String> {
+        let mut line = String::new();
+        while self.qmp.read_line(&mut line)? > 0 {
+            let event: Value = serde_json::from_str(&line)?;
+            if event["event"] == "SHUTDOWN" {
+                return Ok(event["data"]["reason"].as_str().unwrap_or_default().to_owned());
+            }
+            line.clear();
+        }
+        Err("QEMU ended without a word".into())
+    }
+
     /// Sends QEMU a command; what it returns.
     pub fn qmp(&mut self, execute: &str, arguments: Value) -> Result<Value> {
         let command = json!({"execute": execute, "arguments": arguments});

@@ -1,7 +1,9 @@
-//! A network namespace that lives as long as it: nothing in it reaches anything outside.
+//! Network namespaces that live as long as they: nothing in one reaches anything outside,
+//! but others at the same switch.
 
 use std::{
     fs::{self, File},
+    net::Ipv4Addr,
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -73,5 +75,44 @@ impl Namespace {
             Ok(None) => panic!("the namespace is gone"),
             Err(panicked) => std::panic::resume_unwind(panicked),
         }))
+    }
+}
+
+/// A switch that namespaces are plugged into, and no way out. It may be parted in two.
+#[derive(Debug)]
+pub struct Switch(Namespace);
+
+impl Switch {
+    /// One that nothing is plugged into.
+    pub fn new() -> Result<Self> {
+        let net = Namespace::new()?;
+        for part in ["br0", "br1"] {
+            net.ip(&["link", "add", part, "type", "bridge"])?;
+            net.ip(&["link", "set", part, "up"])?;
+        }
+        Ok(Self(net))
+    }
+
+    /// A namespace at its port `n`, with this address of a /24 on its `eth0`.
+    pub fn plug(&self, n: usize, address: Ipv4Addr) -> Result<Namespace> {
+        let space = Namespace::new()?;
+        let (port, there) = (format!("p{n}"), space.pid());
+        let ends = ["type", "veth", "peer", "name", "eth0", "netns", &there];
+        self.0.ip(&[&["link", "add", &port][..], &ends].concat())?;
+        self.0.ip(&["link", "set", &port, "master", "br0", "up"])?;
+        space.ip(&["addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+        space.ip(&["link", "set", "eth0", "up"])?;
+        Ok(space)
+    }
+
+    /// Pulls the cable of port `n`, or plugs it in again.
+    pub fn cable(&self, n: usize, is_in: bool) -> Result {
+        self.0.ip(&["link", "set", &format!("p{n}"), if is_in { "up" } else { "down" }])
+    }
+
+    /// Puts port `n` into the first part or the second, which don't reach each other.
+    pub fn part(&self, n: usize, is_second: bool) -> Result {
+        let part = if is_second { "br1" } else { "br0" };
+        self.0.ip(&["link", "set", &format!("p{n}"), "master", part])
     }
 }

@@ -10,6 +10,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    os::fd::AsRawFd,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket;
 use prost::Message;
 use purlin_daemon::wire;
 use purlin_proto::v1::{Alarm, Batch, Class, Dictionary, Event, Gap, record::Body};
@@ -156,6 +158,7 @@ struct Sent {
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
+    listener: TcpListener,
     shared: Arc<Shared>,
 }
 
@@ -170,8 +173,13 @@ struct Shared {
 impl Proxy {
     /// Listens on a free port for what is meant for `upstream`, both on loopback.
     pub fn start(upstream: u16) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::serving(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, upstream)
+    }
+
+    /// The same with a socket that somebody made, such as one of another network.
+    pub fn serving(listener: TcpListener, upstream: u16) -> Result<Self> {
         let port = listener.local_addr()?.port();
+        let ours = listener.try_clone()?;
         let shared = Arc::new(Shared {
             upstream,
             closed: AtomicBool::new(false),
@@ -180,15 +188,16 @@ impl Proxy {
         });
         let theirs = Arc::clone(&shared);
         thread::spawn(move || {
-            for client in listener.incoming().flatten() {
+            for client in listener.incoming() {
                 if theirs.closed.load(Ordering::Relaxed) {
                     break;
                 }
+                let Ok(client) = client else { continue };
                 let shared = Arc::clone(&theirs);
                 thread::spawn(move || shared.serve(client));
             }
         });
-        Ok(Self { port, shared })
+        Ok(Self { port, listener: ours, shared })
     }
 
     /// Its port on loopback.
@@ -215,8 +224,8 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Relaxed);
-        // Wakes the listener, which then sees that it is closed.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        // Wakes who accepts, wherever that socket's network is, and then sees that it is closed.
+        let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
     }
 }
 

@@ -36,9 +36,12 @@ pub fn whole(lab: &Lab) -> Result {
     let status = node.cli(&["status"])?;
     ensure!(status.stdout.contains("alarm"), "{status:?}");
     let retained = || broker.retained(TOPIC).map_err(|error| format!("{error:?}"));
-    wait::until("the broker retains it", SOON, || {
+    let retained_alarm = || {
         let payload = retained()?.ok_or("nothing is retained")?;
-        let alarm = v1::Alarm::decode(&*payload).map_err(|error| error.to_string())?;
+        v1::Alarm::decode(&*payload).map_err(|error| error.to_string())
+    };
+    wait::until("the broker retains it", SOON, || {
+        let alarm = retained_alarm()?;
         let well = alarm.raised && alarm.severity == "critical" && alarm.id == ID;
         if well { Ok(()) } else { Err(format!("{alarm:?}")) }
     })?;
@@ -48,12 +51,35 @@ pub fn whole(lab: &Lab) -> Result {
     ensure!(unknown.code == 1 && unknown.stderr.contains("no alarm cold"), "{unknown:?}");
     let known = node.cli(&["alarm", "ack", ID, "--reason", "memory ordered"])?;
     ensure!(known.code == 0, "{known:?}");
+    wait::until("the broker retains who knows of it", SOON, || {
+        let alarm = retained_alarm()?;
+        let known = alarm.acknowledged.ends_with(": memory ordered");
+        if known { Ok(()) } else { Err(format!("{alarm:?}")) }
+    })?;
+    let silence = |time: &str, reason: &str| {
+        node.cli(&["alarm", "silence", ID, "--for", time, "--reason", reason])
+    };
+    for (time, reason, why) in [("31d", "x", "30 days"), ("1h", " ", "reason")] {
+        let refused = silence(time, reason)?;
+        ensure!(refused.code == 3 && refused.stderr.contains(why), "{refused:?}");
+    }
+    let silent = silence("1h", "swapping memory")?;
+    ensure!(silent.code == 0 && silent.stderr.starts_with("silent until "), "{silent:?}");
+    let listed = node.cli(&["alarm", "list"])?;
+    // What is silent is listed, and no fault.
+    ensure!(listed.code == 0 && listed.stdout.contains("swapping memory"), "{listed:?}");
+    wait::until("the broker retains until when it is silent", SOON, || {
+        let alarm = retained_alarm()?;
+        let minutes = alarm.silenced_until_unix_ms.saturating_sub(alarm.raised_unix_ms) / 60_000;
+        if (59..=65).contains(&minutes) { Ok(()) } else { Err(format!("{alarm:?}")) }
+    })?;
     node.kill()?;
     let dead = node.cli(&["alarm", "list"])?;
     ensure!(dead.stdout.contains("memory ordered"), "with the agent dead: {dead:?}");
     node.start()?;
     let after = raised(&node)?;
     ensure!(after["acknowledged"]["reason"] == "memory ordered", "{after}");
+    ensure!(after["silenced"]["reason"] == "swapping memory", "{after}");
 
     configure(lab, &node, &hook, 1e18)?;
     wait::until("it is cleared", SOON, || match raised(&node) {
@@ -71,8 +97,8 @@ pub fn whole(lab: &Lab) -> Result {
         let alarms = &proxy.observed().alarms;
         let of =
             |raised: bool| alarms.iter().filter(|it| it.id == ID && it.raised == raised).count();
-        // Raised, and noted once; a restart raises nothing a second time.
-        if (of(true), of(false)) == (2, 1) { Ok(()) } else { Err(format!("{alarms:?}")) }
+        // Raised, and noted twice; a restart raises nothing a second time.
+        if (of(true), of(false)) == (3, 1) { Ok(()) } else { Err(format!("{alarms:?}")) }
     })?;
     node.stop().map(drop)
 }

@@ -105,18 +105,27 @@ fn sandbox(sandbox: &Sandbox) -> String {
     held.into_iter().chain(not).collect::<Vec<_>>().join("; ")
 }
 
-/// Where chronyd answers, what it says of the clock.
+/// Where chronyd or ptp4l answers, what they say of the clock.
 fn clock(clock: &Clock, width: Width) -> String {
-    let Some(service) = &clock.service else { return String::new() };
-    let trusted = if clock.trusted { "trusted" } else { "NOT TRUSTED" };
-    let said = match &service.reference {
+    let chronyd = clock.service.as_ref().map(|it| match &it.reference {
         Some(reference) => format!(
             "by {reference}, stratum {}, {:+.6} s, ±{:.6} s",
-            service.stratum, service.offset_s, service.max_error_s
+            it.stratum, it.offset_s, it.max_error_s
         ),
-        None => format!("chronyd {}", service.state),
-    };
-    pair("clock", &format!("{trusted}; {said}"), width)
+        None => format!("chronyd {}", it.state),
+    });
+    let ptp4l = clock.ptp.as_ref().map(|it| match &it.grandmaster {
+        Some(grandmaster) if it.steps > 0 => {
+            format!("ptp4l {}: {grandmaster}, class {}, {:+.9} s", it.state, it.class, it.offset_s)
+        }
+        _ => format!("ptp4l {}", it.state),
+    });
+    let said: Vec<_> = chronyd.into_iter().chain(ptp4l).collect();
+    if said.is_empty() {
+        return String::new();
+    }
+    let trusted = if clock.trusted { "trusted" } else { "NOT TRUSTED" };
+    pair("clock", &format!("{trusted}; {}", said.join("; ")), width)
 }
 
 /// Whether a container runtime asks us about its containers.

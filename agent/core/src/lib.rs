@@ -63,6 +63,7 @@ pub mod pacing;
 pub mod pattern;
 pub mod place;
 pub mod power;
+pub mod ptp;
 pub mod quota;
 pub mod rack;
 pub mod rate;

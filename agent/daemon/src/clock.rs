@@ -15,14 +15,18 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use prost::Message;
-use purlin_core::{chrony::Tracking, trust::BUILT_UNIX_S};
+use purlin_core::trust::BUILT_UNIX_S;
 use purlin_proto::{
     api,
     v1::{ClockSet, Record, record::Body},
 };
 use tokio::{sync::watch, time};
 
-use crate::{alarm, sample, spool::Spool, time_service};
+use crate::{
+    alarm, sample,
+    spool::Spool,
+    time_service::{self, Said},
+};
 
 /// How often it is looked whether the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -86,20 +90,21 @@ impl Floor {
 pub struct Clock {
     boot: u32,
     trusted: Arc<AtomicBool>,
-    service: Arc<watch::Sender<Option<Tracking>>>,
+    said: Arc<watch::Sender<Said>>,
 }
 
 impl Clock {
     /// The clocks of this boot, the `boot`th of this state directory.
     pub fn new(boot: u32) -> Self {
         let trusted = Arc::new(AtomicBool::new(purlin_drivers::clock_is_synchronized()));
-        Self { boot, trusted, service: Arc::default() }
+        Self { boot, trusted, said: Arc::default() }
     }
 
     /// How it is kept, for people and machines.
     pub fn view(&self) -> api::Clock {
-        let service = self.service.borrow().as_ref().map(time_service::view);
-        api::Clock { trusted: self.is_trusted(), service }
+        let said = self.said.borrow();
+        let (service, ptp) = (said.service(), said.ptp());
+        api::Clock { trusted: self.is_trusted(), service, ptp }
     }
 
     /// Whether a time service has set the wall clock.
@@ -135,18 +140,18 @@ impl Clock {
     /// Watches for the clock being set, and how it is kept, for ever.
     pub async fn watch(self, spool: Spool, alarms: alarm::Client) -> Result<(), String> {
         let mut was = (offset(), self.is_trusted());
-        let mut dictionary = 0;
-        for number in 1.. {
-            let service = time_service::ask(number).await;
+        let (mut dictionary, mut asker) = (0, time_service::Asker::default());
+        loop {
+            let said = asker.ask().await;
             let is_set = purlin_drivers::clock_is_synchronized();
-            let now = (offset(), is_trusted(is_set, service.as_ref()));
+            let now = (offset(), is_trusted(is_set, &said));
             self.trusted.store(now.1, Ordering::Relaxed);
-            if let Some(service) = &service {
-                let points = time_service::points(service, now.1);
+            let points = said.points(now.1);
+            if !points.is_empty() {
                 alarms.observe(&points);
                 spool.sample(sample::split("clock", points), &mut dictionary);
             }
-            self.service.send_replace(service);
+            self.said.send_replace(said);
             if let Some(set) = was_set(was, now) {
                 tracing::info!(step_ms = set.step_ms, synchronized = now.1, "the clock was set");
                 spool.append(Body::ClockSet(set));
@@ -154,14 +159,13 @@ impl Clock {
             was = now;
             time::sleep(LOOK_EVERY).await;
         }
-        Ok(())
     }
 }
 
 /// Where a time service answers it has to say so too: the kernel believes for hours what
 /// was set once.
-fn is_trusted(is_set: bool, service: Option<&Tracking>) -> bool {
-    is_set && service.is_none_or(Tracking::is_synchronized)
+fn is_trusted(is_set: bool, said: &Said) -> bool {
+    is_set && said.is_synchronized() != Some(false)
 }
 
 /// What is told if the clock was set between two looks, or is trusted from now on. A
@@ -220,15 +224,6 @@ mod tests {
         // As telemetry.proto says: its unix_ms - its boot_ms + this boot_ms.
         let (unix_ms, boot_ms) = (booted + set_after, set_after);
         assert_eq!(unix_ms - boot_ms + early.boot_ms as i64, booted + 60_000);
-    }
-
-    #[test]
-    fn a_time_service_that_follows_nobody_is_not_believed() {
-        let follows = Tracking { follows: true, ..Tracking::default() };
-        assert!(is_trusted(true, None) && is_trusted(true, Some(&follows)));
-        assert!(!is_trusted(false, None) && !is_trusted(false, Some(&follows)));
-        assert!(!is_trusted(true, Some(&Tracking::default())));
-        assert!(!is_trusted(true, Some(&Tracking { local: true, ..follows })));
     }
 
     #[test]

@@ -130,6 +130,8 @@ impl Owner {
     pub async fn run(&mut self) {
         let (mut policy, mut before, mut is_off) = (Policy::default(), Decision::default(), false);
         let began = Instant::now();
+        // What was done before a restart is over by then, or goes on.
+        let mut is_left = self.done.1 != Done::default();
         loop {
             let wanted = self.settings.borrow_and_update().power.value.clone();
             let wanted = wanted.unwrap_or_default();
@@ -161,9 +163,10 @@ impl Owner {
                     problems.push("the spool could not be flushed".into());
                 }
             }
-            if decision.stage < before.stage {
+            if decision.stage < before.stage || is_left && decision.stage == 0 {
                 self.tell(&wanted, &decision, decision.stage).await;
             }
+            is_left = false;
             problems.clear();
             self.make(&does, &mut problems).await;
             if does.shutdown && !is_off {

@@ -18,7 +18,7 @@ use purlin_core::inventory::{Gpu, GpuKind, GpuVendor, Part, PciLink, Problem, Sl
 use crate::{
     Root, pci,
     pci_ids::{self, Wanted},
-    probe::{Probe, label},
+    probe::{Depth, Probe, label},
 };
 
 mod amd;
@@ -72,8 +72,27 @@ pub fn read(root: &Root) -> (Option<Vec<Gpu>>, Vec<Problem>) {
 
 /// [`read`], asking the given NVML library, or none.
 pub fn read_with(root: &Root, nvml_library: Option<&Path>) -> (Option<Vec<Gpu>>, Vec<Problem>) {
+    read_to(root, nvml_library, Depth::All)
+}
+
+/// The GPUs with what [`points`] tells of them, and little else of what they are.
+pub(crate) fn readings(root: &Root) -> (Option<Vec<Gpu>>, Vec<Problem>) {
+    let library = root.is_live().then(nvml_library);
+    readings_with(root, library.as_deref())
+}
+
+/// The same, asking the given NVML library, or none.
+pub fn readings_with(root: &Root, nvml_library: Option<&Path>) -> (Option<Vec<Gpu>>, Vec<Problem>) {
+    read_to(root, nvml_library, Depth::Reading)
+}
+
+fn read_to(
+    root: &Root,
+    nvml_library: Option<&Path>,
+    depth: Depth,
+) -> (Option<Vec<Gpu>>, Vec<Problem>) {
     let mut probe = Probe::new(Part::Gpu, root);
-    let gpus = read_gpus(&mut probe, nvml_library);
+    let gpus = read_gpus(&mut probe, nvml_library, depth);
     (gpus, probe.finish())
 }
 
@@ -81,7 +100,7 @@ fn nvml_library() -> PathBuf {
     std::env::var_os(NVML_VARIABLE).map_or_else(|| NVML_LIBRARY.into(), PathBuf::from)
 }
 
-fn read_gpus(probe: &mut Probe<'_>, nvml_library: Option<&Path>) -> Option<Vec<Gpu>> {
+fn read_gpus(probe: &mut Probe<'_>, nvml_library: Option<&Path>, depth: Depth) -> Option<Vec<Gpu>> {
     let mut found: Vec<(String, u32)> = pci::classes(probe)?;
     found.retain(|(address, class)| is_gpu(*class) && !is_vf(probe.root, address));
     if found.len() > MAX_GPUS {
@@ -90,9 +109,9 @@ fn read_gpus(probe: &mut Probe<'_>, nvml_library: Option<&Path>) -> Option<Vec<G
         found.truncate(MAX_GPUS);
     }
     let mut gpus: Vec<Gpu> =
-        found.into_iter().map(|(address, class)| gpu(probe, address, class)).collect();
+        found.into_iter().map(|(address, class)| gpu(probe, address, class, depth)).collect();
     if let Some(library) = nvml_library {
-        nvml::ask(probe, library, &mut gpus);
+        nvml::ask(probe, library, &mut gpus, depth);
     }
     for gpu in &mut gpus {
         nvidia::slices(gpu);
@@ -126,31 +145,24 @@ fn is_vf(root: &Root, address: &str) -> bool {
     root.exists(&pci::file(address, "physfn"))
 }
 
-fn gpu(probe: &mut Probe<'_>, address: String, class: u32) -> Gpu {
+fn gpu(probe: &mut Probe<'_>, address: String, class: u32, depth: Depth) -> Gpu {
     let at = |file: &str| pci::file(&address, file);
     let vendor_id = probe.hex(&at("vendor"));
-    let drm = Drm::read(probe, &address);
     let mut gpu = Gpu {
         kind: kind(class, vendor_id),
         vendor: vendor(vendor_id),
         vendor_id: vendor_id.and_then(|id| u16::try_from(id).ok()),
         device_id: probe.hex(&at("device")).and_then(|id| u16::try_from(id).ok()),
         driver: probe.link_name(&at("driver")),
-        node: probe.told(&at("numa_node")),
-        link: link(probe, &at("current_link_speed"), &at("current_link_width")),
-        link_max: link(probe, &at("max_link_speed"), &at("max_link_width")),
-        display: drm.display,
-        device_nodes: drm.device_nodes,
         pci: address,
         ..Gpu::default()
     };
-    gpu.driver_version = match &gpu.driver {
-        Some(driver) => probe.label(&format!("/sys/module/{driver}/version")),
-        None => None,
-    };
-    gpu.slices = slices(probe, &gpu.pci);
+    let drm = Drm::read(probe, &gpu.pci);
+    if depth == Depth::All {
+        place(probe, &mut gpu, &drm);
+    }
     match (gpu.vendor, gpu.driver.as_deref()) {
-        (GpuVendor::Nvidia, _) => nvidia::read(probe, &mut gpu),
+        (GpuVendor::Nvidia, _) => nvidia::read(probe, &mut gpu, depth),
         (GpuVendor::Amd, _) => amd::read(probe, &mut gpu),
         (GpuVendor::Intel, Some("i915" | "xe")) => {
             intel::read(probe, &mut gpu, drm.card.as_deref())
@@ -158,6 +170,20 @@ fn gpu(probe: &mut Probe<'_>, address: String, class: u32) -> Gpu {
         _ => {}
     }
     gpu
+}
+
+/// Where it sits, and what of it can be given away.
+fn place(probe: &mut Probe<'_>, gpu: &mut Gpu, drm: &Drm) {
+    let at = |file: &str| pci::file(&gpu.pci, file);
+    let (node, driver) = (probe.told(&at("numa_node")), gpu.driver.as_deref());
+    let now = link(probe, &at("current_link_speed"), &at("current_link_width"));
+    let most = link(probe, &at("max_link_speed"), &at("max_link_width"));
+    let version = driver.and_then(|it| probe.label(&format!("/sys/module/{it}/version")));
+    let slices = slices(probe, &gpu.pci);
+    (gpu.node, gpu.link, gpu.link_max) = (node, now, most);
+    (gpu.driver_version, gpu.slices) = (version, slices);
+    gpu.display = drm.card.as_deref().and_then(|card| connected(probe, card));
+    gpu.device_nodes.clone_from(&drm.device_nodes);
 }
 
 fn kind(class: u32, vendor: Option<u32>) -> GpuKind {
@@ -194,8 +220,6 @@ struct Drm {
     /// Directory of its `cardN`.
     card: Option<String>,
     device_nodes: Vec<String>,
-    /// Whether a connector has a display; `None` without connectors.
-    display: Option<bool>,
 }
 
 impl Drm {
@@ -209,7 +233,6 @@ impl Drm {
                 drm.device_nodes.push(format!("/dev/dri/{name}"));
             }
         }
-        drm.display = drm.card.as_deref().and_then(|card| connected(probe, card));
         drm
     }
 }
@@ -218,7 +241,7 @@ fn is_numbered(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|id| id.parse::<u32>().is_ok())
 }
 
-/// Whether one of a card's connectors (`card0-HDMI-A-1`) has a display.
+/// Whether one of a card's connectors (`card0-HDMI-A-1`) has a display; `None` without any.
 fn connected(probe: &mut Probe<'_>, card: &str) -> Option<bool> {
     let prefix = format!("{}-", card.rsplit('/').next()?);
     let mut connectors = probe.names(card)?;

@@ -6,7 +6,7 @@
 
 use purlin_core::inventory::{ComputeInstance, Gpu, GpuInstance, Mig, Slice, SliceKind};
 
-use crate::probe::{Probe, label};
+use crate::probe::{Depth, Probe, label};
 
 /// The most GPU instances of a GPU, and compute instances of one: hardware has 7 and 8.
 pub(super) const MAX_INSTANCES: usize = 16;
@@ -14,13 +14,16 @@ pub(super) const MAX_INSTANCES: usize = 16;
 /// Device files that every NVIDIA GPU's user needs beside the GPU's own.
 pub(super) const SHARED_NODES: [&str; 2] = ["/dev/nvidiactl", "/dev/nvidia-uvm"];
 
-pub(super) fn read(probe: &mut Probe<'_>, gpu: &mut Gpu) {
+pub(super) fn read(probe: &mut Probe<'_>, gpu: &mut Gpu, depth: Depth) {
     let path = format!("/proc/driver/nvidia/gpus/{}/information", gpu.pci);
     let Some(text) = probe.text(&path) else { return };
     let value = |key| text.lines().find_map(|line| label(line.strip_prefix(key)?));
     // The driver prints question marks until the GPU was first opened.
     let known = |text: &String| !text.contains('?');
     gpu.name = value("Model:").filter(|name| name != "Unknown");
+    if depth == Depth::Reading {
+        return;
+    }
     gpu.uuid = value("GPU UUID:").filter(known);
     gpu.vbios = value("Video BIOS:").filter(known);
     gpu.firmware = value("GPU Firmware:").filter(|version| version != "N/A");

@@ -35,7 +35,7 @@ use purlin_core::inventory::{
 
 use super::nvidia::MAX_INSTANCES;
 use crate::{
-    probe::{Probe, label},
+    probe::{Depth, Probe, label},
     sys,
 };
 
@@ -45,7 +45,7 @@ const MAX_LINKS: u32 = 36;
 const DRIVER: &str = "nvidia";
 
 /// Asks the library about the GPUs that its driver holds, if there are any.
-pub(super) fn ask(probe: &mut Probe<'_>, library: &Path, gpus: &mut [Gpu]) {
+pub(super) fn ask(probe: &mut Probe<'_>, library: &Path, gpus: &mut [Gpu], depth: Depth) {
     let held =
         |gpu: &&mut Gpu| gpu.vendor == GpuVendor::Nvidia && gpu.driver.as_deref() == Some(DRIVER);
     let mut gpus: Vec<&mut Gpu> = gpus.iter_mut().filter(held).collect();
@@ -56,14 +56,18 @@ pub(super) fn ask(probe: &mut Probe<'_>, library: &Path, gpus: &mut [Gpu]) {
         Ok(nvml) => nvml,
         Err(what) => return probe.problem(&library.to_string_lossy(), what),
     };
-    let version = Asked::default().get(|| nvml.sys_driver_version());
+    let asks_all = depth == Depth::All;
+    let version = asks_all.then(|| Asked::default().get(|| nvml.sys_driver_version())).flatten();
     let mut devices = Vec::new();
     for gpu in &mut gpus {
         gpu.driver_version = version.clone().or(gpu.driver_version.take());
         let mut asked = Asked::default();
         let device = asked.get(|| nvml.device_by_pci_bus_id(gpu.pci.as_str()));
         if let Some(device) = &device {
-            fill(gpu, device, &mut asked);
+            readings(gpu, device, &mut asked);
+            if asks_all {
+                facts(gpu, device, &mut asked);
+            }
         }
         gpu.lost = asked.lost;
         if let Some(what) = asked.failed {
@@ -71,7 +75,7 @@ pub(super) fn ask(probe: &mut Probe<'_>, library: &Path, gpus: &mut [Gpu]) {
         }
         devices.extend(device.filter(|_| !asked.lost).map(|device| (gpu.pci.clone(), device)));
     }
-    for gpu in &mut gpus {
+    for gpu in gpus.iter_mut().filter(|_| asks_all) {
         gpu.peers = peers(gpu, &devices);
     }
     drop(devices);
@@ -172,9 +176,38 @@ fn is_unsupported(error: &NvmlError) -> bool {
     )
 }
 
-fn fill(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
+/// What changes while it works, and by which name: all that is sampled.
+fn readings(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
+    gpu.name = asked.text(|| device.name()).or(gpu.name.take());
+    if let Some(memory) = asked.get(|| device.memory_info()) {
+        (gpu.vram, gpu.vram_used) = (Some(memory.total), Some(memory.used));
+    }
+    if let Some(mode) = asked.get(|| device.is_ecc_enabled()) {
+        let mut count = |kind| asked.get(|| device.total_ecc_errors(kind, EccCounter::Volatile));
+        gpu.ecc = Some(Ecc {
+            enabled: Some(mode.currently_enabled),
+            pending: Some(mode.pending_enabled),
+            corrected: count(MemoryError::Corrected),
+            uncorrected: count(MemoryError::Uncorrected),
+            ..Ecc::default()
+        });
+    }
+    gpu.throttle = asked.get(|| device.current_throttle_reasons()).map(reasons);
+    if let Some(degrees) = asked.get(|| device.temperature(TemperatureSensor::Gpu)) {
+        gpu.temperatures.insert("gpu".into(), f64::from(degrees));
+    }
+    gpu.power = asked.get(|| device.power_usage()).map(watts);
+    gpu.power_limit = asked.get(|| device.enforced_power_limit()).map(watts);
+    gpu.clocks.core = asked.get(|| device.clock_info(Clock::SM));
+    if let Some(share) = asked.get(|| device.utilization_rates()) {
+        (gpu.busy, gpu.memory_busy) = (Some(share.gpu), Some(share.memory));
+    }
+}
+
+/// All else that it is.
+fn facts(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
     identity(gpu, device, asked);
-    memory(gpu, device, asked);
+    errors(gpu, device, asked);
     state(gpu, device, asked);
     link(gpu, device, asked);
     gpu.nvlinks = (0..MAX_LINKS).filter_map(|link| nvlink(device, link, asked)).collect();
@@ -182,7 +215,6 @@ fn fill(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
 }
 
 fn identity(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
-    gpu.name = asked.text(|| device.name()).or(gpu.name.take());
     gpu.uuid = asked.text(|| device.uuid()).or(gpu.uuid.take());
     gpu.serial = asked.text(|| device.serial());
     gpu.board_part = asked.text(|| device.board_part_number());
@@ -196,20 +228,12 @@ fn identity(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
     }
 }
 
-fn memory(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
-    if let Some(memory) = asked.get(|| device.memory_info()) {
-        (gpu.vram, gpu.vram_used) = (Some(memory.total), Some(memory.used));
-    }
-    if let Some(mode) = asked.get(|| device.is_ecc_enabled()) {
-        let mut count = |kind, since| asked.get(|| device.total_ecc_errors(kind, since));
-        gpu.ecc = Some(Ecc {
-            enabled: Some(mode.currently_enabled),
-            pending: Some(mode.pending_enabled),
-            corrected: count(MemoryError::Corrected, EccCounter::Volatile),
-            uncorrected: count(MemoryError::Uncorrected, EccCounter::Volatile),
-            corrected_total: count(MemoryError::Corrected, EccCounter::Aggregate),
-            uncorrected_total: count(MemoryError::Uncorrected, EccCounter::Aggregate),
-        });
+/// Of its memory, since it was made.
+fn errors(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
+    if let Some(ecc) = &mut gpu.ecc {
+        let mut count = |kind| asked.get(|| device.total_ecc_errors(kind, EccCounter::Aggregate));
+        ecc.corrected_total = count(MemoryError::Corrected);
+        ecc.uncorrected_total = count(MemoryError::Uncorrected);
     }
     gpu.retired = retired(device, asked);
     gpu.remapped = remapped(device, asked);
@@ -250,20 +274,10 @@ fn remapped(device: &Device<'_>, asked: &mut Asked) -> Option<RemappedRows> {
 }
 
 fn state(gpu: &mut Gpu, device: &Device<'_>, asked: &mut Asked) {
-    gpu.throttle = asked.get(|| device.current_throttle_reasons()).map(reasons);
-    if let Some(degrees) = asked.get(|| device.temperature(TemperatureSensor::Gpu)) {
-        gpu.temperatures.insert("gpu".into(), f64::from(degrees));
-    }
-    gpu.power = asked.get(|| device.power_usage()).map(watts);
-    gpu.power_limit = asked.get(|| device.enforced_power_limit()).map(watts);
     gpu.power_range = power_range(device, asked);
-    gpu.clocks.core = asked.get(|| device.clock_info(Clock::SM));
     gpu.clocks.core_max = asked.get(|| device.max_clock_info(Clock::SM));
     gpu.clocks.memory = asked.get(|| device.clock_info(Clock::Memory));
     gpu.clocks.memory_max = asked.get(|| device.max_clock_info(Clock::Memory));
-    if let Some(share) = asked.get(|| device.utilization_rates()) {
-        (gpu.busy, gpu.memory_busy) = (Some(share.gpu), Some(share.memory));
-    }
     gpu.performance = asked.get(|| device.performance_state()).and_then(performance);
     gpu.persistence = asked.get(|| device.is_in_persistent_mode());
     gpu.compute_mode = asked.get(|| device.compute_mode()).map(|mode| compute_mode(mode).into());

@@ -14,6 +14,8 @@
 //! | `limit 0 150000` | GPU 0's power limit is set to so many mW; whoever sets one adds such a line |
 //! | `deny 0`, `allow 0` | nobody may set GPU 0's power limit, everybody may |
 //!
+//! `PURLIN_NVML_CALLS` may name a file that gets a line with its name at each call.
+//!
 //! It exports the symbols that nvml-wrapper calls for Purlin, and no others.
 //! Handles are small numbers, never followed: a GPU's is its index + 1, a MIG
 //! device's has its own index + 1 in the bits above.
@@ -297,6 +299,13 @@ pub extern "C" fn nvmlShutdown() -> nvmlReturn_t {
     SUCCESS
 }
 
+/// Notes it where somebody counts.
+fn is_called(name: &str) {
+    let Some(path) = env::var_os("PURLIN_NVML_CALLS") else { return };
+    let file = fs::File::options().create(true).append(true).open(path);
+    let _ = file.and_then(|mut file| writeln!(file, "{name}"));
+}
+
 /// Each exports one NVML function: its parameters, and the answer's making.
 /// Every pointer is one that NVML's caller lets it write.
 macro_rules! export {
@@ -307,6 +316,7 @@ macro_rules! export {
         /// The pointers may be written, as NVML demands of its caller.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($arg: $type),*) -> nvmlReturn_t {
+            is_called(stringify!($name));
             // A body that writes nothing itself needs no `unsafe`.
             #[allow(unused_unsafe)]
             with(|$library| {

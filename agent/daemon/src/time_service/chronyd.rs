@@ -1,16 +1,16 @@
 //! Asks chronyd of this machine how it keeps the clock: one datagram on loopback, which
-//! anybody here may send (`cmdport`, 323 unless set otherwise).
-//!
-//! A node without chronyd is one whose kernel alone tells whether the clock was set.
+//! anybody here may send (`cmdport`, 323 unless set otherwise). Page: `hw-docs/clock.md`.
 
 use std::{net::Ipv4Addr, time::Duration};
 
 use purlin_core::{
     chrony::{self, Tracking},
-    metric::{self, Point},
+    metric::Point,
 };
 use purlin_proto::api;
 use tokio::{net::UdpSocket, time};
+
+use super::point;
 
 /// Where it listens.
 const PORT: u16 = 323;
@@ -33,17 +33,8 @@ async fn exchange(number: u32) -> std::io::Result<Option<Tracking>> {
 }
 
 /// What of it is measured.
-pub fn points(service: &Tracking, is_trusted: bool) -> Vec<Point> {
-    let point = |name: &'static str, unit: &'static str, value| Point {
-        name: name.into(),
-        unit: unit.into(),
-        attributes: Vec::new(),
-        value: metric::Value::Gauge(value),
-    };
-    let mut points = vec![
-        point("ntp.stratum", "1", f64::from(service.stratum)),
-        point("purlin.clock.trusted", "1", f64::from(u8::from(is_trusted))),
-    ];
+pub fn points(service: &Tracking) -> Vec<Point> {
+    let mut points = vec![point("ntp.stratum", "1", f64::from(service.stratum))];
     // Of a clock that follows nobody these are zeros that say nothing.
     if service.is_synchronized() {
         points.push(point("ntp.time.correction", "s", service.offset_s));

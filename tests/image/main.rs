@@ -31,7 +31,7 @@ const MOST_EXPOSED: [(&str, f64); 2] = [("purlind.service", 2.0), ("purlin-mesh.
 const SOON: Duration = Duration::from_secs(20);
 
 /// What the package brings besides the binary.
-const FILES: [&str; 14] = [
+const FILES: [&str; 16] = [
     "etc/purlin/purlin.toml",
     "usr/lib/systemd/system/purlind.service",
     "usr/lib/systemd/system/purlin-mesh.service",
@@ -39,6 +39,8 @@ const FILES: [&str; 14] = [
     "usr/lib/systemd/system/purlin-helper@.service",
     "usr/lib/systemd/system/purlin-gpu.socket",
     "usr/lib/systemd/system/purlin-gpu@.service",
+    "usr/lib/systemd/system/purlin-nic.socket",
+    "usr/lib/systemd/system/purlin-nic@.service",
     "usr/lib/systemd/system/purlin-cdi.path",
     "usr/lib/systemd/system/purlin-cdi.service",
     "usr/lib/sysusers.d/purlin.conf",

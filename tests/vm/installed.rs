@@ -19,25 +19,27 @@ use serde_json::{Value, json};
 use crate::containers::{members, specification};
 
 /// The disk that `tests/vm/disk` makes.
-const DISK: &str = "PURLIN_GUEST_DISK";
+pub const DISK: &str = "PURLIN_GUEST_DISK";
 /// A guest's CPUs are emulated on what the host has left.
-const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 /// `WatchdogSec=` of purlind.service, and `RestartSec=`.
 const WATCHDOG: Duration = Duration::from_secs(30 + 2);
 /// What the package brings that is to be up.
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 6] = [
     "purlind.service",
     "purlin-mesh.service",
     "purlin-helper.socket",
     "purlin-gpu.socket",
+    "purlin-nic.socket",
     "purlin-cdi.path",
 ];
 /// `systemd-analyze security`, at most: 10 is a bare unit.
-const MOST_EXPOSED: [(&str, f64); 4] = [
+const MOST_EXPOSED: [(&str, f64); 5] = [
     ("purlind.service", 2.0),
     ("purlin-mesh.service", 1.5),
     ("purlin-helper@any.service", 4.0),
     ("purlin-gpu@any.service", 2.0),
+    ("purlin-nic@any.service", 2.0),
 ];
 
 static GUEST: Mutex<Option<Guest>> = Mutex::new(None);
@@ -105,7 +107,7 @@ fn boot(lab: &Lab) -> Result<Guest> {
 }
 
 /// Waits until all that is to be up is.
-fn active(guest: &mut Guest) -> Result {
+pub fn active(guest: &mut Guest) -> Result {
     wait::until("all units are active", SOON, || {
         let command = format!("systemctl is-active {}", UNITS.join(" "));
         let told = guest.run(&command).map_err(|e| format!("{e:?}"))?;

@@ -5,6 +5,7 @@
 
 mod bmc;
 mod containers;
+mod fleet;
 mod hotplug;
 mod installed;
 mod interrupts;
@@ -24,8 +25,14 @@ use purlin_tests::{
 const RUNC: Need = Need::Program("runc");
 
 fn main() -> ExitCode {
-    let tests =
-        [inventory::tests(), hotplug::tests(), bmc::tests(), watchdog::tests(), installed::tests()];
+    let tests = [
+        inventory::tests(),
+        hotplug::tests(),
+        bmc::tests(),
+        watchdog::tests(),
+        installed::tests(),
+        fleet::tests(),
+    ];
     let tests = tests.into_iter().flatten().map(|test| test.needs(&OWN.needs()));
     let crun = placement::of_crun().needs(&[Need::Program("crun")]);
     let containers = [placement::tests(), interrupts::tests(), isolated::tests()];

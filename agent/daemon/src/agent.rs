@@ -17,7 +17,7 @@
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `bmc`, `bmc-helper` | the BMC | records into the spool, `View`, how far its log was told |
-//! | `power`, `power-helper`, `gpu-limiter` | `Shown`, `Settings` | events, cgroups and caps, `Power`, what is to be taken back |
+//! | `power`, `power-helper`, `gpu-limiter`, `blinker` | `Shown`, `Settings` | events, cgroups and caps, `Power`, what is to be taken back |
 //! | `rack-alarms` | `Shown`, `Settings`, the mesh | what is raised here to the rack, `Elsewhere` |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
@@ -646,6 +646,7 @@ impl Opened {
         };
         let (asked, helpers) = helper::writer();
         let (gpu_limiter, limiters) = helper::gpu_limiter();
+        let (blinker, blinkers) = helper::blinker();
         let (heard, elsewhere) = watch::channel(Elsewhere::default());
         let told = mesh::alarms::Owner {
             socket: boot::mesh_socket(&boot.socket),
@@ -657,6 +658,7 @@ impl Opened {
         spawn_owner(tasks, "rack-alarms", told, |told| Box::pin(told.run()));
         let (power_view, power_now) = watch::channel(Arc::default());
         if boot.test.root.is_none() {
+            spawn_owner(tasks, "blinker", blinkers, |helpers| Box::pin(helpers.run()));
             spawn_owner(tasks, "power-helper", helpers, |helpers| Box::pin(helpers.run()));
             spawn_owner(tasks, "gpu-limiter", limiters, |helpers| Box::pin(helpers.run()));
             let owner = power::Owner {
@@ -694,7 +696,7 @@ impl Opened {
             root: boot.test.root.clone().unwrap_or("/".into()).into(),
             inventory: inventory_now.clone(),
             lines: lines.clone(),
-            bmc: asker.clone(),
+            lights: command::Lights { bmc: asker.clone(), nic: blinker },
             rebooter,
             inbox: ordered,
             results: telling,

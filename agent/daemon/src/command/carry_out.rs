@@ -62,7 +62,7 @@ impl Owner {
             Command::Doctor(_) => self.doctor().await,
             Command::SupportBundle(_) => self.support_bundle(id).await,
             Command::Identify(what) => {
-                identify::identify(&self.wiring.root, &self.wiring.bmc, what).await
+                identify::identify(&self.wiring.root, &self.wiring.lights, what).await
             }
             Command::Reboot(_) => return self.reboot().await.err().map(failed),
         };

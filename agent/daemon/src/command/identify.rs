@@ -1,7 +1,7 @@
 //! Makes a light blink, so that somebody in front of a rack finds a machine or a port.
 //!
 //! A port's is blinked by its driver (ethtool's `ETHTOOL_PHYS_ID`), which needs
-//! CAP_NET_ADMIN; a chassis has one where the kernel has it as an LED, or its BMC. What this
+//! CAP_NET_ADMIN and so a helper; a chassis has one where the kernel has it as an LED, or its BMC. What this
 //! machine has not is said.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 };
 
 use purlin_proto::v1::{self, CommandOutcome};
-use tokio::{task, time};
+use tokio::time;
 
 use super::{
     Came,
@@ -27,25 +27,33 @@ const BLINK: Duration = Duration::from_millis(500);
 /// What an LED is for, the last part of its name (Documentation/leds/leds-class.rst).
 const CHASSIS: [&str; 5] = ["identify", "locate", "locator", "uid", "beacon"];
 
+/// Who makes it blink, where that is not the agent itself.
+#[derive(Debug)]
+pub struct Lights {
+    /// The chassis.
+    pub bmc: Client,
+    /// A port.
+    pub nic: Client,
+}
+
 /// Blinks for as long as is told.
-pub async fn identify(root: &Path, bmc: &Client, what: v1::Identify) -> Came {
+pub async fn identify(root: &Path, lights: &Lights, what: v1::Identify) -> Came {
     let seconds = match what.seconds {
         0 => USUAL_S,
         seconds @ 1..=MAX_S => seconds,
         seconds => return failed(format!("{seconds} s: at most {MAX_S}")),
     };
     match what.nic.is_empty() {
-        true => chassis(root, bmc, seconds).await,
-        false => port(what.nic, seconds).await,
+        true => chassis(root, &lights.bmc, seconds).await,
+        false => port(&lights.nic, what.nic, seconds).await,
     }
 }
 
-async fn port(nic: String, seconds: u32) -> Came {
-    let name = nic.clone();
-    let blinked = task::spawn_blocking(move || purlin_drivers::nic::blink(&name, seconds));
-    match blinked.await.map_err(|error| error.to_string()).flatten() {
-        Ok(()) => done(format!("{nic} blinked for {seconds} s")),
-        Err(why) => unsupported(format!("{nic}: {why}")),
+async fn port(helper: &Client, nic: String, seconds: u32) -> Came {
+    match helper.ask(What::Blink { nic: nic.clone(), seconds }).await.changed() {
+        Changed::Identified => done(format!("{nic} blinked for {seconds} s")),
+        Changed::Refused(why) => unsupported(format!("{nic}: {why}")),
+        other => failed(format!("{nic}: the helper answers {other:?}")),
     }
 }
 
@@ -114,8 +122,9 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let ask = |seconds| v1::Identify { nic: String::new(), seconds };
         // Nobody answers it.
-        let (bmc, _) = crate::helper::client(root.path().to_owned());
-        let none = identify(root.path(), &bmc, ask(1)).await;
+        let nobody = || crate::helper::client(root.path().to_owned()).0;
+        let lights = || Lights { bmc: nobody(), nic: nobody() };
+        let none = identify(root.path(), &lights(), ask(1)).await;
         assert_eq!(none.outcome, CommandOutcome::Unsupported, "{}", none.text);
         for (name, brightness) in [("input3::numlock", "0"), ("bmc:blue:identify", "7")] {
             let led = root.path().join("sys/class/leds").join(name);
@@ -125,8 +134,8 @@ mod tests {
         }
         let led = root.path().join("sys/class/leds/bmc:blue:identify/brightness");
         let (path, read) = (root.path().to_owned(), || fs::read_to_string(&led).expect("read"));
-        let light = bmc.clone();
-        let blinking = tokio::spawn(async move { identify(&path, &light, ask(2)).await });
+        let own = lights();
+        let blinking = tokio::spawn(async move { identify(&path, &own, ask(2)).await });
         let mut seen = Vec::new();
         while !blinking.is_finished() {
             seen.push(read());
@@ -135,7 +144,7 @@ mod tests {
         assert!(seen.contains(&"255".into()) && seen.contains(&"0".into()), "{seen:?}");
         assert_eq!(blinking.await.expect("it ended").outcome, CommandOutcome::Done);
         assert_eq!(read(), "7");
-        let long = identify(root.path(), &bmc, ask(301)).await;
+        let long = identify(root.path(), &lights(), ask(301)).await;
         assert_eq!(
             (long.outcome, long.text.as_str()),
             (CommandOutcome::Failed, "301 s: at most 300")

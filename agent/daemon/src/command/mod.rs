@@ -23,7 +23,6 @@ use crate::{
     audit,
     clock::{self, Clock, Floor},
     door::Ask,
-    helper,
     logging::Lines,
     spool::Spool,
     status::Sources,
@@ -39,6 +38,7 @@ mod seen;
 use believe::{Judged, Refused};
 pub use bundle::{MAX_BYTES as MAX_BUNDLE_BYTES, SOURCE as BUNDLE};
 pub use carry_out::Rebooter;
+pub use identify::Lights;
 use seen::Seen;
 
 /// Commands that may wait for the one under way; what comes then is left out.
@@ -78,7 +78,7 @@ pub struct Wiring {
     /// What the agent has written about itself.
     pub lines: Lines,
     /// Who lets the chassis be found.
-    pub bmc: helper::Client,
+    pub lights: Lights,
     /// Who may restart the machine.
     pub rebooter: Rebooter,
     /// What came.

@@ -26,6 +26,8 @@ use super::{
 pub const WRITER_SOCKET: &str = "/run/purlin-helper.sock";
 /// The same, to start one that may set what GPUs may take.
 const GPU_SOCKET: &str = "/run/purlin-gpu.sock";
+/// The same, to start one that may have a port's driver let it blink.
+const NIC_SOCKET: &str = "/run/purlin-nic.sock";
 /// Requests that may wait for the one under way.
 const INBOX: usize = 32;
 
@@ -82,6 +84,11 @@ pub fn writer() -> (Client, Helpers) {
 /// for a privilege that nothing else here needs.
 pub fn gpu_limiter() -> (Client, Helpers) {
     lane("/".into(), Some(GPU_SOCKET.into()))
+}
+
+/// The same for ports that are to be found: it takes as long as they blink.
+pub fn blinker() -> (Client, Helpers) {
+    lane("/".into(), Some(NIC_SOCKET.into()))
 }
 
 fn lane(root: PathBuf, socket: Option<PathBuf>) -> (Client, Helpers) {

@@ -37,7 +37,7 @@ mod pass;
 mod reboot;
 mod server;
 
-pub use client::{Client, Helpers, WRITER_SOCKET, client, gpu_limiter, writer};
+pub use client::{Client, Helpers, WRITER_SOCKET, blinker, client, gpu_limiter, writer};
 pub use once::{Dump, apart, gather, inventory, is_live};
 pub use server::main;
 
@@ -91,6 +91,13 @@ pub enum What {
     Bmc(bmc::Place),
     /// Let the chassis be found for so many seconds.
     Identify(u8),
+    /// Let a port be found.
+    Blink {
+        /// Its interface.
+        nic: String,
+        /// For so long. Needs CAP_NET_ADMIN.
+        seconds: u32,
+    },
     /// Let a cgroup stand still, or go on. Needs the right to write its files.
     Freeze {
         /// Below the mount.
@@ -128,6 +135,7 @@ impl What {
             What::Reboot => "a restart of the machine".into(),
             What::Bmc(_) => "BMC".into(),
             What::Identify(_) => "chassis identify".into(),
+            What::Blink { nic, .. } => nic.clone(),
             What::Freeze { cgroup, .. } => cgroup.clone(),
             What::Caps | What::Cap(_) => "RAPL".into(),
             What::GpuLimits | What::LimitGpus(_) => "power limits of GPUs".into(),
@@ -148,7 +156,7 @@ impl What {
             What::GpuEvents | What::Sample(Sampler::Gpu) | What::GpuLimits | What::LimitGpus(_) => {
                 Part::Gpu
             }
-            What::Neighbours => Part::Nic,
+            What::Neighbours | What::Blink { .. } => Part::Nic,
             What::Cpuset(_)
             | What::Affinity(_)
             | What::Nri(_)
@@ -167,6 +175,7 @@ impl What {
         match self {
             What::Cpuset(Change { to: To::Mems(_), .. }) => MOVE_DEADLINE,
             What::Bmc(_) => BMC_DEADLINE,
+            What::Blink { seconds, .. } => ANSWER_DEADLINE + Duration::from_secs((*seconds).into()),
             _ => ANSWER_DEADLINE,
         }
     }
@@ -224,7 +233,7 @@ pub enum Changed {
     Connected,
     /// It is told.
     Told,
-    /// The chassis can be found.
+    /// The chassis, or the port, can be found.
     Identified,
     /// Nobody ever listened there.
     Absent,

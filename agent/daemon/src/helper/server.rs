@@ -16,7 +16,9 @@ use purlin_core::{
     inventory::{Inventory, Part, PartData, Problem},
     rack::bmc::Place,
 };
-use purlin_drivers::{Archive, Root, cgroup, gpu, ipmi::Bmc, irq, kubelet, lldp, power, storage};
+use purlin_drivers::{
+    Archive, Root, cgroup, gpu, ipmi::Bmc, irq, kubelet, lldp, nic, power, storage,
+};
 
 use super::{Answer, Changed, Request, What, checked_length, encode, nri, pass, reboot};
 use crate::{clock, placement::features, tasks};
@@ -24,15 +26,17 @@ use crate::{clock, placement::features, tasks};
 /// What comes after `helper` for those with a privilege.
 const WRITE: &str = "write";
 const GPU: &str = "gpu";
+const NIC: &str = "nic";
 
 /// `purlin helper`: serves requests on standard input, a socket, until it closes. With
-/// `only` it is `write` or `gpu`, one with a privilege, and does nothing but what needs it.
+/// `only` it is `write`, `gpu` or `nic`, one with a privilege, and does nothing but what needs it.
 pub fn main(only: Option<&OsStr>) -> ExitCode {
     // A panic is answered as a problem; standard error may be a closed pipe.
     panic::set_hook(Box::new(|_| {}));
     let serves = match only {
         Some(only) if only == WRITE => needs_privilege,
         Some(only) if only == GPU => is_of_gpus,
+        Some(only) if only == NIC => |what: &What| matches!(what, What::Blink { .. }),
         Some(_) => return ExitCode::FAILURE,
         None => |_: &What| true,
     };
@@ -282,6 +286,10 @@ fn answer_from(root: &Root, what: &What) -> Answer {
         What::LimitGpus(caps) => {
             let done = gpu::limit_to(caps);
             Answer::changing(done.map_or_else(Changed::Refused, |()| Changed::Told))
+        }
+        What::Blink { nic, seconds } => {
+            let done = nic::blink(nic, *seconds);
+            Answer::changing(done.map_or_else(Changed::Refused, |()| Changed::Identified))
         }
         What::Kubelet => {
             let (kubelet, problems) = kubelet::read(root);

@@ -241,6 +241,9 @@ pub struct Mesh {
     pub requests: u64,
     /// What it says is wrong.
     pub problems: Vec<String>,
+    /// Nodes of the rack that it lets in though their certificates are out of their time.
+    #[serde(default)]
+    pub lapsed: Vec<String>,
     /// Why it doesn't answer, or doesn't take the table.
     pub last_error: Option<String>,
 }

@@ -21,6 +21,10 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     /// What is wrong now. Empty when all is well.
     pub problems: Vec<String>,
+    /// Nodes whose certificates are out of their time and that are let in all the same, within
+    /// `mesh.certificate_grace_days`: a line each.
+    #[serde(default)]
+    pub lapsed: Vec<String>,
     /// Who this node is in its rack; absent without a certificate.
     #[serde(default)]
     pub identity: Option<Identity>,
@@ -101,6 +105,9 @@ pub struct Counts {
     /// Datagrams of gossip that were refused, by why.
     #[serde(default)]
     pub gossip_refused: std::collections::BTreeMap<String, u64>,
+    /// Service records of nodes that were refused, by why.
+    #[serde(default)]
+    pub records_refused: std::collections::BTreeMap<String, u64>,
 }
 
 /// `GET /v1/routes`: in the order in which requests are held against them.
@@ -270,6 +277,9 @@ pub struct Endpoint {
     pub failures: u64,
     /// Whether it failed so often in a row that it is left out for a while.
     pub ejected: bool,
+    /// Where it comes from: `document`, `container NAME`, `by hand`, or `record of NODE: …`.
+    #[serde(default)]
+    pub origin: String,
     /// How far it is: node, rack or remote.
     #[serde(default)]
     pub locality: String,
@@ -285,6 +295,49 @@ pub struct Endpoint {
     /// Why its last check failed.
     #[serde(default)]
     pub trouble: Option<String>,
+}
+
+/// `PUT /v1/offers` has a list of these, which is all that this node's containers serve;
+/// `POST /v1/offers` has one, which is offered by hand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferAsked {
+    /// The service's name.
+    pub service: String,
+    /// IP:PORT, on this node.
+    pub address: String,
+    /// Share relative to the others, 1 to 1000; 100 if it is left out.
+    #[serde(default)]
+    pub weight: Option<u32>,
+    /// Where it comes from, for people; `by hand` if it is left out.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Takes it back.
+    #[serde(default)]
+    pub undo: bool,
+}
+
+/// `GET /v1/offers`, and the answer to the others
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Offers {
+    /// One line an endpoint.
+    pub offers: Vec<Offered>,
+}
+
+/// An endpoint that a node offers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Offered {
+    /// The node; empty for this one while it is in no rack.
+    pub node: String,
+    /// The service's name.
+    pub service: String,
+    /// As the node has it.
+    pub address: String,
+    /// Share relative to the others.
+    pub weight: u32,
+    /// Where the node has it from.
+    pub source: String,
+    /// Why it is not used here; absent if it is.
+    pub unused: Option<String>,
 }
 
 /// `POST /v1/upgrade`

@@ -29,6 +29,7 @@ mod datagrams;
 mod interop;
 mod namespaces;
 mod rack;
+mod records;
 mod tunnel;
 mod upstream;
 
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
     let mut all = Vec::from(tests);
     all.extend(interop::tests());
     all.extend(tunnel::tests());
+    all.extend(records::tests());
     all.extend(namespaces::tests());
     all.extend(datagrams::tests());
     purlin_tests::run(all)

@@ -108,15 +108,19 @@ impl Member {
     /// Hands another table over.
     pub fn put(&self, generation: u64, mesh: &v1::Mesh) -> Result {
         let table = v1::MeshTable { generation, incarnation: 1, mesh: Some(mesh.clone()) };
-        let body = table.encode_to_vec();
+        self.hand_over("/v1/table", &table.encode_to_vec())
+    }
+
+    /// Hands something over its socket, as an agent does.
+    pub fn hand_over(&self, path: &str, body: &[u8]) -> Result {
         let mut socket = UnixStream::connect(self.node.dir().join("home/run/purlin/mesh.sock"))?;
         socket.set_read_timeout(Some(SOON))?;
         let length = body.len();
         write!(
             socket,
-            "PUT /v1/table HTTP/1.1\r\nHost: m\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+            "PUT {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
         )?;
-        socket.write_all(&body)?;
+        socket.write_all(body)?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer)?;
         ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -4,6 +4,7 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
+    process::Stdio,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -14,9 +15,10 @@ use nix::{
 };
 use purlin_proto::{
     api::{Nri, NriState},
+    mesh::Endpoints,
     nri,
 };
-use purlin_tests::{Lab, Need, Node, Result, Test, ensure, test, wait};
+use purlin_tests::{Lab, Need, Node, Result, Test, ensure, process::Process, test, wait};
 
 use crate::{
     containerd::{Containerd, Line, NEEDS},
@@ -48,6 +50,7 @@ pub fn tests() -> impl IntoIterator<Item = Test> {
             unprivileged(lab, Line::Two)
         })
         .needs(&service::NEEDS),
+        test("nri::containerd_2::a_containers_services_are_offered_to_the_mesh", 60, services),
         test("nri::containerd_2::kubelets_cpus_are_its_own", 60, kubelets).needs(&service::NEEDS),
         test("nri::containerd_1::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::One)),
         test("nri::containerd_2::a_reply_of_any_size_is_taken", 60, |lab| sizes(lab, Line::Two)),
@@ -440,4 +443,42 @@ fn told_of(lab: &Lab, line: Line, bytes: usize) -> Result<Told> {
     ensure!(told.pods == PODS, "{told:?}");
     println!("{told:?}");
     Ok(told)
+}
+
+/// What a container's annotation says it serves is an endpoint of the mesh, as long as it
+/// runs.
+fn services(lab: &Lab) -> Result {
+    let (containerd, node) = begin(lab, Line::Two)?;
+    let mut command = node.command(&[]);
+    let _mesh = Process::start(command.arg("mesh").stdout(Stdio::null()))?;
+    let document = "[[mesh.services]]\nname = \"shop\"\nendpoints_from = [\"*\"]\n";
+    let document = lab.file("mesh.toml", document)?.display().to_string();
+    wait::until("the document is applied", REPAIRED, || {
+        let answer = node.cli(&["config", "apply", &document]).map_err(|e| format!("{e:?}"))?;
+        if answer.code == 0 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })?;
+    let endpoints = || -> Result<Vec<(String, String)>> {
+        let all: Endpoints = node.cli(&["mesh", "endpoints", "-o", "json"])?.json()?;
+        Ok(all.endpoints.into_iter().map(|it| (it.address, it.origin)).collect())
+    };
+    let becomes = |what: &str, expected: &[(&str, &str)]| {
+        wait::until(what, REPAIRED, || {
+            let found = endpoints().map_err(|e| format!("{e:?}"))?;
+            let is_it =
+                found.iter().map(|(at, from)| (&**at, &**from)).eq(expected.iter().copied());
+            if is_it { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+    };
+    let web = run(&containerd, "web", &[("main.purlin.dev/services", "shop=8080,bank=81")])?;
+    let origin = "container default/web/main";
+    becomes("the container is an endpoint", &[("127.0.0.1:8080", origin)])?;
+    let other = run(&containerd, "other", &[("purlin.dev/services", "shop=127.0.0.2:90")])?;
+    wait::until("both are", REPAIRED, || match endpoints().map(|it| it.len()) {
+        Ok(2) => Ok(()),
+        it => Err(format!("{it:?}")),
+    })?;
+    containerd.cri.remove(&web)?;
+    becomes("one is left", &[("127.0.0.2:90", "container default/other/main")])?;
+    containerd.cri.remove(&other)?;
+    becomes("none is left", &[])
 }

@@ -342,6 +342,22 @@ Examples:
 Examples:
   purlin mesh endpoints -w=1             which one is slow?")]
     Endpoints(Watch),
+    /// Offer an endpoint on this node to the rack, by hand
+    ///
+    /// Beside those of the document and of containers with the annotation
+    /// purlin.dev/services=SERVICE=PORT. It is added where the document's
+    /// `mesh.services.endpoints_from` names this node, on this node and, by its signed record,
+    /// on the others. It stays until it is undone.
+    #[command(after_help = "\
+Examples:
+  purlin mesh offer shop 127.0.0.1:8080
+  purlin mesh offer --undo shop 127.0.0.1:8080")]
+    Offer(OfferArgs),
+    /// List what the rack's nodes offer, and what of it is not used here and why
+    #[command(after_help = "\
+Examples:
+  purlin mesh offers -o json | jq '.offers[] | select(.unused)'")]
+    Offers(Watch),
     /// Show HTTP requests as they go through
     #[command(after_help = "\
 Examples:
@@ -1336,6 +1352,21 @@ Examples:
 pub struct SetAsideArgs {
     /// As `purlin mesh endpoints` has it: an endpoint, or a service
     pub name: String,
+    /// Take it back
+    #[arg(long)]
+    pub undo: bool,
+}
+
+/// `purlin mesh offer`
+#[derive(Debug, Args)]
+pub struct OfferArgs {
+    /// The service's name, as the document has it
+    pub service: String,
+    /// IP:PORT on this node
+    pub address: String,
+    /// Share of the requests relative to the other endpoints' 100
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub weight: Option<u32>,
     /// Take it back
     #[arg(long)]
     pub undo: bool,

@@ -18,6 +18,7 @@
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `bmc`, `bmc-helper` | the BMC | records into the spool, `View`, how far its log was told |
 //! | `power`, `power-helper`, `gpu-limiter`, `blinker` | `Shown`, `Settings` | events, cgroups and caps, `Power`, what is to be taken back |
+//! | `mesh-offers` | what containers serve, by `placement` | it to the mesh process |
 //! | `rack-alarms` | `Shown`, `Settings`, the mesh | what is raised here to the rack, `Elsewhere` |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
@@ -397,12 +398,14 @@ impl Opened {
             spawn_owner(tasks, "kubelet", owner, |owner| Box::pin(owner.run()));
         }
         let (room, room_now) = watch::channel(None);
+        let (served, serving) = watch::channel(None);
         let sources = placement::Sources {
             inventory: inventory_now.clone(),
             settings: placed.clone(),
             kubelet: kubelet.clone(),
             planned,
             room,
+            served,
             spool: spool.clone(),
         };
         if boot.mode == Mode::System && is_real {
@@ -656,6 +659,8 @@ impl Opened {
             heard,
         };
         spawn_owner(tasks, "rack-alarms", told, |told| Box::pin(told.run()));
+        let told = mesh::offers::Owner { socket: boot::mesh_socket(&boot.socket), served: serving };
+        spawn_owner(tasks, "mesh-offers", told, |told| Box::pin(told.run()));
         let (power_view, power_now) = watch::channel(Arc::default());
         if boot.test.root.is_none() {
             spawn_owner(tasks, "blinker", blinkers, |helpers| Box::pin(helpers.run()));

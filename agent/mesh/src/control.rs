@@ -24,9 +24,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prost::Message;
+use purlin_core::mesh::offer::{MAX_OFFERS, Offer};
 use purlin_proto::{api, mesh as view, v1};
 use sd_notify::NotifyState;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     net::UnixListener,
     sync::{Notify, Semaphore},
@@ -37,8 +38,10 @@ use crate::{
     discovery::alarms::Raised,
     handover, keep,
     owner::{Owner, Refused},
+    records::Source,
     show,
     tap::Tap,
+    wire::WEIGHT_DEFAULT,
 };
 
 /// Connections at once: many times what technicians and scripts need.
@@ -140,10 +143,16 @@ type Answer = Response<Full<Bytes>>;
 
 async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: bool) -> Answer {
     let (parts, body) = request.into_parts();
-    let is_change = parts.method == Method::PUT
-        || matches!(
+    let is_change = parts.method != Method::GET
+        && matches!(
             parts.uri.path(),
-            "/v1/stop" | "/v1/upgrade" | "/v1/drain" | "/v1/break" | "/v1/alarms"
+            "/v1/table"
+                | "/v1/stop"
+                | "/v1/upgrade"
+                | "/v1/drain"
+                | "/v1/break"
+                | "/v1/alarms"
+                | "/v1/offers"
         );
     if is_change && !may_change {
         let what = "only root, the agent and the mesh's own user may change it; try sudo";
@@ -174,6 +183,9 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
             },
             Err(error) => failed(StatusCode::BAD_REQUEST, &error.to_string(), Vec::new()),
         },
+        (&Method::GET, "/v1/offers") => json(StatusCode::OK, &control.owner().offers()),
+        (&Method::PUT, "/v1/offers") => offer(control, &body, containers),
+        (&Method::POST, "/v1/offers") => offer(control, &body, by_hand),
         (&Method::POST, "/v1/alarms") => exchange(&control.owner(), &body),
         (&Method::POST, "/v1/stop") => {
             control.stop.notify_one();
@@ -187,7 +199,7 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
             })
         }
         _ => {
-            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/peers, /v1/why, /v1/tap, /v1/drain, /v1/break, /v1/table, /v1/alarms, /v1/upgrade, /v1/stop";
+            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/peers, /v1/why, /v1/tap, /v1/drain, /v1/break, /v1/table, /v1/offers, /v1/alarms, /v1/upgrade, /v1/stop";
             failed(StatusCode::NOT_FOUND, what, Vec::new())
         }
     }
@@ -230,6 +242,54 @@ fn exchange(owner: &Owner, body: &[u8]) -> Answer {
         Ok(alarms) => json(StatusCode::OK, &owner.live().members.exchange(alarms)),
         Err(why) => failed(StatusCode::BAD_REQUEST, &why, Vec::new()),
     }
+}
+
+/// What this node offers from now on, by what is asked; and what becomes of all that is
+/// offered.
+fn offer<T: DeserializeOwned>(
+    control: &Control,
+    body: &[u8],
+    change: fn(&mut Owner, T) -> Result<(), String>,
+) -> Answer {
+    let asked = serde_json::from_slice(body).map_err(|error| error.to_string());
+    let mut owner = control.owner();
+    match asked.and_then(|asked| change(&mut owner, asked)) {
+        Ok(()) => json(StatusCode::OK, &owner.offers()),
+        Err(why) => failed(StatusCode::BAD_REQUEST, &why, Vec::new()),
+    }
+}
+
+/// All that the node's containers serve.
+fn containers(owner: &mut Owner, all: Vec<view::OfferAsked>) -> Result<(), String> {
+    if all.len() > MAX_OFFERS {
+        return Err(format!("{} offers; at most {MAX_OFFERS}", all.len()));
+    }
+    let checked = all.iter().map(offered).collect::<Result<_, _>>()?;
+    owner.serves(Source::Containers, checked);
+    Ok(())
+}
+
+/// One more, or one less.
+fn by_hand(owner: &mut Owner, asked: view::OfferAsked) -> Result<(), String> {
+    let offer = offered(&asked)?;
+    let mut all = owner.live().records.by_hand();
+    let before = all.len();
+    all.retain(|it| (&it.service, it.address) != (&offer.service, offer.address));
+    match asked.undo {
+        true if all.len() == before => {
+            return Err(format!("{} is not offered for {} by hand", asked.address, asked.service));
+        }
+        true => {}
+        false if all.len() >= MAX_OFFERS => return Err(format!("at most {MAX_OFFERS} offers")),
+        false => all.push(offer),
+    }
+    owner.serves(Source::Hand, all);
+    Ok(())
+}
+
+fn offered(it: &view::OfferAsked) -> Result<Offer, String> {
+    let weight = it.weight.unwrap_or(WEIGHT_DEFAULT);
+    Offer::checked(&it.service, &it.address, weight, it.source.as_deref().unwrap_or("by hand"))
 }
 
 /// Sets an endpoint or a service aside, by hand and until this process ends.

@@ -1,10 +1,10 @@
-//! The last table, on disk: what the mesh starts from when nobody is there to give it
-//! one.
+//! What the mesh starts from when nobody is there to tell it anything: the last table, and
+//! what nodes offered last, a file each.
 //!
 //! ```text
 //! magic "PURLMSH" | version 1        8 bytes
 //! CRC-32C of the payload             u32
-//! payload, a purlin.v1.MeshTable     to the end of the file
+//! payload, a protobuf message        to the end of the file
 //! ```
 
 use std::{
@@ -19,15 +19,23 @@ use purlin_proto::v1;
 
 const MAGIC: [u8; 8] = *b"PURLMSH\x01";
 const HEADER_BYTES: usize = 12;
-const NAME: &str = "table";
+/// The table: purlin.v1.MeshTable.
+pub const TABLE: &str = "table";
+/// What nodes offer: purlin.v1.KeptRecords.
+pub const RECORDS: &str = "records";
 /// Many times a document's limit.
 pub const MAX_BYTES: usize = 4 << 20;
 
 /// The table in a directory; `None` if there was never one.
 pub fn load(dir: &Path) -> io::Result<Option<v1::MeshTable>> {
-    let path = dir.join(NAME);
+    read(dir, TABLE)
+}
+
+/// A message in a directory; `None` if there was never one.
+pub fn read<M: Message + Default>(dir: &Path, name: &str) -> io::Result<Option<M>> {
+    let path = dir.join(name);
     let damaged = |why: &str| {
-        let what = format!("{}: {why}; the agent hands over another one", path.display());
+        let what = format!("{}: {why}; it is made anew from what others say", path.display());
         io::Error::new(io::ErrorKind::InvalidData, what)
     };
     let bytes = match fs::metadata(&path) {
@@ -38,15 +46,20 @@ pub fn load(dir: &Path) -> io::Result<Option<v1::MeshTable>> {
     let (header, payload) =
         bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| damaged("cut short"))?;
     let is_whole = header[..8] == MAGIC && header[8..] == crc32c::crc32c(payload).to_le_bytes();
-    let table = is_whole.then(|| v1::MeshTable::decode(payload).ok()).flatten();
-    table.map(Some).ok_or_else(|| damaged("damaged, or of another version"))
+    let message = is_whole.then(|| M::decode(payload).ok()).flatten();
+    message.map(Some).ok_or_else(|| damaged("damaged, or of another version"))
 }
 
 /// Makes a table durable in place of the one before.
 pub fn store(dir: &Path, table: &v1::MeshTable) -> io::Result<()> {
-    let payload = table.encode_to_vec();
+    write(dir, TABLE, table)
+}
+
+/// Makes a message durable in place of the one before.
+pub fn write(dir: &Path, name: &str, message: &impl Message) -> io::Result<()> {
+    let payload = message.encode_to_vec();
     let bytes = [&MAGIC[..], &crc32c::crc32c(&payload).to_le_bytes(), &payload].concat();
-    replace(&dir.join(NAME), 0o600, &bytes)
+    replace(&dir.join(name), 0o600, &bytes)
 }
 
 /// Puts a file in place of another so that after a power cut either the old or
@@ -74,7 +87,7 @@ mod tests {
         let table = v1::MeshTable { generation: 7, incarnation: 1, mesh: None };
         store(dir.path(), &table).expect("a write");
         assert_eq!(load(dir.path()).expect("a whole one"), Some(table));
-        let path = dir.path().join(NAME);
+        let path = dir.path().join(TABLE);
         let whole = fs::read(&path).expect("the file");
         for at in 0..whole.len() {
             let mut damaged = whole.clone();

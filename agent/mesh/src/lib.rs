@@ -12,6 +12,7 @@
 //! | [`udp`] | clients of UDP, and where each one's datagrams go |
 //! | [`identity`], [`renewal`] | who this node is in its rack, who others are, and that it stays so |
 //! | [`discovery`] | which nodes of the rack are there |
+//! | [`records`] | which endpoints they offer |
 //! | [`tunnel`] | from node to node: HBONE |
 //! | [`handover`] | sockets and idle connections, from one process to the next |
 //! | [`live`], [`target`], [`endpoint`] | what is known of services and endpoints, node-wide |
@@ -64,6 +65,7 @@ mod live;
 mod numa;
 mod owner;
 mod pool;
+mod records;
 mod relay;
 mod renewal;
 mod show;
@@ -164,6 +166,7 @@ async fn run(place: Place) -> io::Result<()> {
             let mut owner = control.owner();
             owner.bind_missing();
             owner.look_who();
+            owner.look_records();
         }
     };
     tokio::select! {

@@ -20,6 +20,7 @@ use purlin_core::mesh::{
 use crate::{
     discovery::members::Members,
     endpoint::Endpoint,
+    records::Records,
     target::{self, Target},
 };
 
@@ -29,10 +30,12 @@ type PlaceHere = (Arc<Target>, Arc<Endpoint>);
 /// A table in force.
 #[derive(Debug, Default)]
 pub struct Live {
-    /// The table.
+    /// The table, with what nodes offer.
     pub table: Table,
     /// The rack's nodes.
     pub members: Arc<Members>,
+    /// What they offer.
+    pub records: Arc<Records>,
     choices: Vec<Choice>,
     /// The services, in the table's order.
     pub targets: Vec<Arc<Target>>,
@@ -42,12 +45,18 @@ pub struct Live {
     /// Endpoints of this node that other nodes may reach, by address.
     here: HashMap<SocketAddr, Vec<PlaceHere>>,
     /// Token buckets, by route and rule.
-    buckets: Vec<Vec<AtomicU64>>,
+    buckets: Arc<Vec<Vec<AtomicU64>>>,
 }
 
 impl Live {
+    /// No table, and what nodes offered last.
+    pub fn knowing(records: Records) -> Self {
+        Self { records: Arc::new(records), ..Self::default() }
+    }
+
     /// Puts a checked table in force after another one.
-    pub fn new(table: Table, before: &Live, own: Option<&str>) -> Self {
+    pub fn new(mut table: Table, before: &Live, own: Option<&str>) -> Self {
+        before.records.add_to(&mut table, own);
         let of_target = |it: &'_ Arc<Target>| {
             let keys = it.service.endpoints.iter().map(|e| (it.service.name.clone(), e.key()));
             keys.zip(it.endpoints.iter().cloned()).collect::<Vec<_>>()
@@ -66,14 +75,16 @@ impl Live {
             Arc::new(Target::new(service, &table.rack, own, known, before))
         });
         let targets: Vec<_> = targets.collect();
+        let is_same = table.routes == before.table.routes;
+        let buckets = || table.routes.iter().map(|it| it.rules.iter().map(bucket).collect());
+        let buckets = if is_same { before.buckets.clone() } else { Arc::new(buckets().collect()) };
         let live = Self {
             members: before.members.clone(),
+            records: before.records.clone(),
             choices: (0..table.listeners.len()).map(|index| Choice::of(&table, index)).collect(),
             here: here(&targets, own),
             targets,
-            buckets: (table.routes.iter())
-                .map(|route| route.rules.iter().map(bucket).collect())
-                .collect(),
+            buckets,
             by_address: by_address(&table, Transport::Stream),
             datagrams: by_address(&table, Transport::Datagram),
             table,

@@ -9,13 +9,15 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use purlin_core::{
     mesh::{
         model::{Listener, Transport},
+        offer::Offer,
         strict::Violation,
+        table::Table,
     },
     settings::Refusal,
 };
@@ -29,12 +31,16 @@ use crate::{
     identity::{self, Keeper},
     keep,
     live::Live,
+    records::{Records, Source},
     show, udp, wire,
     worker::{Command, Handle},
 };
 
 /// Connections that wait to be accepted, for each worker (what Linux allows since 5.4).
 const BACKLOG: u32 = 4096;
+/// Others' records are looked at anew so often, beside when who this node is, or who is out,
+/// has changed: certificates expire.
+const JUDGE_EVERY: Duration = Duration::from_secs(600);
 
 /// Where a socket is.
 type At = (Transport, SocketAddr);
@@ -57,7 +63,11 @@ pub struct Owner {
     workers: Vec<Handle>,
     started: Instant,
     table: v1::MeshTable,
+    /// The same, checked; [`Live`] has what nodes offer as well.
+    document: Table,
     live: Arc<Live>,
+    /// When others' records were last looked at.
+    judged: Instant,
     checks: Checks,
     /// Who this node is.
     pub keeper: Keeper,
@@ -91,7 +101,9 @@ impl Owner {
             workers,
             started,
             table: v1::MeshTable::default(),
+            document: Table::default(),
             live: Arc::default(),
+            judged: started,
             checks: Checks::new(),
             keeper,
             renewal: None,
@@ -102,16 +114,22 @@ impl Owner {
             problems: Vec::new(),
             is_draining: false,
         };
+        match Records::load(&owner.dir) {
+            Ok(records) => {
+                owner.live = Arc::new(Live::knowing(records));
+            }
+            Err(error) => owner.problems.push(error.to_string()),
+        }
         match keep::load(&owner.dir) {
             Ok(None) => {}
             Ok(Some(table)) => match wire::table(table.generation, &mesh(&table)) {
                 Ok(checked) => {
                     owner.table = table;
                     owner.keeper.look(checked.grace_s);
-                    owner.live = Arc::new(Live::new(checked, &Live::default(), owner.own()));
+                    owner.live.records.judge(owner.keeper.identity().map(Arc::as_ref));
+                    owner.document = checked;
                     owner.tell(|| Command::Identity(owner.keeper.identity().cloned()));
-                    owner.tell(|| Command::Live(owner.live.clone()));
-                    owner.checks.follow(&owner.live);
+                    owner.put_in_force();
                     owner.bind_missing();
                 }
                 Err(refusals) => {
@@ -138,7 +156,7 @@ impl Owner {
             return Ok(());
         }
         let checked = wire::table(table.generation, &mesh(&table)).map_err(Refused::Impossible)?;
-        if checked.is_same_but_for_generation(&self.live.table) {
+        if checked.is_same_but_for_generation(&self.document) {
             keep::store(&self.dir, &table).map_err(Refused::NotDurable)?;
             (self.table, self.problems) = (table, Vec::new());
             self.bind_missing();
@@ -164,10 +182,9 @@ impl Owner {
         keep::store(&self.dir, &table).map_err(Refused::NotDurable)?;
         self.table = table;
         self.problems.clear();
-        self.live = Arc::new(Live::new(checked, &self.live, self.own()));
+        self.document = checked;
         // First the table, then the sockets: no connection meets a listener unknown.
-        self.tell(|| Command::Live(self.live.clone()));
-        self.checks.follow(&self.live);
+        self.put_in_force();
         for (at, sockets) in fresh {
             self.listen(at, sockets);
         }
@@ -185,16 +202,65 @@ impl Owner {
     /// Reads anew who this node is, where its files or the grace have changed.
     pub fn look_who(&mut self) {
         let before = self.own().map(str::to_owned);
-        if !self.keeper.look(self.live.table.grace_s) {
+        let is_other = self.keeper.look(self.document.grace_s);
+        if is_other || self.judged.elapsed() > JUDGE_EVERY {
+            self.judged = Instant::now();
+            if self.live.records.judge(self.keeper.identity().map(Arc::as_ref)) {
+                self.records_changed();
+            }
+        }
+        if !is_other {
             return;
         }
         if self.own() != before.as_deref() {
-            let table = self.live.table.clone();
-            self.live = Arc::new(Live::new(table, &self.live, self.own()));
-            self.tell(|| Command::Live(self.live.clone()));
-            self.checks.follow(&self.live);
+            self.put_in_force();
         }
         self.tell(|| Command::Identity(self.keeper.identity().cloned()));
+    }
+
+    /// The document, and what nodes offer, from now on.
+    fn put_in_force(&mut self) {
+        self.live = Arc::new(Live::new(self.document.clone(), &self.live, self.own()));
+        self.tell(|| Command::Live(self.live.clone()));
+        self.checks.follow(&self.live);
+    }
+
+    /// What is offered is something else than before.
+    fn records_changed(&mut self) {
+        if let Err(error) = self.live.records.store(&self.dir) {
+            tracing::error!(%error, "what nodes offer can't be kept");
+        }
+        self.put_in_force();
+    }
+
+    /// This node offers these from now on.
+    pub fn serves(&mut self, from: Source, offers: Vec<Offer>) {
+        let identity = self.keeper.identity().map(Arc::as_ref);
+        if self.live.records.offer(from, offers, identity) {
+            self.records_changed();
+        }
+    }
+
+    /// Takes records that another node passed on; how many are news.
+    pub fn take_records(&mut self, records: Vec<v1::SignedServiceRecord>) -> usize {
+        let Some(identity) = self.keeper.identity() else { return 0 };
+        let news = self.live.records.take(identity, records);
+        if news > 0 {
+            self.records_changed();
+        }
+        news
+    }
+
+    /// Looks which nodes have been away for too long.
+    pub fn look_records(&mut self) {
+        if self.live.records.look(&self.live.members) {
+            self.put_in_force();
+        }
+    }
+
+    /// What is offered, and what becomes of it.
+    pub fn offers(&self) -> view::Offers {
+        self.live.records.view(&self.document, self.own())
     }
 
     /// What came of the last attempt to renew this node's certificate.
@@ -384,6 +450,7 @@ impl Owner {
                 )
                 .chain(self.panics())
                 .collect(),
+            lapsed: self.keeper.lapsed(),
             identity: self.keeper.identity().map(|it| view::Identity {
                 id: it.id.clone(),
                 expires_unix_s: it.window.until,
@@ -461,6 +528,7 @@ impl Owner {
         }
         sum.parked -= unparked.min(sum.parked);
         sum.gossip_refused = self.live.members.refusals();
+        sum.records_refused = self.live.records.refusals();
         sum
     }
 }

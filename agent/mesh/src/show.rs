@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use purlin_core::mesh::{
     choose::Asked,
     host,
-    model::{Listener, Match, Protocol, Rule, ValueMatch},
+    model::{self, Listener, Match, Protocol, Rule, ValueMatch},
     path::{PathMatch, is_ambiguous},
 };
 use purlin_proto::mesh as view;
@@ -86,6 +86,7 @@ fn endpoint(target: &Target, index: usize, now_ms: u32) -> view::Endpoint {
         service: target.service.name.clone(),
         address: target.service.endpoints[index].key(),
         weight: target.service.endpoints[index].weight,
+        origin: origin(&target.service.endpoints[index], it.via.as_deref()),
         locality: target.tier(index, None).name().into(),
         active: it.active.load(Relaxed),
         latency_ms: (requests > 0).then(|| it.last_latency() / 1000.0),
@@ -96,6 +97,14 @@ fn endpoint(target: &Target, index: usize, now_ms: u32) -> view::Endpoint {
         away: it.is_away.load(Relaxed),
         healthy: health.is_known.then_some(!health.is_unhealthy),
         trouble: it.trouble(),
+    }
+}
+
+fn origin(it: &model::Endpoint, via: Option<&str>) -> String {
+    match (&it.source, via) {
+        (None, _) => "document".into(),
+        (Some(source), None) => source.clone(),
+        (Some(source), Some(node)) => format!("record of {node}: {source}"),
     }
 }
 

@@ -6,7 +6,8 @@ use anstyle::AnsiColor;
 use purlin_daemon::boot::Boot;
 use purlin_mesh::Place;
 use purlin_proto::mesh::{
-    Endpoint, Endpoints, PeerState, Peers, Routes, SetAside, Status, Upgraded, Why, WhyAsked,
+    Endpoint, Endpoints, Offers, PeerState, Peers, Routes, SetAside, Status, Upgraded, Why,
+    WhyAsked,
 };
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
 };
 
 mod ca;
+mod offers;
 mod tap;
 
 /// The next mesh has 20 s to serve.
@@ -56,6 +58,11 @@ pub async fn run(command: &MeshCommand, global: &Global, output: &Output) -> End
         MeshCommand::Endpoints(every) => {
             let fetch = async || client.get::<Endpoints>("/v1/endpoints").await;
             watch::show(output, every.every(), fetch).await
+        }
+        MeshCommand::Offer(args) => offers::offer(args, &client, output).await,
+        MeshCommand::Offers(every) => {
+            watch::show(output, every.every(), async || client.get::<Offers>("/v1/offers").await)
+                .await
         }
         MeshCommand::Tap { count } => tap::run(*count, &client, output).await,
         MeshCommand::Drain(args) => set_aside("/v1/drain", args, &client, output).await,
@@ -170,13 +177,14 @@ impl Page for Status {
             counted(self, width),
             self.problems
                 .iter()
+                .chain(&self.lapsed)
                 .map(|it| table::paint(AnsiColor::Red.on_default(), &pair("wrong", it, width)))
                 .collect(),
         ])
     }
 
     fn exit(&self) -> Exit {
-        if self.problems.is_empty() { Exit::Ok } else { Exit::Faults }
+        if self.problems.is_empty() && self.lapsed.is_empty() { Exit::Ok } else { Exit::Faults }
     }
 }
 
@@ -225,7 +233,10 @@ fn counted(status: &Status, width: Width) -> String {
     let gossip = gossip.map(|(why, &count)| (format!("gossip: {why}"), count));
     let lost = counts.datagrams_lost.iter();
     let lost = lost.map(|(why, &count)| (format!("UDP: {why}"), count));
-    let all = all.chain(tunnels).chain(gossip).chain(lost).filter(|(_, count)| *count > 0);
+    let records = counts.records_refused.iter();
+    let records = records.map(|(why, &count)| (format!("service record: {why}"), count));
+    let all =
+        all.chain(tunnels).chain(gossip).chain(lost).chain(records).filter(|(_, count)| *count > 0);
     let rows = all.map(|(why, count)| vec![why, count.to_string()]);
     table::columns(&[Left("REFUSED OR REPEATED"), Right("TIMES")], rows, width)
 }
@@ -299,6 +310,7 @@ fn endpoints(all: &[Endpoint], width: Width) -> String {
         Left("SERVICE"),
         Whole("ENDPOINT"),
         Left("IN"),
+        Left("FROM"),
         Right("WEIGHT"),
         Right("ACTIVE"),
         Right("LATENCY"),
@@ -311,6 +323,7 @@ fn endpoints(all: &[Endpoint], width: Width) -> String {
             it.service.clone(),
             it.address.clone(),
             it.locality.clone(),
+            it.origin.clone(),
             it.weight.to_string(),
             it.active.to_string(),
             it.latency_ms.map_or("unknown".into(), |ms| format!("{ms:.1} ms")),

@@ -12,6 +12,7 @@
 //! | [`locality`] | how far endpoints are, and when a request goes further than it must |
 //! | [`health`] | whether an endpoint is well by its checks |
 //! | [`spiffe`], [`credential`], [`authorize`] | who a node is, whether that is proved, and what it may |
+//! | [`offer`] | which endpoints that nodes offer of themselves are added to a table |
 //! | [`outlier`], [`rate`] | which endpoint is left out for a while, and what is too much |
 
 pub mod authorize;
@@ -24,6 +25,7 @@ pub mod hello;
 pub mod host;
 pub mod locality;
 pub mod model;
+pub mod offer;
 pub mod outlier;
 pub mod path;
 pub mod pick;

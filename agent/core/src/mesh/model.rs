@@ -193,6 +193,8 @@ pub struct Service {
     pub spill_over: u32,
     /// Who may reach its endpoints through the tunnel.
     pub allow: Vec<Allow>,
+    /// Nodes that may add endpoints of their own, with `*` for anything.
+    pub endpoints_from: Vec<String>,
 }
 
 /// A cookie that names an endpoint.
@@ -252,6 +254,8 @@ pub struct Endpoint {
     pub numa_node: Option<u32>,
     /// The node of the rack that it is on, where it says so.
     pub node: Option<String>,
+    /// Where its node has it from, if it was offered; `None`: the document has it.
+    pub source: Option<String>,
 }
 
 impl Endpoint {

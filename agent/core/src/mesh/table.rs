@@ -241,6 +241,7 @@ impl Check {
             let path = format!("mesh.services[{n}].endpoints");
             self.at_most(&path, service.endpoints.len(), MAX_ENDPOINTS);
             self.allows(&format!("mesh.services[{n}].allow"), service);
+            self.endpoints_from(&format!("mesh.services[{n}].endpoints_from"), service);
             if service.protocol == AppProtocol::Udp {
                 self.datagrams(&format!("mesh.services[{n}]"), service);
             }
@@ -288,6 +289,20 @@ impl Check {
         if !service.allow.is_empty() {
             let hint = "no tunnel leads to it: leave it out";
             self.refuse(format!("{path}.allow"), &service.name, "none for udp", hint);
+        }
+        if !service.endpoints_from.is_empty() {
+            let hint = "what nodes offer is reached through tunnels: leave it out";
+            self.refuse(format!("{path}.endpoints_from"), &service.name, "none for udp", hint);
+        }
+    }
+
+    fn endpoints_from(&mut self, path: &str, service: &Service) {
+        self.at_most(path, service.endpoints_from.len(), MAX_ALLOWS);
+        for (n, it) in service.endpoints_from.iter().enumerate() {
+            if !spiffe::is_segment(&it.replace('*', "x")) {
+                let hint = "such as b, edge-* or *";
+                self.refuse(format!("{path}[{n}]"), it, "a node's id, with * for anything", hint);
+            }
         }
     }
 

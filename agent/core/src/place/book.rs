@@ -13,6 +13,7 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
+use core::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -232,6 +233,19 @@ impl Book {
     /// The containers by id.
     pub fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
+    }
+
+    /// Which services of the mesh its containers have endpoints of: the service, where, and
+    /// whose.
+    pub fn services(&self) -> Vec<(String, SocketAddr, String)> {
+        let of = |entry: &Entry| {
+            let doors = entry.asked.services.iter();
+            let all = doors.map(|(service, door)| {
+                (service.clone(), door.of(&entry.container), entry.container.title())
+            });
+            all.collect::<Vec<_>>()
+        };
+        self.entries.values().flat_map(of).collect()
     }
 
     /// True if a plan was made for a machine before.

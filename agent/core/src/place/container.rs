@@ -56,6 +56,8 @@ pub struct Pod {
     pub namespace: String,
     pub labels: Texts,
     pub annotations: Texts,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<String>,
 }
 
 /// What a container may use, as its OCI specification says; `None` is not said.

@@ -4,6 +4,7 @@ pub mod book;
 pub mod container;
 pub mod cpus;
 pub mod decide;
+pub mod door;
 pub mod hint;
 pub mod kubelet;
 pub mod machine;

@@ -5,6 +5,7 @@
 //! configuration; the workload itself, by annotations `purlin.dev/…`.
 
 use alloc::{
+    collections::BTreeMap,
     format,
     string::{String, ToString},
     vec::Vec,
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     book::Rules,
     container::{Container, Texts, Via},
+    door::Door,
     request::{Cpus, Policy, Request, Smt},
     wishes::Wishes,
 };
@@ -70,6 +72,9 @@ pub struct Asked {
     /// Shed below a stage's, when power or cooling fails; `None`: never.
     #[serde(default)]
     pub priority: Option<u32>,
+    /// Services of the mesh that it has endpoints of, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, Door>,
 }
 
 /// What a container asks for; the error says everything that is wrong with how it asks.
@@ -86,19 +91,21 @@ pub fn asked(container: &Container, rules: &Rules) -> Result<Asked, String> {
     }
     let annotated = annotated(container)?;
     wishes.overlay(&annotated);
-    // Where it goes has nothing to do with how much it matters.
-    if (Wishes { priority: None, ..annotated }) != Wishes::default() {
+    // Where it goes has nothing to do with how much it matters, and what it serves.
+    let services = annotated.services;
+    if (Wishes { priority: None, services: BTreeMap::new(), ..annotated }) != Wishes::default() {
         by = Source::Annotations;
     }
     let priority = wishes.priority;
     if by == Source::Nobody {
-        return Ok(Asked { priority, ..Asked::default() });
+        return Ok(Asked { priority, services, ..Asked::default() });
     }
     Ok(Asked {
         by,
         request: wishes.request(rules.policy)?,
         isolated: wishes.isolated.unwrap_or(false),
         priority,
+        services,
     })
 }
 

@@ -9,14 +9,14 @@ use core::str::FromStr;
 
 use serde::Serialize;
 
-use super::{machine::Crossing, request::Policy};
+use super::{door::Door, machine::Crossing, request::Policy};
 use crate::{
     idset::MAX_ID,
     settings::{Impossible, one_of},
 };
 
 /// Names that [`Wishes::read`] knows.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "exclusive-cpus",
     "full-cores",
     "shared-millicpus",
@@ -28,6 +28,7 @@ const NAMES: [&str; 11] = [
     "policy",
     "isolated",
     "priority",
+    "services",
 ];
 
 /// Wishes, each of which may be left out.
@@ -55,6 +56,9 @@ pub struct Wishes {
     pub isolated: Option<bool>,
     /// How much it matters when power or cooling fails.
     pub priority: Option<u32>,
+    /// Services of the mesh that it has endpoints of, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, Door>,
 }
 
 /// Of a workload: who has none is never shed for it.
@@ -75,6 +79,7 @@ impl Wishes {
         self.policy = other.policy.or(self.policy);
         self.isolated = other.isolated.or(self.isolated);
         self.priority = other.priority.or(self.priority);
+        self.services.extend(other.services.iter().map(|(name, door)| (name.clone(), *door)));
     }
 
     /// Takes one of them as text; the error says what may stand there.
@@ -101,6 +106,11 @@ impl Wishes {
             "policy" => self.policy = Some(value.parse().map_err(told)?),
             "isolated" => self.isolated = Some(yes(value)?),
             "priority" => self.priority = Some(number(value, 0, MAX_PRIORITY.into())?),
+            "services" => {
+                for (service, door) in pairs(value)? {
+                    self.services.insert(service.to_string(), door.parse().map_err(told)?);
+                }
+            }
             _ => return Err(format!("there is no such wish; it may be {}", one_of(&NAMES))),
         }
         Ok(())
@@ -128,7 +138,7 @@ fn yes(value: &str) -> Result<bool, String> {
 fn pairs(value: &str) -> Result<impl Iterator<Item = (&str, &str)>, String> {
     let parts = || value.split(',').map(str::trim).filter(|part| !part.is_empty());
     match parts().find(|part| !part.contains('=')) {
-        Some(part) => Err(format!("\"{part}\" is no NAME=NUMBER; pairs are separated by commas")),
+        Some(part) => Err(format!("\"{part}\" is no NAME=VALUE; pairs are separated by commas")),
         None => Ok(parts().filter_map(|part| part.rsplit_once('='))),
     }
 }

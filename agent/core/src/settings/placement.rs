@@ -181,6 +181,7 @@ impl WorkloadDraft {
             policy: super::parsed(&at("policy"), &self.policy, refusals),
             isolated: self.isolated,
             priority: self.priority,
+            ..Wishes::default()
         };
         if let Some(priority) = self.priority.filter(|it| *it > MAX_PRIORITY) {
             let limit = format!("0 to {MAX_PRIORITY}");

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub mod alarms;
 mod ask;
 mod child;
+pub mod offers;
 
 use self::ask::ask;
 pub use self::{ask::Failed, child::Child};
@@ -174,6 +175,7 @@ fn note(
             seen.view.open = status.counts.open;
             seen.view.requests = status.counts.requests;
             seen.view.problems = status.problems.clone();
+            seen.view.lapsed = status.lapsed.clone();
         }
         Err(Failed::Unreachable(error) | Failed::Refused(error)) => {
             seen.in_force = None;
@@ -181,6 +183,7 @@ fn note(
             if state == MeshState::Absent || matches!(looked, Err(Failed::Unreachable(_))) {
                 seen.view.pid = None;
                 seen.view.problems.clear();
+                seen.view.lapsed.clear();
             }
         }
     }
@@ -197,14 +200,17 @@ pub fn faults(view: &api::Mesh) -> Vec<api::Fault> {
             next: "`purlin mesh show` asks the mesh itself; `journalctl -u purlin-mesh` is what it said last".into(),
         });
     }
-    if let [first, rest @ ..] = &view.problems[..] {
-        let more =
-            if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
-        faults.push(api::Fault {
-            id: "mesh-unwell".into(),
-            what: format!("{first}{more}"),
-            next: "`purlin mesh show` lists all".into(),
-        });
-    }
+    let lists = "`purlin mesh show` lists all";
+    faults.extend(listed("mesh-unwell", &view.problems, lists));
+    let next = "`purlin mesh show` on that node says why it isn't renewed, or whose clock is wrong; \
+                it is let in until mesh.certificate_grace_days are over";
+    faults.extend(listed("peer-certificate-ended", &view.lapsed, next));
     faults
+}
+
+/// One fault of all of a kind.
+fn listed(id: &str, all: &[String], next: &str) -> Option<api::Fault> {
+    let (first, rest) = all.split_first()?;
+    let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+    Some(api::Fault { id: id.into(), what: format!("{first}{more}"), next: next.into() })
 }

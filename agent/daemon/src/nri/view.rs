@@ -15,6 +15,9 @@ use purlin_proto::nri;
 /// Where containerd and CRI-O tell the image's name; only the newest NRI has a field.
 const IMAGE_NAMES: [&str; 2] = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
 
+/// Addresses of a pod: one of each family, and room for more.
+const MAX_IPS: usize = 8;
+
 /// A cpuset: CPUs, and the NUMA nodes of its memory.
 pub type Cpuset = (IdSet, IdSet);
 
@@ -37,6 +40,7 @@ pub fn container(container: nri::Container, pod: Option<&nri::PodSandbox>) -> Co
             namespace: pod.namespace.clone(),
             labels: texts(pod.labels.clone()),
             annotations: texts(pod.annotations.clone()),
+            ips: pod.ips.iter().take(MAX_IPS).cloned().collect(),
         }),
         image: image.or_else(told),
         labels: texts(container.labels),

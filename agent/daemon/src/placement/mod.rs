@@ -4,6 +4,8 @@
 //! tells it through a [`Client`]; what every cpuset should be comes out of a `watch`
 //! channel. It writes no cgroup itself.
 
+use std::net::SocketAddr;
+
 use purlin_core::place::{
     book::{Grant, Overview, Rules},
     container::{Container, Via},
@@ -27,6 +29,9 @@ pub use tell::Teller;
 
 /// Questions that may wait for the owner: each takes it about a millisecond.
 pub const INBOX: usize = 64;
+
+/// What containers serve, by their annotations: a service, where, and which container.
+pub type Served = Vec<(String, SocketAddr, String)>;
 
 /// What the owner is asked.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Ask, Store, Teller};
+use super::{Ask, Served, Store, Teller};
 use crate::{clock, kubelet, spool::Spool};
 
 /// What was decided is on disk after this time: a pod's containers come together, and
@@ -52,6 +52,8 @@ pub struct Sources {
     pub planned: watch::Sender<Option<Rules>>,
     /// Where it says what is left.
     pub room: watch::Sender<Option<Room>>,
+    /// Where it says what containers serve.
+    pub served: watch::Sender<Option<Arc<Served>>>,
     /// Takes the events.
     pub spool: Spool,
 }
@@ -242,6 +244,14 @@ impl Owner {
     }
 
     fn publish(&mut self) {
+        let served = self.book.services();
+        self.sources.served.send_if_modified(|now| {
+            let is_other = now.as_deref() != Some(&served);
+            if is_other {
+                *now = Some(Arc::new(served));
+            }
+            is_other
+        });
         self.store_at.get_or_insert(Instant::now() + STORE_AFTER);
         self.targets.send_if_modified(|targets| {
             let changed = targets.generation != self.book.targets().generation;
@@ -356,6 +366,7 @@ mod tests {
         let planned = watch::channel(None).0;
         let kubelet = watch::channel(kubelet::State::default()).1;
         let room = watch::channel(None).0;
+        let (served, mut serving) = watch::channel(None);
         let spool =
             Spool::open(&dir.path().join("spool"), Incarnation(1), Clock::new(1), Board::default())
                 .expect("a spool");
@@ -365,6 +376,7 @@ mod tests {
             kubelet,
             planned,
             room,
+            served,
             spool: spool.clone(),
         };
         let (asks, inbox) = mpsc::channel(4);
@@ -375,7 +387,12 @@ mod tests {
         inventory_owner.send_replace(Arc::new(inventory(4)));
 
         let client = Client(asks);
-        let grant = client.create(pod("db")).await.expect("an answer").expect("room");
+        let mut db = pod("db");
+        db.annotations.insert("purlin.dev/services".into(), "shop=8080".into());
+        let grant = client.create(db).await.expect("an answer").expect("room");
+        let at = "127.0.0.1:8080".parse().expect("an address");
+        let expected = vec![("shop".to_owned(), at, "db".to_owned())];
+        assert_eq!(serving.borrow_and_update().as_deref(), Some(&expected));
         assert_eq!(grant.target.expect("a cpuset").cpus.to_string(), "2-3");
         assert_eq!(targets.borrow_and_update().shared.to_string(), "0-1");
         let refused = client.create(pod("other")).await.expect("an answer");

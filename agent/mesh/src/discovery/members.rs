@@ -105,6 +105,11 @@ impl Members {
         self.state().refused.clone()
     }
 
+    /// Whether a node is there.
+    pub fn is_up(&self, node: &str) -> bool {
+        self.state().known.get(node).is_some_and(|it| it.is_up)
+    }
+
     /// Where a node's tunnel is, by its own word.
     pub fn address(&self, node: &str) -> Option<SocketAddr> {
         self.state().known.get(node).map(|it| it.address)

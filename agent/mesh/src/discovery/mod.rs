@@ -4,7 +4,8 @@
 //! What it says only lowers a priority: endpoints on a node that is down are asked when no
 //! other is left, and it is a connect that fails which decides. With it come where a node's
 //! tunnel is, what its clock shows, the number of its list of revocations, so that the
-//! newest list goes round by itself, and what is raised on it, for the others' agents.
+//! newest list goes round by itself, one over the service records that it knows, and what is
+//! raised on it, for the others' agents.
 //!
 //! Who is greeted at the start are the peers that the table names and those that were there
 //! last (`members`, a line each).
@@ -25,10 +26,10 @@ use self::{
     gossip::{Change, Gossip, MAX_DATAGRAM, Member, Outcome},
     seal::{Beside, Keys},
 };
-use crate::{control::Control, keep, owner::Owner, tunnel, udp};
+use crate::{control::Control, keep, owner::Owner, records::fetch::Fetch, tunnel, udp};
 
 pub mod alarms;
-mod gossip;
+pub mod gossip;
 pub mod members;
 pub mod seal;
 #[cfg(test)]
@@ -99,7 +100,13 @@ async fn take_part(control: &Arc<Control>, dir: &Path, setup: &Setup) -> io::Res
     let me = Member { node: setup.node.clone(), address: setup.address, life: start << 16 };
     let Some(mut gossip) = Gossip::new(me, &setup.keys, start, start) else { return Ok(()) };
     gossip.greet(last(dir).into_iter().chain(setup.peers.iter().cloned()));
-    let mut part = Part { control, dir: dir.to_owned(), began: time::Instant::now(), asking: None };
+    let mut part = Part {
+        control,
+        dir: dir.to_owned(),
+        began: time::Instant::now(),
+        asking: None,
+        fetch: Fetch::default(),
+    };
     let mut looks = time::interval(LOOK);
     let mut datagram = [0; MAX_DATAGRAM + 1];
     loop {
@@ -134,6 +141,8 @@ struct Part<'c> {
     began: time::Instant,
     /// Asks for a list of revocations.
     asking: Option<(AbortHandle, time::Instant)>,
+    /// Asks for records.
+    fetch: Fetch,
 }
 
 impl Part<'_> {
@@ -148,6 +157,7 @@ impl Part<'_> {
             sender: identity.map(|it| it.node.clone()).unwrap_or_default(),
             clock: owner.keeper.clock().shown(),
             revocations: identity.map(|it| it.verifier.revocations().number).unwrap_or_default(),
+            records: owner.live().records.digest(),
             alarms: owner.live().members.own_alarms(),
         }
     }
@@ -167,6 +177,9 @@ impl Part<'_> {
         };
         owner.keeper.clock().peers_agree(members.heard(&theirs, ours.clock));
         drop(owner);
+        if theirs.records != ours.records {
+            self.fetch.heard(self.control, theirs.sender.clone(), theirs.records);
+        }
         if theirs.revocations > ours.revocations {
             self.ask_for_list(theirs.sender);
         }

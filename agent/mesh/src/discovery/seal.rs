@@ -1,12 +1,13 @@
 //! Datagrams that only nodes of the rack can make, and that count once.
 //!
 //! ```text
-//! "PUM1"                  4 bytes
+//! "PUM2"                  4 bytes
 //! length of the sender    u8, then the sender's node id
 //! start                   u64   grows with each start of the sender
 //! number                  u64   grows with each datagram of that start
 //! clock                   u64   what the sender's clock shows, in seconds since 1970
 //! revocations             u64   number of the list that the sender has
+//! records                 u64   one number over all service records that the sender knows
 //! alarms                  see `alarms`
 //! payload
 //! tag                     16 bytes of HMAC-SHA256 over all before
@@ -21,10 +22,10 @@ use ring::hmac;
 
 use super::alarms::{self, Said};
 
-const MAGIC: [u8; 4] = *b"PUM1";
+const MAGIC: [u8; 4] = *b"PUM2";
 const TAG: usize = 16;
 /// What it adds to a payload at most.
-pub const OVERHEAD: usize = 4 + 1 + MAX_SENDER + 4 * 8 + alarms::MAX_BYTES + TAG;
+pub const OVERHEAD: usize = 4 + 1 + MAX_SENDER + 5 * 8 + alarms::MAX_BYTES + TAG;
 /// The longest node id, in bytes.
 pub const MAX_SENDER: usize = 63;
 /// Senders that are kept count of: whoever has the key may be any.
@@ -65,6 +66,8 @@ pub struct Beside {
     pub clock: u64,
     /// Number of its list of revocations.
     pub revocations: u64,
+    /// One number over all service records that it knows.
+    pub records: u64,
     /// What is raised on it.
     pub alarms: Said,
 }
@@ -92,7 +95,8 @@ impl Sealer {
         bytes.extend(MAGIC);
         bytes.push(sender.len() as u8);
         bytes.extend(sender);
-        for number in [self.start, self.number, beside.clock, beside.revocations] {
+        let beside_it = [beside.clock, beside.revocations, beside.records];
+        for number in [self.start, self.number].into_iter().chain(beside_it) {
             bytes.extend(number.to_be_bytes());
         }
         alarms::put(&mut bytes, &beside.alarms);
@@ -179,14 +183,15 @@ fn split(bytes: &[u8]) -> Option<Parts<'_>> {
     let (length, rest) = rest.split_first()?;
     let (sender, mut rest) = rest.split_at_checked(usize::from(*length))?;
     let sender = str::from_utf8(sender).ok().filter(|it| it.len() <= MAX_SENDER)?.to_owned();
-    let mut numbers = [0; 4];
+    let mut numbers = [0; 5];
     for number in &mut numbers {
         let (bytes, after) = rest.split_first_chunk()?;
         (*number, rest) = (u64::from_be_bytes(*bytes), after);
     }
-    let [start, number, clock, revocations] = numbers;
+    let [start, number, clock, revocations, records] = numbers;
     let (alarms, payload) = alarms::take(rest)?;
-    Some((Beside { sender, clock, revocations, alarms }, (start, number), payload, signed, tag))
+    let beside = Beside { sender, clock, revocations, records, alarms };
+    Some((beside, (start, number), payload, signed, tag))
 }
 
 #[cfg(test)]
@@ -194,7 +199,8 @@ mod tests {
     use super::*;
 
     fn beside(sender: &str) -> Beside {
-        Beside { sender: sender.into(), clock: 7, revocations: 3, alarms: Some(Vec::new()) }
+        let (sender, alarms) = (sender.into(), Some(Vec::new()));
+        Beside { sender, clock: 7, revocations: 3, records: 9, alarms }
     }
 
     #[test]

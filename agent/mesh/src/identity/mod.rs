@@ -22,7 +22,7 @@ use purlin_core::mesh::{
     credential::{Revocations, Window},
     spiffe::{Id, Kind},
 };
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, SigningKey};
 use tokio_rustls::rustls::{
     ClientConfig, ServerConfig,
     client::Resumption,
@@ -76,6 +76,9 @@ pub struct Identity {
     pub issuer: Option<Authority>,
     /// The list of who stays out, as it is handed on.
     pub revoked: Vec<u8>,
+    /// Its certificate, and that of who vouches for it.
+    pub chain: Vec<CertificateDer<'static>>,
+    key: KeyPair,
     clock: Clock,
 }
 
@@ -112,6 +115,7 @@ impl Identity {
         let verifier = Verifier::new(&roots, rack, revocations, clock.clone(), grace_s, lapsed)
             .map(Arc::new)
             .map_err(|why| told(RACK, &why))?;
+        let signing = KeyPair::from_pem(&key).map_err(|why| told(NODE, &why))?;
         let key = pem::key(&key).map_err(|why| told(NODE, &why))?;
         let (client, server) =
             tls(&verifier, &chain, &key.into()).map_err(|error| told(NODE, &error))?;
@@ -124,8 +128,15 @@ impl Identity {
             verifier,
             issuer,
             revoked,
+            chain,
+            key: signing,
             clock: clock.clone(),
         }))
+    }
+
+    /// A signature by the certificate's key.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+        self.key.sign(message).map_err(|error| error.to_string())
     }
 
     /// A certificate for who asks and has proved who it is.
@@ -283,7 +294,12 @@ impl Keeper {
                 )
             })
         });
-        self.problem.iter().cloned().chain(own).chain(self.lapsed.told()).collect()
+        self.problem.iter().cloned().chain(own).collect()
+    }
+
+    /// Nodes whose certificates are out of their time and taken all the same, a line each.
+    pub fn lapsed(&self) -> Vec<String> {
+        self.lapsed.told()
     }
 }
 

@@ -181,7 +181,6 @@ impl Verifier {
         let windows = parsed.iter().map(|it| it.window);
         let window = windows.clone().skip(1).try_fold(parsed[0].window, |all, it| all.and(it));
         let window = window.ok_or_else(|| foreign(&"they are never good together"))?;
-        let out_by = self.in_time(&parsed[0].id, window)?;
         // Within it, by a time that both have.
         let at = self.clock.now().unix_s.clamp(window.from, window.until);
         let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
@@ -190,13 +189,29 @@ impl Verifier {
         certificate
             .verify_for_usage(algorithms, &self.roots, issuers, at, usage, None, None)
             .map_err(|error| foreign(&error))?;
+        let node = parsed[0].id.node().unwrap_or_default();
+        let out_by = self.in_time(&parsed[0].id, window);
+        // One that is not taken any more is no grace's.
+        self.lapsed.note(node, *out_by.as_ref().unwrap_or(&0));
+        out_by?;
         // The rack has made it by now.
         self.clock.learn(parsed[0].window.from);
         let id = parsed[0].id.clone();
-        self.lapsed.note(id.node().unwrap_or_default(), out_by);
         let life_s = parsed[0].window.until - parsed[0].window.from;
         let rests_on = parsed.into_iter().map(|it| (it.id, it.window.from)).collect();
         Ok(Peer { id, rests_on, life_s })
+    }
+
+    /// Who a chain of certificates is, if the key of its first one has signed this.
+    pub fn signer(
+        &self,
+        chain: &[CertificateDer<'_>],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<Option<Peer>, Refused> {
+        let peer = self.peer(chain, KeyUsage::client_auth())?;
+        let leaf = chain.first().and_then(|it| Parsed::read(it).ok());
+        Ok(leaf.is_some_and(|it| it.has_signed(message, signature)).then_some(peer))
     }
 
     fn in_time(&self, id: &Id, window: Window) -> Result<u64, Refused> {

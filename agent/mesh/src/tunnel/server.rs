@@ -8,7 +8,9 @@ use h2::{
     server::{self, SendResponse},
 };
 use hyper::{Method, Request, Response, StatusCode, body::Bytes};
+use prost::Message;
 use purlin_core::mesh::{authorize, model::AppProtocol};
+use purlin_proto::v1;
 use tokio::{task::spawn_local, time};
 use tokio_rustls::TlsAcceptor;
 use webpki::KeyUsage;
@@ -20,7 +22,7 @@ use crate::{
     counters::{Counters, TunnelRefusal},
     endpoint::{Endpoint, Under},
     http,
-    identity::{Identity, Peer, Refused},
+    identity::{Peer, Refused},
     relay,
     target::Target,
     worker::Worker,
@@ -32,8 +34,8 @@ const MAX_STREAMS: u32 = 1024;
 const MAX_RESETS: usize = 64;
 /// Of a request's headers; ours have some 200 bytes.
 const MAX_HEADERS: u32 = 16 << 10;
-/// The longest request to this node itself, in bytes.
-const MAX_BODY: usize = 16 << 10;
+/// The longest request to this node itself, in bytes: which records of 256 nodes are known.
+const MAX_BODY: usize = 32 << 10;
 /// A node is asked so often whether it is there, and has so long to answer.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ANSWER_IN: Duration = Duration::from_secs(5);
@@ -122,8 +124,8 @@ impl Asked {
     ) {
         let (parts, body) = request.into_parts();
         if parts.method != Method::CONNECT {
-            let identity = worker.identity();
-            return own(identity, &self.peer, &parts.method, parts.uri.path(), body, respond).await;
+            let asked = (&parts.method, parts.uri.path());
+            return own(&worker, &self.peer, asked, body, respond).await;
         }
         let to = parts.uri.authority().and_then(|it| it.as_str().parse::<SocketAddr>().ok());
         let Some(to) = to else {
@@ -214,23 +216,28 @@ fn say(mut respond: SendResponse<Bytes>, status: StatusCode, text: Bytes) {
     }
 }
 
-/// What is asked of this node itself: certificates, and who stays out.
+/// What is asked of this node itself: certificates, who stays out, and what nodes offer.
 async fn own(
-    identity: Option<Arc<Identity>>,
+    worker: &Worker,
     peer: &Peer,
-    method: &Method,
-    path: &str,
+    asked: (&Method, &str),
     body: RecvStream,
     respond: SendResponse<Bytes>,
 ) {
-    let Some(identity) = identity else { return };
-    let answer = match (method, path) {
+    let Some(identity) = worker.identity() else { return };
+    let answer = match asked {
         (&Method::POST, "/v1/certificate") => match collect(body, MAX_BODY).await {
             Ok(request) => identity.answer(&peer.id, peer.life_s, &request),
             Err(error) => Err(error.to_string()),
         },
         (&Method::GET, "/v1/revocations") => Ok(identity.revoked.clone()),
-        _ => Err("there are CONNECT, /v1/certificate and /v1/revocations".into()),
+        (&Method::POST, "/v1/records") => match collect(body, MAX_BODY).await {
+            Ok(known) => v1::KnownRecords::decode(&known[..])
+                .map(|known| worker.live().records.newer_than(&known).encode_to_vec())
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        _ => Err("there are CONNECT, /v1/certificate, /v1/revocations and /v1/records".into()),
     };
     match answer {
         Ok(bytes) => say(respond, StatusCode::OK, bytes.into()),

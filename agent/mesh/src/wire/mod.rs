@@ -24,7 +24,7 @@ pub use service::SECRET;
 
 /// An endpoint's share; relative to the default of the others.
 const WEIGHT: RangeInclusive<u32> = 1..=1000;
-const WEIGHT_DEFAULT: u32 = 100;
+pub(crate) const WEIGHT_DEFAULT: u32 = 100;
 /// A backend's share (the Gateway API's own limits).
 const SHARE: RangeInclusive<u32> = 0..=1_000_000;
 /// In a rack a connection takes less than a millisecond, and two lost SYNs take 3 s.
@@ -164,6 +164,7 @@ impl Reader {
             allow: (it.allow.iter().enumerate())
                 .map(|(n, it)| self.allow(&format!("{path}.allow[{n}]"), it))
                 .collect(),
+            endpoints_from: it.endpoints_from.clone(),
         }
     }
 
@@ -177,6 +178,7 @@ impl Reader {
             node: it.node.clone(),
             address: self.address(&format!("{path}.address"), &it.address)?,
             weight,
+            source: None,
         })
     }
 

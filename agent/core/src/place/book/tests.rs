@@ -181,7 +181,7 @@ fn annotations_ask_and_correct_what_kubernetes_asks() {
         refusal.reason,
         "annotation purlin.dev/cpu: there is no such wish; it may be one of exclusive-cpus, \
          full-cores, shared-millicpus, memory-mib, far-memory, hugepages-mib, devices, near, \
-         policy, isolated, priority; annotation purlin.dev/near: it may be switch, root or node"
+         policy, isolated, priority, services; annotation purlin.dev/near: it may be switch, root or node"
     );
 }
 

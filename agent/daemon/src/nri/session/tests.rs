@@ -72,6 +72,7 @@ impl Runtime {
             kubelet,
             planned,
             room,
+            served: watch::channel(None).0,
             spool: spool.clone(),
         };
         let (mut owner, targets) = Owner::new(sources, inbox, (store, Book::restore(saved)));

@@ -670,10 +670,11 @@ pub struct PlanPart {
     /// Its name.
     pub name: String,
     /// What the change disturbs: `nothing`; `reload` if connections or tables are made
-    /// anew; `loss` if what was kept is given up; `workloads move`; `unknown` if the part
+    /// anew; `loss` if what was kept is given up; `workloads move`; `stages begin` of the
+    /// power policy, by alarms that are raised now; `unknown` if the part
     /// did not answer in time.
     pub disturbs: String,
-    /// Which connections, what is lost, who moves from where to where.
+    /// Which connections, what is lost, who moves from where to where, what a stage does.
     #[serde(default)]
     pub what: Vec<String>,
     /// Its settings that differ.

@@ -138,7 +138,8 @@ fn every_subsystem(lab: &Lab) -> Result {
          fail_open = true\nrepack_mib = 64\ninterrupts = false\nmove_mib = 1\n\
          [placement.profiles.db]\ncontainer = \"db\"\n\
          [alarms]\nwebhook = \"http://{nobody}\"\n\
-         [alarms.rules.hot]\nmetric = \"hw.temperature\"\nabove = 60\n{}",
+         [alarms.rules.hot]\nmetric = \"hw.temperature\"\nabove = 60\n\
+         [[power.stages]]\nname = \"cap\"\nwhen = [\"hot\"]\nflush = true\n{}",
         [
             ("alarm", "newest"),
             ("event", "newest"),
@@ -172,6 +173,11 @@ fn every_subsystem(lab: &Lab) -> Result {
     })?;
     let config = node.config()?;
     ensure!(config.subsystems.iter().all(|it| it.problem.is_empty()), "{:?}", config.subsystems);
+    // No setting is nobody's: each is planned, put in force, read back and put back.
+    for it in &config.settings {
+        let name = it.path.split('.').next().unwrap_or_default();
+        ensure!(config.subsystems.iter().any(|part| part.name == name), "{} is nobody's", it.path);
+    }
     node.stop()?;
     Ok(())
 }
@@ -236,6 +242,26 @@ fn planned(lab: &Lab) -> Result {
         let plan: api::Plan = node.json(&["config", "plan", &path])?;
         let changes: Vec<_> = plan.parts.iter().flat_map(|it| &it.changes).collect();
         ensure!(changes.iter().any(|it| it.from == "6" && it.to == "5"), "{form}: {plan:?}");
+    }
+    // A stage that an alarm has called already begins with its document, unless it rehearses.
+    let rule = "version = 3\n[sampling]\ninterval_s = 1\n[alarms.rules.used]\n\
+                metric = \"system.memory.usage\"\nabove = 0\n";
+    ensure!(apply(lab, &node, rule)?.code == 0, "applied");
+    wait::until("an alarm is raised", ROUND_TRIP, || {
+        let alarms = node.status().map_err(|e| format!("{e:?}"))?.alarms;
+        if alarms.iter().any(|it| it.id.starts_with("used")) { Ok(()) } else { Err("none") }
+    })?;
+    for (rehearse, disturbs) in [(false, "stages begin"), (true, "nothing")] {
+        let stages = "[[power.stages]]\nname = \"low\"\nwhen = [\"used*\"]\nflush = true\n";
+        let text = format!("{rule}[power]\nrehearse = {rehearse}\n{stages}");
+        let path = lab.file("staged.toml", text)?.display().to_string();
+        let plan: api::Plan = node.json(&["config", "plan", &path])?;
+        let part = plan.parts.iter().find(|it| it.name == "power").ok_or("no part power")?;
+        ensure!(part.disturbs == disturbs, "{plan:?}");
+        ensure!(
+            rehearse || part.what == ["stage low begins at once: tell, flush the spool"],
+            "{part:?}"
+        );
     }
     node.stop()?;
     Ok(())

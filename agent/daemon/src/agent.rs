@@ -310,8 +310,8 @@ impl Opened {
         let (link, link_now) = watch::channel(uplink::Link::default());
         let inventory_now = inventory.subscribe();
         let in_force = settings.borrow().clone();
-        let [sampling, placing, racking, alarming, taking, exporting, session] =
-            [(); 7].map(|()| watch::channel(in_force.clone()).0);
+        let [sampling, placing, racking, alarming, powering, taking, exporting, session] =
+            [(); 8].map(|()| watch::channel(in_force.clone()).0);
         let (sampled, connected) = (sampling.subscribe(), session.subscribe());
         let (placed, (planned, planned_now)) = (placing.subscribe(), watch::channel(None));
         let (obeyed, obeyed_now) = watch::channel(None);
@@ -322,14 +322,18 @@ impl Opened {
         let (wanted_mesh, mesh_wanted) = watch::channel(mesh::Wanted::default());
         let (mesh_seen, mesh_now) = watch::channel(mesh::Seen::default());
         let judging = alarming.subscribe();
-        let (judged, alarms_known) = (alarming.subscribe(), alarms_now.clone());
+        let (judged, alarms_known) = (powering.subscribe(), alarms_now.clone());
+        let (judges, stages_now) = watch::channel(None);
+        let (heard, elsewhere) = watch::channel(Elsewhere::default());
+        let node = identity.node.clone();
+        let raised = power::Raised { node, shown: alarms_now.clone(), elsewhere };
         let (taken, (intake_view, intake_now)) =
             (taking.subscribe(), watch::channel(intake::View::default()));
         let (exported, (export_view, export_now)) =
             (exporting.subscribe(), watch::channel(export::View::default()));
         let (places, places_inbox) = mpsc::channel(placement::INBOX);
         let placement = placement::Client(places);
-        let subsystems: [Box<dyn Subsystem>; 11] = [
+        let subsystems: [Box<dyn Subsystem>; 12] = [
             Box::new(door::Agent { board: tasks.board() }),
             Box::new(door::Log { level }),
             Box::new(door::Storage { spool: spool.clone(), dir: state.path().join("spool") }),
@@ -349,6 +353,11 @@ impl Opened {
                 secrets: secret::Store::of(state.path()),
             }),
             Box::new(door::Alarming { settings: alarming, shown: alarms_now.clone() }),
+            Box::new(door::Powering {
+                settings: powering,
+                judges: stages_now,
+                raised: raised.clone(),
+            }),
             Box::new(door::Listening { settings: taking, view: intake_now.clone() }),
             Box::new(door::Listening { settings: exporting, view: export_now }),
             // The last: it proves that the node can be reached under all the others.
@@ -650,7 +659,6 @@ impl Opened {
         let (asked, helpers) = helper::writer();
         let (gpu_limiter, limiters) = helper::gpu_limiter();
         let (blinker, blinkers) = helper::blinker();
-        let (heard, elsewhere) = watch::channel(Elsewhere::default());
         let told = mesh::alarms::Owner {
             socket: boot::mesh_socket(&boot.socket),
             node: sources.identity.node.clone(),
@@ -668,9 +676,8 @@ impl Opened {
             spawn_owner(tasks, "gpu-limiter", limiters, |helpers| Box::pin(helpers.run()));
             let owner = power::Owner {
                 settings: judged,
-                shown: alarms_known,
-                node: sources.identity.node.clone(),
-                elsewhere,
+                judges,
+                raised,
                 helper: asked,
                 gpu_limiter,
                 placement: placement.clone(),

@@ -87,17 +87,39 @@ pub enum Switch {
     Nobody(&'static str),
 }
 
+/// The alarms that stages are judged by.
+#[derive(Clone, Debug)]
+pub struct Raised {
+    /// This node.
+    pub node: String,
+    /// What is raised on it.
+    pub shown: watch::Receiver<Arc<Shown>>,
+    /// What is raised on others.
+    pub elsewhere: watch::Receiver<Elsewhere>,
+}
+
+impl Raised {
+    /// Their ids, this node's also under its name. What only stands from before a restart
+    /// may be long over: nobody is shut down for it.
+    pub fn now(&self) -> Vec<String> {
+        let shown = self.shown.borrow();
+        let own = shown.raised.iter().filter(|it| it.seen).map(|it| it.id.clone());
+        let own: Vec<String> = own.collect();
+        let named = own.iter().map(|id| under(&self.node, id));
+        let elsewhere = self.elsewhere.borrow();
+        own.iter().cloned().chain(named).chain(elsewhere.raised(clock::since_boot())).collect()
+    }
+}
+
 /// What the task owns.
 #[derive(Debug)]
 pub struct Owner {
     /// The settings in force.
     pub settings: watch::Receiver<Arc<Settings>>,
+    /// What is judged by them.
+    pub judges: watch::Sender<Option<Wanted>>,
     /// The alarms that are raised.
-    pub shown: watch::Receiver<Arc<Shown>>,
-    /// This node.
-    pub node: String,
-    /// What is raised on others.
-    pub elsewhere: watch::Receiver<Elsewhere>,
+    pub raised: Raised,
     /// Does what needs a privilege.
     pub helper: Client,
     /// The same of what GPUs may take.
@@ -135,22 +157,19 @@ impl Owner {
         loop {
             let wanted = self.settings.borrow_and_update().power.value.clone();
             let wanted = wanted.unwrap_or_default();
-            let shown = self.shown.borrow_and_update().clone();
+            self.judges.send_replace(Some(wanted.clone()));
+            let shown = self.raised.shown.borrow_and_update().clone();
             if began.elapsed() < SETTLE && shown.raised.iter().any(|it| !it.seen) {
                 tokio::select! {
                     changed = self.settings.changed() => if changed.is_err() { return },
-                    changed = self.shown.changed() => if changed.is_err() { return },
+                    changed = self.raised.shown.changed() => if changed.is_err() { return },
                     () = time::sleep_until(began + SETTLE) => {}
                 }
                 continue;
             }
-            let (now, elsewhere) =
-                (clock::since_boot(), self.elsewhere.borrow_and_update().clone());
-            // What only stands from before may be long over: nobody is shut down for it.
-            let own = shown.raised.iter().filter(|it| it.seen).map(|it| it.id.clone());
-            let mut raised: Vec<String> = own.collect();
-            raised.extend(raised.clone().iter().map(|id| under(&self.node, id)));
-            raised.extend(elsewhere.raised(now));
+            let now = clock::since_boot();
+            let elsewhere = self.raised.elsewhere.borrow_and_update().clone();
+            let raised = self.raised.now();
             let decision = policy.judge(&wanted, raised.iter().map(String::as_str), now);
             let does = if wanted.rehearse { Decision::default() } else { decision.clone() };
             let mut problems = Vec::new();
@@ -171,7 +190,7 @@ impl Owner {
             self.make(&does, &mut problems).await;
             if does.shutdown && !is_off {
                 // Others may have no sensor of their own.
-                if decision.causes.iter().any(|it| it.starts_with(&under(&self.node, ""))) {
+                if decision.causes.iter().any(|it| it.starts_with(&under(&self.raised.node, ""))) {
                     time::sleep(TELL_RACK).await;
                 }
                 match self.switch_off().await {
@@ -189,8 +208,8 @@ impl Owner {
             let wait = next.chain(retry).min();
             tokio::select! {
                 changed = self.settings.changed() => if changed.is_err() { return },
-                changed = self.shown.changed() => if changed.is_err() { return },
-                changed = self.elsewhere.changed() => if changed.is_err() { return },
+                changed = self.raised.shown.changed() => if changed.is_err() { return },
+                changed = self.raised.elsewhere.changed() => if changed.is_err() { return },
                 () = time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
             }
         }

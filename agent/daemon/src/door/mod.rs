@@ -32,8 +32,8 @@ pub use self::{
     believe::Trust,
     judge::{decode, read, rule_draft},
     subsystem::{
-        Agent, Alarming, Listening, Log, Meshing, Placing, Racking, Sampling, Session, Storage,
-        Subsystem, Subsystems, Ticking,
+        Agent, Alarming, Listening, Log, Meshing, Placing, Powering, Racking, Sampling, Session,
+        Storage, Subsystem, Subsystems, Ticking,
     },
 };
 use crate::{

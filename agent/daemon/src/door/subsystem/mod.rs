@@ -20,6 +20,7 @@ mod listening;
 mod log;
 mod meshing;
 mod placing;
+mod powering;
 mod racking;
 mod sampling;
 mod spool;
@@ -32,6 +33,7 @@ pub use self::{
     log::Log,
     meshing::Meshing,
     placing::Placing,
+    powering::Powering,
     racking::Racking,
     sampling::{Sampling, Ticking},
     spool::Storage,
@@ -55,6 +57,8 @@ pub enum Disturbs {
     Loss(Vec<String>),
     /// Containers run elsewhere: each, from where to where.
     Moves(Vec<String>),
+    /// Stages of the power policy begin: each, and what it does.
+    Stages(Vec<String>),
 }
 
 impl Disturbs {
@@ -65,6 +69,7 @@ impl Disturbs {
             Disturbs::Reload(what) => ("reload", what),
             Disturbs::Loss(what) => ("loss", what),
             Disturbs::Moves(what) => ("workloads move", what),
+            Disturbs::Stages(what) => ("stages begin", what),
         }
     }
 }
@@ -198,29 +203,7 @@ pub async fn plan(
         };
         parts.push(api::PlanPart { name: name.into(), disturbs: disturbs.into(), what, changes });
     }
-    parts.extend(only_looked_up(&subsystems, &diff.changes));
     api::Plan { from: diff.from, to: diff.to, parts }
-}
-
-/// Settings that no subsystem is told of: whoever needs them looks them up (power).
-fn only_looked_up(subsystems: &Subsystems, changes: &[api::Change]) -> Vec<api::PlanPart> {
-    let mut parts: Vec<api::PlanPart> = Vec::new();
-    for change in changes {
-        let name = change.path.split('.').next().unwrap_or_default();
-        if subsystems.iter().any(|it| it.name() == name) {
-            continue;
-        }
-        match parts.iter_mut().find(|it| it.name == name) {
-            Some(part) => part.changes.push(change.clone()),
-            None => parts.push(api::PlanPart {
-                name: name.into(),
-                disturbs: Disturbs::Nothing.told().0.into(),
-                what: Vec::new(),
-                changes: vec![change.clone()],
-            }),
-        }
-    }
-    parts
 }
 
 #[cfg(test)]
@@ -282,21 +265,6 @@ mod tests {
         let (notes, problems) = noted("").await;
         assert_eq!(notes, "prepare a, prepare b, prepare c, apply a, apply b, apply c");
         assert_eq!(problems, "");
-    }
-
-    #[tokio::test]
-    async fn no_change_is_missing_from_a_plan() {
-        let change =
-            |path: &str| api::Change { path: path.into(), from: "1".into(), to: "2".into() };
-        let noted = Noted { name: "a", fails_at: "", notes: Arc::default() };
-        let subsystems: Subsystems = [Box::new(noted) as Box<dyn Subsystem>].into();
-        let paths = ["power.rehearse", "a.x", "power.stages.0"];
-        let (from, to) = Default::default();
-        let diff = api::Diff { from, to, changes: paths.map(change).into() };
-        let settings = Settings::resolve(&Start::default(), None);
-        let plan = plan(subsystems, diff, (Arc::new(settings.clone()), settings)).await;
-        let parts = plan.parts.iter().map(|it| (it.name.as_str(), it.changes.len()));
-        assert_eq!(parts.collect::<Vec<_>>(), [("a", 1), ("power", 2)]);
     }
 
     #[tokio::test]

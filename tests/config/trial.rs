@@ -249,7 +249,11 @@ fn planned(lab: &Lab) -> Result {
     ensure!(apply(lab, &node, rule)?.code == 0, "applied");
     wait::until("an alarm is raised", ROUND_TRIP, || {
         let alarms = node.status().map_err(|e| format!("{e:?}"))?.alarms;
-        if alarms.iter().any(|it| it.id.starts_with("used")) { Ok(()) } else { Err("none") }
+        if alarms.iter().any(|it| it.id.starts_with("used")) {
+            Ok(())
+        } else {
+            Err("none".to_owned())
+        }
     })?;
     for (rehearse, disturbs) in [(false, "stages begin"), (true, "nothing")] {
         let stages = "[[power.stages]]\nname = \"low\"\nwhen = [\"used*\"]\nflush = true\n";

@@ -19,7 +19,7 @@ pub fn local() -> [Test; 2] {
 pub fn remote() -> [Test; 2] {
     [
         test("two_nodes_with_one_identity_both_say_so", 120, shared),
-        test("a_node_gets_a_certificate_by_files_and_renews_it_without_a_restart", 120, enrolled),
+        test("a_node_gets_a_certificate_by_files_and_renews_it_without_a_restart", 240, enrolled),
     ]
 }
 
@@ -228,6 +228,10 @@ fn enrolled(lab: &Lab) -> Result {
     fs::write(&pair, renewed)?;
     says(&node, "up")?;
     ensure!(node.pid()? == pid, "without a restart");
+    wait::until("what was placed is on record", ROUND_TRIP * 3, || {
+        let record = node.cli(&["audit", "list"]).map_err(|e| format!("{e:?}"))?.stdout;
+        if record.contains("identity.placed") { Ok(()) } else { Err(record) }
+    })?;
     node.stop()?;
     Ok(())
 }

@@ -81,10 +81,18 @@ impl Task {
     /// Runs for ever.
     pub async fn run(self) -> Result<(), String> {
         let (mut backoff, mut again): (Option<(_, Backoff)>, _) = (None, Instant::now());
+        let chain = || self.node.held().ok().flatten().map(|held| held.chain);
+        let mut known = chain();
         if let Ok(Some(held)) = self.node.held() {
             self.learn(&held);
         }
         loop {
+            let now = chain();
+            if let Some(placed) = now.as_ref().filter(|_| now != known) {
+                // By files, or by hand with a token: on record like any other.
+                self.told("identity.placed", placed);
+            }
+            known = now;
             let wait = match self.due() {
                 Ok(Due::Nothing(wait)) => {
                     (backoff, again) = (None, Instant::now());
@@ -102,7 +110,10 @@ impl Task {
                         other => other.insert((kind, due.backoff(self.now()))),
                     };
                     match self.get(&due).await {
-                        Ok(()) => Duration::ZERO,
+                        Ok(()) => {
+                            known = chain();
+                            Duration::ZERO
+                        }
                         Err(why) => {
                             let wait = backoff.fail(state::random_u64().unwrap_or_default());
                             tracing::warn!(why, again_in = ?wait, "no certificate came");

@@ -242,10 +242,10 @@ pub struct Tapped {
     pub trace: Option<String>,
 }
 
-/// `POST /v1/drain` and `POST /v1/break`
+/// `POST /v1/drain`, `POST /v1/break` and `POST /v1/step-back`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SetAside {
-    /// An endpoint as `GET /v1/endpoints` names it, or a service.
+    /// An endpoint as `GET /v1/endpoints` names it, a service, or a route.
     pub name: String,
     /// Takes it back.
     pub undo: bool,

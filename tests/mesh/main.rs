@@ -26,10 +26,13 @@ use crate::{
 
 mod client;
 mod datagrams;
+mod gossip;
 mod interop;
 mod namespaces;
+mod protection;
 mod rack;
 mod records;
+mod telemetry;
 mod tunnel;
 mod upstream;
 
@@ -69,6 +72,9 @@ fn main() -> ExitCode {
     all.extend(records::tests());
     all.extend(namespaces::tests());
     all.extend(datagrams::tests());
+    all.extend(telemetry::tests());
+    all.extend(protection::tests());
+    all.extend(gossip::tests());
     purlin_tests::run(all)
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use purlin_proto::{
-    mesh::{PeerState, Peers},
+    mesh::{Endpoints, PeerState, Peers},
     v1,
 };
 use purlin_tests::{
@@ -50,11 +50,21 @@ pub fn tests() -> [Test; 1] {
 /// Which services run where.
 const SERVICES: [(&str, [usize; 2]); 2] = [("shop", [1, 2]), ("bank", [1, 3])];
 
+/// The service that the core has too, and where.
+const AT_THE_CORE: &str = "shop";
+
+const CORE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+
+fn core() -> SocketAddr {
+    SocketAddr::from((CORE, 80))
+}
+
 struct Rig {
     switch: Switch,
     spaces: Vec<Namespace>,
     members: Vec<Member>,
     meshes: Vec<v1::Mesh>,
+    _core: Namespace,
     _services: Vec<Upstream>,
 }
 
@@ -75,7 +85,11 @@ impl Rig {
         let switch = Switch::new()?;
         let spaces: Result<Vec<_>> = (0..NODES).map(|n| switch.plug(n, address(n))).collect();
         let spaces = spaces?;
+        // One more port, that the core is behind.
+        let beyond = switch.plug(NODES, CORE)?;
         let mut services = Vec::new();
+        let started = beyond.run(|| Upstream::start_at(AT_THE_CORE, core()))?;
+        services.push(started.join().map_err(|_| "no core")??);
         let mut wanted = Vec::new();
         for (service_name, at) in SERVICES {
             let mut endpoints = Vec::new();
@@ -92,6 +106,12 @@ impl Rig {
                 request_ms: Some(4000),
                 idle_ms: None,
             });
+            if service_name == AT_THE_CORE {
+                let (address, locality) = (core().to_string(), Some("remote".into()));
+                it.endpoints.push(v1::Endpoint { address, locality, ..Default::default() });
+                it.health_check =
+                    Some(v1::HealthCheck { interval_ms: Some(500), ..Default::default() });
+            }
             wanted.push(it);
         }
         let rack = Rack::new(lab, "r1")?;
@@ -121,12 +141,26 @@ impl Rig {
             let binary = member.node.binary().to_owned();
             member.node.run_with(&["nsenter", "-t", &spaces[n].pid(), "-n"], &binary);
         }
-        Ok(Self { switch, spaces, members, meshes, _services: services })
+        Ok(Self { switch, spaces, members, meshes, _core: beyond, _services: services })
     }
 
     fn start(&mut self, n: usize) -> Result {
         let mesh = self.meshes[n].clone();
         self.members[n].start(&mesh)
+    }
+
+    /// Until a node's checks say so of the core's endpoint.
+    fn core_is(&self, n: usize, healthy: bool) -> Result {
+        let at = core().to_string();
+        wait::until("the core's endpoint is checked", SOON, || {
+            let answer = self.members[n].node.cli(&["mesh", "endpoints", "-o", "json"]);
+            let all = answer.and_then(|it| it.json::<Endpoints>()).map_err(|e| format!("{e:?}"))?;
+            let found = all.endpoints.iter().find(|it| it.address == at);
+            match found.and_then(|it| it.healthy) == Some(healthy) {
+                true => Ok(()),
+                false => Err(format!("{found:?}")),
+            }
+        })
     }
 
     /// Until every node of those sees just these.
@@ -267,6 +301,14 @@ fn rack(lab: &Lab) -> Result {
     let clients = Clients::start(&rig.spaces[0])?;
     sleep(Duration::from_secs(2));
     let first = rig.members[0].status()?.identity.ok_or("nobody")?;
+
+    // What is beyond the rack is gone: nobody in it notices.
+    rig.core_is(0, true)?;
+    let then = Instant::now();
+    rig.switch.cable(NODES, false)?;
+    rig.core_is(0, false)?;
+    let failed = clients.tell("the uplink is gone", then)?;
+    ensure!(failed == 0, "{failed} requests failed for want of an uplink");
 
     let then = Instant::now();
     rig.switch.cable(1, false)?;

@@ -62,7 +62,19 @@ impl Upstream {
         name: &'static str,
         serve: fn(TcpStream, &str, &Self) -> std::io::Result<()>,
     ) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Self::serving(name, TcpListener::bind("127.0.0.1:0")?, serve)
+    }
+
+    /// The same at an address that others reach.
+    pub fn start_at(name: &'static str, address: SocketAddr) -> Result<Self> {
+        Self::serving(name, TcpListener::bind(address)?, serve)
+    }
+
+    fn serving(
+        name: &'static str,
+        listener: TcpListener,
+        serve: fn(TcpStream, &str, &Self) -> std::io::Result<()>,
+    ) -> Result<Self> {
         let upstream = Self {
             address: listener.local_addr()?,
             requests: Arc::default(),

@@ -63,6 +63,9 @@ pub fn tests() -> Vec<Test> {
         test("installed::a_restart_loses_no_helper_and_no_placement", 600, |lab| {
             with(lab, restarted)
         }),
+        test("installed::a_reload_replaces_the_mesh_and_refuses_nobody", 600, |lab| {
+            with(lab, reloaded)
+        }),
         test("installed::an_agent_that_stands_still_is_started_again", 600, |lab| {
             with(lab, stands_still)
         }),
@@ -344,6 +347,114 @@ fn restarted(guest: &mut Guest) -> Result {
         };
         let left: Vec<_> = list.lines().filter(is_left).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+}
+
+/// Asks one after another, a connection each, until it is told to stop: who was refused a
+/// connection, and who was answered with anything but 200.
+const CLIENT: &str = r#"
+asked=0 refused=0 wrong=0
+until [[ -e /srv/stop ]]; do
+    asked=$((asked + 1)) line=
+    if { exec 3<>/dev/tcp/127.0.0.1/8080; } 2>/dev/null; then
+        printf "GET / HTTP/1.1\r\nHost: shop.rack\r\nConnection: close\r\n\r\n" >&3
+        read -r -t 20 line <&3
+        [[ $line == "HTTP/1.1 200 OK"* ]] || wrong=$((wrong + 1))
+        exec 3>&-
+    else
+        refused=$((refused + 1))
+    fi
+    echo "$asked $refused $wrong" >/srv/asked.new && mv /srv/asked.new /srv/asked
+done
+"#;
+
+/// A service and its way in.
+const SHOP: &str = r#"
+[[mesh.listeners]]
+name = "web"
+address = "127.0.0.1:8080"
+[[mesh.services]]
+name = "shop"
+endpoints = [{ address = "127.0.0.1:8081" }]
+[[mesh.routes]]
+name = "shop"
+listeners = ["web"]
+rules = [{ backend_refs = [{ name = "shop" }] }]
+"#;
+
+/// Writes a file without single quotes.
+fn write(guest: &mut Guest, path: &str, text: &str) -> Result {
+    let lines: Vec<String> = text.lines().map(|line| format!("'{line}'")).collect();
+    guest.output(&format!("printf '%s\\n' {} >{path}", lines.join(" "))).map(drop)
+}
+
+/// How often the client asked, was refused a connection, and got a wrong answer.
+fn asked(guest: &mut Guest) -> Result<[u64; 3]> {
+    let told = guest.output("cat /srv/asked")?;
+    let counts: Vec<u64> = told.split_whitespace().flat_map(str::parse).collect();
+    Ok(counts.try_into().map_err(|it| format!("{it:?}"))?)
+}
+
+fn asks_on(guest: &mut Guest) -> Result {
+    let before = asked(guest)?[0];
+    wait::until("the client goes on", SOON, || match asked(guest) {
+        Ok([now, ..]) if now >= before + 10 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+}
+
+fn reloaded(guest: &mut Guest) -> Result {
+    let unit = "purlin-mesh.service";
+    write(guest, "/srv/shop.toml", SHOP)?;
+    write(guest, "/srv/client", CLIENT)?;
+    guest.output(
+        "mkdir -p /srv/www && echo shop >/srv/www/index.html && \
+         /srv/rootfs/bin/busybox httpd -p 127.0.0.1:8081 -h /srv/www",
+    )?;
+    guest.output("purlin config apply /srv/shop.toml")?;
+    guest.output("bash /srv/client >/dev/null 2>&1 & sleep 5")?;
+    asks_on(guest)?;
+    let began = show(guest, unit, "InvocationID")?;
+    let mut pid = show(guest, unit, "MainPID")?;
+    for n in 0..2 {
+        // As an upgrade of the package does: another file of this name.
+        guest.output(
+            "cp -p /usr/bin/purlin /usr/bin/purlin.new && mv /usr/bin/purlin.new /usr/bin/purlin",
+        )?;
+        guest.output(&format!("systemctl reload {unit}"))?;
+        let next = wait::until("systemd has another main process", SOON, || {
+            let now = show(guest, unit, "MainPID").map_err(|e| format!("{e:?}"))?;
+            if now != pid && now != "0" { Ok(now) } else { Err(now) }
+        })?;
+        let is_new = format!("test /proc/{next}/exe -ef /usr/bin/purlin");
+        ensure!(guest.run(&is_new)?.code == 0, "reload {n}: {next} is not what is installed");
+        let state = show(guest, unit, "ActiveState")?;
+        ensure!(state == "active", "reload {n}: {state}");
+        asks_on(guest)?;
+        let told = guest.output("purlin mesh show -o json")?;
+        let told: Value = serde_json::from_str(&told)?;
+        let serves = told["pid"].as_u64().map(|pid| pid.to_string());
+        ensure!(serves.as_ref() == Some(&next), "{next} is the main process: {told}");
+        pid = next;
+    }
+    let [all, refused, wrong] = asked(guest)?;
+    println!("{all} connections over two reloads: {refused} refused, {wrong} answered wrong");
+    ensure!((refused, wrong) == (0, 0), "of {all}: {refused} refused, {wrong} answered wrong");
+    let restarts = show(guest, unit, "NRestarts")?;
+    let now = show(guest, unit, "InvocationID")?;
+    ensure!((&*restarts, &now) == ("0", &began), "it was restarted {restarts} times");
+    // It is the new one that feeds the watchdog now, and that is started again.
+    let fed = show(guest, unit, "WatchdogTimestampMonotonic")?;
+    wait::until("the watchdog is fed by the new one", WATCHDOG, || {
+        let now = show(guest, unit, "WatchdogTimestampMonotonic").map_err(|e| format!("{e:?}"))?;
+        if now != fed { Ok(()) } else { Err(now) }
+    })?;
+    guest.output("touch /srv/stop")?;
+    guest.output(&format!("kill -KILL {pid}"))?;
+    wait::until("it is started again", SOON, || {
+        let now = show(guest, unit, "MainPID").map_err(|e| format!("{e:?}"))?;
+        let state = show(guest, unit, "ActiveState").map_err(|e| format!("{e:?}"))?;
+        if now != pid && state == "active" { Ok(()) } else { Err(format!("{now} {state}")) }
     })
 }
 

@@ -385,6 +385,16 @@ Examples:
   purlin mesh break shop
   purlin mesh break --undo shop")]
     Break(SetAsideArgs),
+    /// Send nothing more to the new backend of a route, or let it in again
+    ///
+    /// For rules with a `step_back`, which do so by themselves when the new backend fails
+    /// more often than the others. It holds over restarts and upgrades, until it is undone
+    /// or a document changes the rule's backends.
+    #[command(after_help = "\
+Examples:
+  purlin mesh step-back shop
+  purlin mesh step-back --undo shop      it is mended: let it in again")]
+    StepBack(SetAsideArgs),
     /// List the nodes of the rack, and which of them are there
     #[command(after_help = "\
 Examples:
@@ -1350,7 +1360,7 @@ Examples:
 /// `purlin mesh drain` and `purlin mesh break`
 #[derive(Debug, Args)]
 pub struct SetAsideArgs {
-    /// As `purlin mesh endpoints` has it: an endpoint, or a service
+    /// An endpoint or a service as `purlin mesh endpoints` has it, or a route
     pub name: String,
     /// Take it back
     #[arg(long)]

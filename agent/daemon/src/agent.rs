@@ -19,6 +19,7 @@
 //! | `bmc`, `bmc-helper` | the BMC | records into the spool, `View`, how far its log was told |
 //! | `power`, `power-helper`, `gpu-limiter`, `blinker` | `Shown`, `Settings` | events, cgroups and caps, `Power`, what is to be taken back |
 //! | `mesh-offers` | what containers serve, by `placement` | it to the mesh process |
+//! | `mesh-measure` | the mesh | what it measured, to the spool |
 //! | `rack-alarms` | `Shown`, `Settings`, the mesh | what is raised here to the rack, `Elsewhere` |
 //! | `rack` | `Settings`, serial ports and gateways | records into the spool, `View` |
 //! | `alarm` | readings, faults, `Settings` | records into the spool, `Shown`, a state file |
@@ -494,6 +495,12 @@ impl Opened {
         tasks.spawn("sample-self", move || {
             let (spool, link, counts) = measured.clone();
             sample::run_self(spool, link, counts)
+        });
+        let (mesh_socket, spooled) = (boot::mesh_socket(&boot.socket), spool.clone());
+        let test_every = boot.test.cpu_interval_ms.map(|it| Duration::from_millis(it.into()));
+        let every = test_every.unwrap_or(mesh::measure::EVERY);
+        tasks.spawn("mesh-measure", move || {
+            mesh::measure::run(mesh_socket.clone(), every, spooled.clone())
         });
         let handover = mesh::Handover {
             socket: boot::mesh_socket(&boot.socket),

@@ -3,6 +3,7 @@
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
+use hyper::header::HeaderValue;
 use purlin_core::mesh::{
     hashed::hash,
     hello::{self, Hello},
@@ -19,7 +20,10 @@ use crate::{
     connection::Through,
     counters::{Counters, Open},
     endpoint::{Endpoint, Under},
-    http, relay,
+    http,
+    relay::{self, Passed},
+    signals::{Active, Class, Decision, Signals},
+    split::Split,
     target::Target,
     tunnel::{self, stream::Stream},
     worker::Worker,
@@ -30,6 +34,17 @@ use crate::{
 const FIRST_BYTES_DEADLINE: Duration = Duration::from_secs(10);
 /// Endpoints of a service that a connection is tried on.
 pub const MAX_ATTEMPTS: usize = 3;
+
+/// On whose behalf an endpoint is connected to.
+#[derive(Clone, Copy, Debug)]
+pub struct From<'a> {
+    /// Who asks.
+    pub peer: SocketAddr,
+    /// The listener's address that it came in at.
+    pub at: SocketAddr,
+    /// Which trace it belongs to, where that is known.
+    pub trace: Option<&'a HeaderValue>,
+}
 
 /// A connection from a client.
 #[derive(Debug)]
@@ -70,17 +85,38 @@ pub async fn serve(worker: Rc<Worker>, mut client: Client) {
             name
         }
     };
-    match target(&worker, at, name.as_deref()) {
-        Some(target) => pass_on(&worker, &target, client, first).await,
+    match chosen(&worker, at, name.as_deref()) {
+        Some(found) => pass_on(&worker, found, client, first).await,
         None => Counters::one(&worker.counters.unmatched),
     }
 }
 
-/// Where a connection goes; the table it was found in is not held any longer.
-fn target(worker: &Worker, at: SocketAddr, name: Option<&str>) -> Option<Arc<Target>> {
+/// Where a connection goes.
+struct Found {
+    target: Arc<Target>,
+    route: Arc<Signals>,
+    of_split: Option<(Arc<Split>, bool)>,
+}
+
+impl Found {
+    fn is_over(&self, class: Class) {
+        self.route.is_over(class);
+        if let Some((split, is_new)) = &self.of_split {
+            split.over(*is_new, class == Class::Failed);
+        }
+    }
+}
+
+/// Finds where a connection goes; the table it was found in is not held any longer.
+fn chosen(worker: &Worker, at: SocketAddr, name: Option<&str>) -> Option<Found> {
     let live = worker.live();
     let place = live.by_name(at, name)?;
-    live.backend(live.table.rule(place), worker.random()).cloned()
+    let chosen = live.backend(place, &worker.by(&[], None))?;
+    let route = live.signals[place.route].clone();
+    if chosen.is_spilled {
+        route.decided(Decision::Spilled);
+    }
+    Some(Found { target: chosen.target.clone(), route, of_split: chosen.of_split })
 }
 
 /// Reads the PROXY header; what comes after it is left in `first`.
@@ -117,36 +153,49 @@ pub async fn more(stream: &mut Stream, first: &mut Vec<u8>, most: usize) -> io::
     }
 }
 
-async fn pass_on(worker: &Rc<Worker>, target: &Target, mut client: Client, first: Vec<u8>) {
-    let Some(of_service) = target.begin() else { return Counters::one(&worker.counters.broken) };
+async fn pass_on(worker: &Rc<Worker>, found: Found, mut client: Client, first: Vec<u8>) {
+    let (target, route) = (&*found.target, &found.route);
+    let _active = Active::begin(route);
+    let Some(of_service) = target.begin() else {
+        route.decided(Decision::Broken);
+        return Counters::one(&worker.counters.broken);
+    };
+    route.decided(Decision::Allowed);
+    let from = From { peer: client.peer, at: client.at, trace: None };
     let hash = source_hash(&target.service.hash_on, client.peer);
     let mut tried = Vec::new();
     while tried.len() < MAX_ATTEMPTS && (tried.is_empty() || target.may_retry()) {
         let endpoint = target.pick(&worker.by(&tried, hash)).cloned();
-        let Some(endpoint) = endpoint else { return };
+        let Some(endpoint) = endpoint else { break };
         let under = Under::way(&endpoint);
-        match connect(worker, &endpoint, target, client.peer, client.at).await {
+        match connect(worker, &endpoint, target, &from).await {
             Ok(mut stream) => {
                 target.ended(&endpoint, true, worker.now_ms());
+                found.is_over(Class::Connected);
+                endpoint.signals.is_over(Class::Connected);
                 let under = under.stays(of_service);
                 let idle = target.service.timeouts.idle;
-                let passed = async {
+                let passed = Passed::new(&first);
+                let relayed = async {
                     relay::write_first(&mut stream, &first).await?;
                     drop(first);
-                    relay::relay(worker, &mut client.stream, &mut stream, idle).await
+                    relay::relay(worker, &mut client.stream, &mut stream, idle, &passed).await
                 };
-                if let Err(error) = passed.await {
+                if let Err(error) = relayed.await {
                     tracing::debug!(peer = %client.peer, endpoint = %endpoint.address, %error, "a connection broke");
                 }
+                [route, &endpoint.signals].into_iter().for_each(|it| it.passed(&passed));
                 return drop(under);
             }
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.address, %error, "can't connect");
                 Counters::one(&worker.counters.retries);
+                [route, &endpoint.signals].into_iter().for_each(|it| it.decided(Decision::Retried));
                 tried.push(endpoint.id);
             }
         }
     }
+    found.is_over(Class::Failed);
 }
 
 /// What of a connection alone is hashed; what only a request tells is not there.
@@ -163,14 +212,13 @@ pub async fn connect(
     worker: &Rc<Worker>,
     endpoint: &Endpoint,
     target: &Target,
-    peer: SocketAddr,
-    at: SocketAddr,
+    from: &From<'_>,
 ) -> io::Result<Stream> {
     let service = &target.service;
     let limit = service.timeouts.connect;
     let connected = time::timeout(limit, async {
         let mut stream = match &endpoint.via {
-            Some(node) => tunnel::client::open(worker, node, endpoint.address, peer).await?,
+            Some(node) => tunnel::client::open(worker, node, endpoint.address, from).await?,
             None => {
                 let socket = TcpStream::connect(endpoint.address).await?;
                 socket.set_nodelay(true)?;
@@ -178,7 +226,7 @@ pub async fn connect(
             }
         };
         if let Some(version) = service.send_proxy_protocol {
-            stream.write_all(&proxy::write(version, peer, at)).await?;
+            stream.write_all(&proxy::write(version, from.peer, from.at)).await?;
         }
         Ok(stream)
     });
@@ -186,7 +234,7 @@ pub async fn connect(
     // Who may not is told so by an endpoint that is well.
     if connected.as_ref().is_err_and(|it: &io::Error| it.kind() != io::ErrorKind::PermissionDenied)
     {
-        target.ended(endpoint, false, worker.now_ms());
+        target.failed(endpoint, worker.now_ms());
         // Whatever is chosen by latency avoids it for a while.
         endpoint.answered(limit, worker.now_ms());
     }

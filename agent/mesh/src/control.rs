@@ -151,6 +151,7 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
                 | "/v1/upgrade"
                 | "/v1/drain"
                 | "/v1/break"
+                | "/v1/step-back"
                 | "/v1/alarms"
                 | "/v1/offers"
         );
@@ -174,6 +175,8 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
         (&Method::POST, path @ ("/v1/drain" | "/v1/break")) => {
             set_aside(&control.owner(), path == "/v1/drain", &body)
         }
+        (&Method::POST, "/v1/step-back") => step_back(&mut control.owner(), &body),
+        (&Method::GET, "/v1/metrics") => json(StatusCode::OK, &control.owner().told().points),
         (&Method::GET, "/v1/peers") => json(StatusCode::OK, &control.owner().peers()),
         (&Method::GET, "/v1/endpoints") => json(StatusCode::OK, &control.owner().endpoints()),
         (&Method::POST, "/v1/why") => match serde_json::from_slice::<view::WhyAsked>(&body) {
@@ -199,7 +202,7 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
             })
         }
         _ => {
-            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/peers, /v1/why, /v1/tap, /v1/drain, /v1/break, /v1/table, /v1/offers, /v1/alarms, /v1/upgrade, /v1/stop";
+            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/peers, /v1/metrics, /v1/why, /v1/tap, /v1/drain, /v1/break, /v1/step-back, /v1/table, /v1/offers, /v1/alarms, /v1/upgrade, /v1/stop";
             failed(StatusCode::NOT_FOUND, what, Vec::new())
         }
     }
@@ -306,6 +309,23 @@ fn set_aside(owner: &Owner, is_endpoint: bool, body: &[u8]) -> Answer {
             failed(StatusCode::NOT_FOUND, &what, Vec::new())
         }
         _ => json(StatusCode::OK, &owner.endpoints()),
+    }
+}
+
+/// Takes a route's new backend out by hand, or lets it in again.
+fn step_back(owner: &mut Owner, body: &[u8]) -> Answer {
+    let asked = match serde_json::from_slice::<view::SetAside>(body) {
+        Ok(asked) => asked,
+        Err(error) => return failed(StatusCode::BAD_REQUEST, &error.to_string(), Vec::new()),
+    };
+    let count = owner.step_back(&asked);
+    tracing::warn!(route = asked.name, undo = asked.undo, count, "stepped back by hand");
+    match count {
+        0 => {
+            let what = format!("{} is no route with a rule that has a step_back", asked.name);
+            failed(StatusCode::NOT_FOUND, &what, Vec::new())
+        }
+        _ => json(StatusCode::OK, &show::routes(owner.live())),
     }
 }
 

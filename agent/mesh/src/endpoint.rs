@@ -15,7 +15,10 @@ use purlin_core::mesh::{
     outlier::Record,
 };
 
-use crate::target::Begun;
+use crate::{
+    signals::{Active, Signals},
+    target::Begun,
+};
 
 /// What the whole node knows of one endpoint. Threads share it.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub struct Endpoint {
     pub requests: AtomicU64,
     /// Those that failed for its sake.
     pub failures: AtomicU64,
+    /// What is told of it; beyond a cap it shares them.
+    pub signals: Arc<Signals>,
     /// Its failures in a row, and whether it is left out, as [`Record::to_bits`].
     record: AtomicU64,
     /// What its checks say, as [`Health::to_bits`].
@@ -48,7 +53,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// One of which nothing is known.
-    pub fn new(address: SocketAddr, via: Option<String>) -> Self {
+    pub fn new(address: SocketAddr, via: Option<String>, signals: Arc<Signals>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Relaxed),
@@ -60,6 +65,7 @@ impl Endpoint {
             ewma: AtomicU64::new(Ewma::new(0).to_bits()),
             requests: AtomicU64::default(),
             failures: AtomicU64::default(),
+            signals,
             record: AtomicU64::new(Record::default().to_bits()),
             health: AtomicU32::default(),
             trouble: Mutex::default(),
@@ -142,6 +148,7 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct Under {
     endpoint: Arc<Endpoint>,
+    _active: Active,
     _of_service: Option<Begun>,
 }
 
@@ -150,7 +157,13 @@ impl Under {
     pub fn way(endpoint: &Arc<Endpoint>) -> Self {
         endpoint.active.fetch_add(1, Relaxed);
         endpoint.requests.fetch_add(1, Relaxed);
-        Self { endpoint: endpoint.clone(), _of_service: None }
+        let _active = Active::begin(&endpoint.signals);
+        Self { endpoint: endpoint.clone(), _active, _of_service: None }
+    }
+
+    /// What is told of its endpoint.
+    pub fn signals(&self) -> &Signals {
+        &self.endpoint.signals
     }
 
     /// It stays at this endpoint: the service's share of it ends with it.

@@ -16,6 +16,9 @@
 //! | [`tunnel`] | from node to node: HBONE |
 //! | [`handover`] | sockets and idle connections, from one process to the next |
 //! | [`live`], [`target`], [`endpoint`] | what is known of services and endpoints, node-wide |
+//! | [`split`] | what became of a new backend's requests, and whether it is stepped back from |
+//! | [`signals`] | what is told of each route and endpoint |
+//! | [`told`], [`openmetrics`], [`scrape`] | the same as metrics, and as a page on loopback |
 //! | [`tap`] | the last requests, while somebody looks |
 //! | [`health`] | checks of endpoints, on the owner's thread |
 //!
@@ -63,14 +66,19 @@ pub mod journal;
 pub mod keep;
 mod live;
 mod numa;
+pub mod openmetrics;
 mod owner;
 mod pool;
 mod records;
 mod relay;
 mod renewal;
+mod scrape;
 mod show;
+mod signals;
+mod split;
 mod tap;
 mod target;
+mod told;
 mod tunnel;
 mod udp;
 pub mod wire;
@@ -152,7 +160,9 @@ async fn run(place: Place) -> io::Result<()> {
     let handed = inherited.as_mut().map(|it| std::mem::take(&mut it.sockets));
     let dir = place.dir.clone();
     let keeper = Keeper::new(&place.dir, Clock::new(place.clock_unix_s));
-    let owner = Owner::start(place.dir, workers, started, keeper, handed.unwrap_or_default());
+    let (scrapes, scraped) = watch::channel(None);
+    let handed = handed.unwrap_or_default();
+    let owner = Owner::start(place.dir, workers, started, keeper, handed, scrapes);
     let control = Arc::new(Control::new(owner, place.agents, executable, socket, tap));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
     match inherited {
@@ -167,6 +177,7 @@ async fn run(place: Place) -> io::Result<()> {
             owner.bind_missing();
             owner.look_who();
             owner.look_records();
+            owner.look_splits();
         }
     };
     tokio::select! {
@@ -177,6 +188,7 @@ async fn run(place: Place) -> io::Result<()> {
         () = look => {}
         () = renewal::run(&control) => {}
         () = discovery::run(&control, &dir) => {}
+        () = scrape::run(&control, scraped) => {}
         () = feed_watchdog() => {}
         () = give_back() => {}
     }

@@ -12,7 +12,7 @@ use std::{
 
 use purlin_core::mesh::{
     choose::{Asked, Choice, Miss, Place},
-    model::{self, Listener, Rule, Transport},
+    model::{self, Backend, Listener, Rule, Transport},
     rate::Bucket,
     table::Table,
 };
@@ -21,7 +21,9 @@ use crate::{
     discovery::members::Members,
     endpoint::Endpoint,
     records::Records,
-    target::{self, Target},
+    signals::{MAX_ENDPOINTS, MAX_ROUTES, Signals},
+    split::Split,
+    target::{self, By, Target},
 };
 
 /// An endpoint of this node, and its service with those that are here.
@@ -46,6 +48,16 @@ pub struct Live {
     here: HashMap<SocketAddr, Vec<PlaceHere>>,
     /// Token buckets, by route and rule.
     buckets: Arc<Vec<Vec<AtomicU64>>>,
+    /// Splits that may be stepped back from, by route and rule.
+    splits: Vec<Vec<Option<Arc<Split>>>>,
+    /// What is told of each route, in the table's order; those beyond the cap share.
+    pub signals: Vec<Arc<Signals>>,
+    /// The same of what comes in through other nodes' tunnels.
+    pub of_tunnels: Arc<Signals>,
+    /// What routes beyond the cap share.
+    pub other_routes: Arc<Signals>,
+    /// What endpoints beyond the cap share.
+    pub other_endpoints: Arc<Signals>,
 }
 
 impl Live {
@@ -65,20 +77,39 @@ impl Live {
             before.targets.iter().flat_map(of_target).collect();
         let services: HashMap<&str, &Arc<Target>> =
             before.targets.iter().map(|it| (it.service.name.as_str(), it)).collect();
+        let known = |name: &str, it: &model::Endpoint| {
+            let found = known.get(&(name.to_owned(), it.key()))?;
+            (found.via == target::via(it, own)).then(|| found.clone())
+        };
+        let (other_routes, others) = (before.other_routes.clone(), before.other_endpoints.clone());
+        let all = table.services.iter().flat_map(|it| it.endpoints.iter().map(|e| (&it.name, e)));
+        let known_ones = all.filter_map(|(name, it)| known(name, it));
+        let told = known_ones.filter(|it| !Arc::ptr_eq(&it.signals, &others)).count();
+        let mut left = MAX_ENDPOINTS.saturating_sub(told);
+        let mut fresh = |it: &model::Endpoint| {
+            let signals = if left > 0 { Arc::default() } else { others.clone() };
+            left = left.saturating_sub(1);
+            Arc::new(Endpoint::new(it.address, target::via(it, own), signals))
+        };
         let targets = table.services.iter().map(|service| {
             let name = service.name.as_str();
-            let known = |it: &model::Endpoint| {
-                let found = known.get(&(name.to_owned(), it.key()))?;
-                (found.via == target::via(it, own)).then(|| found.clone())
-            };
+            let endpoint = |it: &model::Endpoint| known(name, it).unwrap_or_else(|| fresh(it));
             let before = services.get(name).map(|it| it.as_ref());
-            Arc::new(Target::new(service, &table.rack, own, known, before))
+            Arc::new(Target::new(service, &table.rack, own, endpoint, before))
         });
         let targets: Vec<_> = targets.collect();
         let is_same = table.routes == before.table.routes;
         let buckets = || table.routes.iter().map(|it| it.rules.iter().map(bucket).collect());
         let buckets = if is_same { before.buckets.clone() } else { Arc::new(buckets().collect()) };
+        let of_routes: HashMap<&str, &Arc<Signals>> = before.signals().collect();
+        let signals = table.routes.iter().enumerate().map(|(n, route)| {
+            let known = of_routes.get(route.name.as_str()).map(|it| (*it).clone());
+            if n < MAX_ROUTES { known.unwrap_or_default() } else { other_routes.clone() }
+        });
+        let signals = signals.collect();
+        let splits = splits(&table, before);
         let live = Self {
+            splits,
             members: before.members.clone(),
             records: before.records.clone(),
             choices: (0..table.listeners.len()).map(|index| Choice::of(&table, index)).collect(),
@@ -87,22 +118,36 @@ impl Live {
             buckets,
             by_address: by_address(&table, Transport::Stream),
             datagrams: by_address(&table, Transport::Datagram),
+            signals,
+            of_tunnels: before.of_tunnels.clone(),
+            other_routes,
+            other_endpoints: others.clone(),
             table,
         };
         live.members.apply(&live);
         live
     }
 
+    /// Routes that have signals of their own.
+    pub fn signals(&self) -> impl Iterator<Item = (&str, &Arc<Signals>)> {
+        let all = self.table.routes.iter().map(|it| it.name.as_str()).zip(&self.signals);
+        all.take(MAX_ROUTES)
+    }
+
     /// What becomes of datagrams at an address.
-    pub fn datagrams(&self, address: SocketAddr) -> Option<&Rule> {
-        let place = self.choices[*self.datagrams.get(&address)?].by_name(None)?;
-        Some(self.table.rule(place))
+    pub fn datagrams(&self, address: SocketAddr) -> Option<Place> {
+        self.choices[*self.datagrams.get(&address)?].by_name(None)
     }
 
     /// Where they may go.
     pub fn datagram_targets(&self, address: SocketAddr) -> impl Iterator<Item = &Arc<Target>> {
-        let backends = self.datagrams(address).into_iter().flat_map(|rule| &rule.backends);
-        backends.filter_map(|it| self.targets.get(it.index))
+        let place = self.datagrams(address).into_iter();
+        let backends = place.flat_map(|it| &self.table.rule(it).backends);
+        let own = backends.filter_map(|it| self.targets.get(it.index));
+        own.flat_map(|it| {
+            let spill = it.service.spill.as_ref().and_then(|spill| self.targets.get(spill.index));
+            [it].into_iter().chain(spill)
+        })
     }
 
     /// The listener for connections at an address.
@@ -165,17 +210,68 @@ impl Live {
     }
 
     /// One of a rule's backends, by weight; `None` if all have none.
-    pub fn backend(&self, rule: &Rule, random: u64) -> Option<&Arc<Target>> {
-        let backends = &rule.backends;
-        let total: u64 = backends.iter().map(|it| u64::from(it.weight)).sum();
-        let mut left = purlin_core::mesh::pick::spread(random, total);
-        let chosen = backends.iter().find(|it| {
-            let is_in = left < u64::from(it.weight);
-            left = left.saturating_sub(it.weight.into());
+    pub fn backend(&self, place: Place, by: &By<'_>) -> Option<Chosen<'_>> {
+        let backends = &self.table.rule(place).backends;
+        let split = self.split(place);
+        let weights = || (0..backends.len()).map(|n| weight(backends, split, n));
+        let mut left = purlin_core::mesh::pick::spread(by.random, weights().sum());
+        let n = weights().position(|weight| {
+            let is_in = left < weight;
+            left = left.saturating_sub(weight);
             is_in
         })?;
-        self.targets.get(chosen.index)
+        let of_split = split.map(|it| (it.clone(), it.by.backend == n));
+        let own = self.targets.get(backends[n].index)?;
+        let elsewhere = own.service.spill.as_ref().filter(|_| own.goes_elsewhere(by));
+        let elsewhere = elsewhere.and_then(|spill| self.targets.get(spill.index));
+        let is_spilled = elsewhere.is_some();
+        Some(Chosen { target: elsewhere.unwrap_or(own), is_spilled, of_split })
     }
+
+    /// What a backend of a rule has of its requests now.
+    pub fn weight(&self, place: Place, backend: usize) -> u64 {
+        weight(&self.table.rule(place).backends, self.split(place), backend)
+    }
+
+    /// The split of a rule that may be stepped back from.
+    pub fn split(&self, place: Place) -> Option<&Arc<Split>> {
+        self.splits[place.route][place.rule].as_ref()
+    }
+
+    /// All of them.
+    pub fn splits(&self) -> impl Iterator<Item = &Arc<Split>> {
+        self.splits.iter().flatten().flatten()
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub struct Chosen<'a> {
+    /// The service.
+    pub target: &'a Arc<Target>,
+    /// Whether it is another one, because the rack is full.
+    pub is_spilled: bool,
+    /// The split that it is counted in, and whether as one of the new backend's.
+    pub of_split: Option<(Arc<Split>, bool)>,
+}
+
+fn weight(backends: &[Backend], split: Option<&Arc<Split>>, n: usize) -> u64 {
+    let is_back = split.is_some_and(|it| it.is_back() && it.by.backend == n);
+    if is_back { 0 } else { backends[n].weight.into() }
+}
+
+/// Those of a table; what was known of one goes on.
+fn splits(table: &Table, before: &Live) -> Vec<Vec<Option<Arc<Split>>>> {
+    let split = |route: &model::Route, n: usize, rule: &Rule| {
+        let by = rule.step_back.as_ref()?;
+        let known = before.splits().find(|it| it.is(&route.name, n, by));
+        let new = || Arc::new(Split::new(&route.name, n, &rule.backends[by.backend].service, by));
+        Some(known.cloned().unwrap_or_else(new))
+    };
+    let of = |route: &model::Route| {
+        route.rules.iter().enumerate().map(|(n, rule)| split(route, n, rule)).collect()
+    };
+    table.routes.iter().map(of).collect()
 }
 
 fn by_address(table: &Table, transport: Transport) -> HashMap<SocketAddr, usize> {

@@ -32,7 +32,10 @@ use crate::{
     keep,
     live::Live,
     records::{Records, Source},
-    show, udp, wire,
+    scrape, show,
+    split::{self, Kept},
+    told::{self, Told},
+    udp, wire,
     worker::{Command, Handle},
 };
 
@@ -44,6 +47,9 @@ const JUDGE_EVERY: Duration = Duration::from_secs(600);
 
 /// Where a socket is.
 type At = (Transport, SocketAddr);
+
+/// A port on loopback, and who listens there.
+pub type Scraped = (u16, Arc<StdListener>);
 
 /// Why a table was not taken.
 #[derive(Debug)]
@@ -77,9 +83,13 @@ pub struct Owner {
     bound: Vec<Sockets>,
     /// Sockets that the mesh before this one had.
     handed: HashMap<At, Vec<OwnedFd>>,
+    /// Where it is read as OpenMetrics.
+    scraped: watch::Sender<Option<Scraped>>,
     heir: Option<Heir>,
     /// Whether another mesh is starting to take over.
     is_handing_over: bool,
+    /// What is stepped back from, as it is on disk.
+    kept: Vec<Kept>,
     /// What was wrong at the start.
     problems: Vec<String>,
     /// Whether connections are only ended.
@@ -95,6 +105,7 @@ impl Owner {
         started: Instant,
         keeper: Keeper,
         handed: HashMap<At, Vec<OwnedFd>>,
+        scraped: watch::Sender<Option<Scraped>>,
     ) -> Self {
         let mut owner = Self {
             dir,
@@ -109,8 +120,10 @@ impl Owner {
             renewal: None,
             bound: Vec::new(),
             handed,
+            scraped,
             heir: None,
             is_handing_over: false,
+            kept: Vec::new(),
             problems: Vec::new(),
             is_draining: false,
         };
@@ -130,6 +143,8 @@ impl Owner {
                     owner.document = checked;
                     owner.tell(|| Command::Identity(owner.keeper.identity().cloned()));
                     owner.put_in_force();
+                    owner.kept = split::load(&owner.dir);
+                    split::restore(&owner.kept, owner.live.splits());
                     owner.bind_missing();
                 }
                 Err(refusals) => {
@@ -173,9 +188,24 @@ impl Owner {
             }
             match self.bind(at) {
                 Ok(sockets) => _ = fresh.insert(at, sockets),
-                Err(error) => refusals.push(not_bound(n, at, &error)),
+                Err(error) => {
+                    let path = format!("mesh.listeners[{n}].address");
+                    refusals.push(not_bound(path, at, &error));
+                }
             }
         }
+        let scraped = match checked.openmetrics_port.filter(|port| !self.is_scraped(*port)) {
+            None => None,
+            Some(port) => match listen_for_scrapers(port) {
+                Ok(listener) => Some((port, Arc::new(listener))),
+                Err(error) => {
+                    let path = "mesh.openmetrics_port".into();
+                    let address = SocketAddr::from(([127, 0, 0, 1], port));
+                    refusals.push(not_bound(path, (Transport::Stream, address), &error));
+                    None
+                }
+            },
+        };
         if !refusals.is_empty() {
             return Err(Refused::Impossible(refusals));
         }
@@ -187,6 +217,9 @@ impl Owner {
         self.put_in_force();
         for (at, sockets) in fresh {
             self.listen(at, sockets);
+        }
+        if scraped.is_some() || self.live.table.openmetrics_port.is_none() {
+            self.scraped.send_replace(scraped);
         }
         let is_wanted = |at: &At| wanted.iter().any(|(_, it)| it == at);
         let gone: Vec<_> =
@@ -263,6 +296,41 @@ impl Owner {
         self.live.records.view(&self.document, self.own())
     }
 
+    /// Steps back from new backends that fail.
+    pub fn look_splits(&mut self) {
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        for split in self.live.splits() {
+            if let Some(why) = split.look(now_ms) {
+                let (route, rule, backend) = (&split.route, split.rule, &split.backend);
+                tracing::error!(route, rule, backend, why, "a new backend is stepped back from");
+                split.set(Some(why));
+            }
+        }
+        self.keep_splits();
+    }
+
+    /// Steps back from a route's new backends by hand, or takes that back; how many.
+    pub fn step_back(&mut self, asked: &view::SetAside) -> usize {
+        let of_route = self.live.splits().filter(|it| it.route == asked.name);
+        let why = (!asked.undo).then(|| "by hand".to_owned());
+        let count = of_route.map(|it| it.set(why.clone())).count();
+        self.keep_splits();
+        count
+    }
+
+    fn keep_splits(&mut self) {
+        let kept = split::kept(self.live.splits());
+        if kept == self.kept {
+            return;
+        }
+        match split::store(&self.dir, &kept) {
+            Ok(()) => self.kept = kept,
+            Err(error) => {
+                tracing::error!(%error, "what is stepped back from can't be kept over a restart");
+            }
+        }
+    }
+
     /// What came of the last attempt to renew this node's certificate.
     pub fn renewal_failed(&mut self, why: Option<String>) {
         self.renewal = why;
@@ -274,6 +342,11 @@ impl Owner {
 
     /// Tries again what could not be bound.
     pub fn bind_missing(&mut self) {
+        if let Some(port) = self.live.table.openmetrics_port.filter(|port| !self.is_scraped(*port))
+            && let Ok(listener) = listen_for_scrapers(port)
+        {
+            self.scraped.send_replace(Some((port, Arc::new(listener))));
+        }
         let wanted: Vec<_> = self.live.table.listeners.iter().flat_map(places).collect();
         for at in wanted {
             if !self.is_draining
@@ -350,6 +423,10 @@ impl Owner {
         }
     }
 
+    fn is_scraped(&self, port: u16) -> bool {
+        self.scraped.borrow().as_ref().is_some_and(|it| it.0 == port)
+    }
+
     fn is_bound(&self, at: At) -> bool {
         self.bound.iter().any(|(it, _)| *it == at)
     }
@@ -374,6 +451,11 @@ impl Owner {
         self.live.members.view(&self.live, self.own())
     }
 
+    /// What is measured, as it is now.
+    pub fn told(&self) -> Told {
+        told::told(&self.live, &self.counts(), self.now_ms())
+    }
+
     /// Which route and endpoint a request would take now.
     pub fn why(&self, asked: &view::WhyAsked) -> Result<view::Why, String> {
         show::why(&self.live, asked, self.now_ms())
@@ -390,7 +472,7 @@ impl Owner {
         let mut sockets = self.handed.remove(&at).unwrap_or_default();
         while sockets.len() < self.workers.len() {
             sockets.push(match at {
-                (Transport::Stream, address) => accepting(address)?.into(),
+                (Transport::Stream, address) => bind(address, BACKLOG)?.into(),
                 (Transport::Datagram, address) => udp::socket::bind(address)?.into(),
             });
         }
@@ -441,6 +523,7 @@ impl Owner {
             draining: self.is_draining,
             problems: (self.problems.iter().cloned())
                 .chain(unbound)
+                .chain(self.unscraped())
                 .chain(self.nobody())
                 .chain(self.keeper.problems())
                 .chain(
@@ -449,6 +532,7 @@ impl Owner {
                         .map(|why| format!("the certificate can't be renewed: {why}")),
                 )
                 .chain(self.panics())
+                .chain(self.stepped_back())
                 .collect(),
             lapsed: self.keeper.lapsed(),
             identity: self.keeper.identity().map(|it| view::Identity {
@@ -461,6 +545,13 @@ impl Owner {
             listeners,
             counts: self.counts(),
         }
+    }
+
+    fn unscraped(&self) -> Option<String> {
+        let port = self.live.table.openmetrics_port.filter(|port| !self.is_scraped(*port))?;
+        (!self.is_draining).then(|| {
+            format!("127.0.0.1:{port} can't be had for OpenMetrics: `ss -ltnp` names who has it")
+        })
     }
 
     /// A table that speaks of a rack on a node that is in none.
@@ -485,6 +576,15 @@ impl Owner {
                 "service {}: none of its {count} endpoints is well, so all are tried",
                 it.service.name
             )
+        })
+    }
+
+    fn stepped_back(&self) -> impl Iterator<Item = String> {
+        self.live.splits().filter_map(|it| {
+            Some(format!(
+                "route {} is stepped back from {}: {}; `purlin mesh step-back --undo {}`, or a document with another one",
+                it.route, it.backend, it.why()?, it.route
+            ))
         })
     }
 
@@ -542,19 +642,24 @@ fn places(listener: &Listener) -> impl Iterator<Item = At> {
     listener.protocol.transports().iter().map(|transport| (*transport, listener.address))
 }
 
-fn accepting(address: SocketAddr) -> io::Result<StdListener> {
+fn bind(address: SocketAddr, backlog: u32) -> io::Result<StdListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)?.into_std()
+    socket.listen(backlog)?.into_std()
+}
+
+/// A socket that the next mesh may have beside this one.
+fn listen_for_scrapers(port: u16) -> io::Result<StdListener> {
+    bind(SocketAddr::from(([127, 0, 0, 1], port)), scrape::BACKLOG)
 }
 
 fn mesh(table: &v1::MeshTable) -> v1::Mesh {
     table.mesh.clone().unwrap_or_default()
 }
 
-fn not_bound(n: usize, (transport, address): At, error: &io::Error) -> Refusal {
+fn not_bound(path: String, (transport, address): At, error: &io::Error) -> Refusal {
     let letter = if transport == Transport::Stream { 't' } else { 'u' };
     let hint = match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -569,7 +674,7 @@ fn not_bound(n: usize, (transport, address): At, error: &io::Error) -> Refusal {
         _ => error.to_string(),
     };
     Refusal {
-        path: format!("mesh.listeners[{n}].address"),
+        path,
         value: address.to_string(),
         limit: "an address that can be listened at".into(),
         hint,

@@ -16,7 +16,11 @@ use hyper_util::rt::TokioIo;
 use purlin_core::mesh::model::AppProtocol;
 use tokio::task::spawn_local;
 
-use crate::{http::Local, tunnel::stream::Stream, worker::Worker};
+use crate::{
+    http::{Local, Upload},
+    tunnel::stream::Stream,
+    worker::Worker,
+};
 
 /// Idle connections kept for each endpoint: as many as a worker has requests at once.
 const MAX_IDLE: usize = 256;
@@ -27,7 +31,7 @@ const IDLE_SECONDS: u32 = 30;
 const MAX_LOOKED_AT: usize = 8;
 
 /// A client's body, or none.
-pub type Outgoing = Either<Incoming, Empty<Bytes>>;
+pub type Outgoing = Either<Upload, Empty<Bytes>>;
 
 /// A way to send requests on one connection.
 #[derive(Debug)]

@@ -59,12 +59,19 @@ impl Pipes {
     }
 }
 
-/// Bytes passed on from the client and to the client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Bytes passed on from the client and to the client, so far.
+#[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Passed {
-    pub from: u64,
-    pub to: u64,
+    pub from: Cell<u64>,
+    pub to: Cell<u64>,
+}
+
+impl Passed {
+    /// What a client has sent before anything was passed on counts, too.
+    pub fn new(first: &[u8]) -> Self {
+        Self { from: Cell::new(first.len() as u64), to: Cell::default() }
+    }
 }
 
 /// Passes bytes both ways until both ends have said all, or neither has said anything
@@ -74,33 +81,34 @@ pub async fn relay(
     client: &mut Stream,
     endpoint: &mut Stream,
     idle: Duration,
-) -> io::Result<Passed> {
-    let moved = Cell::new(0_u64);
+    passed: &Passed,
+) -> io::Result<()> {
     let both = async {
         match (client.socket(), endpoint.socket()) {
             (Some(client), Some(endpoint)) => tokio::try_join!(
-                one_way(worker, client, endpoint, &moved),
-                one_way(worker, endpoint, client, &moved)
+                one_way(worker, client, endpoint, &passed.from),
+                one_way(worker, endpoint, client, &passed.to)
             ),
             _ => {
                 let (from_client, to_client) = split(client);
                 let (from_endpoint, to_endpoint) = split(endpoint);
                 tokio::try_join!(
-                    copied(from_client, to_endpoint, &moved),
-                    copied(from_endpoint, to_client, &moved)
+                    copied(from_client, to_endpoint, &passed.from),
+                    copied(from_endpoint, to_client, &passed.to)
                 )
             }
         }
     };
     let gives_up = async {
+        let moved = || (passed.from.get(), passed.to.get());
         let mut before = None;
-        while before != Some(moved.get()) {
-            before = Some(moved.get());
+        while before != Some(moved()) {
+            before = Some(moved());
             time::sleep(idle).await;
         }
     };
     tokio::select! {
-        passed = both => passed.map(|(from, to)| Passed { from, to }),
+        passed = both => passed.map(drop),
         () = gives_up => Err(io::Error::new(io::ErrorKind::TimedOut, "no byte either way")),
     }
 }
@@ -109,9 +117,8 @@ async fn one_way(
     worker: &Rc<Worker>,
     from: &TcpStream,
     to: &TcpStream,
-    moved: &Cell<u64>,
-) -> io::Result<u64> {
-    let mut passed = 0;
+    passed: &Cell<u64>,
+) -> io::Result<()> {
     loop {
         // No pipe is held while there is nothing to put into it.
         from.readable().await?;
@@ -122,7 +129,7 @@ async fn one_way(
                 worker.pipes.give_back(pipe);
                 // The other side may have gone already.
                 _ = rustix::net::shutdown(to, rustix::net::Shutdown::Write);
-                return Ok(passed);
+                return Ok(());
             }
             Ok(filled) => {
                 let mut left = filled;
@@ -130,8 +137,7 @@ async fn one_way(
                     left -= to.async_io(Interest::WRITABLE, || pass(&pipe.read, to, left)).await?;
                 }
                 worker.pipes.give_back(pipe);
-                passed += filled as u64;
-                moved.set(moved.get() + filled as u64);
+                passed.set(passed.get() + filled as u64);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => worker.pipes.give_back(pipe),
             Err(error) => return Err(error),
@@ -143,19 +149,18 @@ async fn one_way(
 async fn copied(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    moved: &Cell<u64>,
-) -> io::Result<u64> {
-    let (mut passed, mut buffer) = (0, vec![0; COPY_BYTES]);
+    passed: &Cell<u64>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
     loop {
         let read = from.read(&mut buffer).await?;
         if read == 0 {
             // The other side may have gone already.
             _ = to.shutdown().await;
-            return Ok(passed);
+            return Ok(());
         }
         to.write_all(&buffer[..read]).await?;
-        passed += read as u64;
-        moved.set(moved.get() + read as u64);
+        passed.set(passed.get() + read as u64);
     }
 }
 

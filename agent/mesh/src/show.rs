@@ -3,9 +3,9 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use purlin_core::mesh::{
-    choose::Asked,
+    choose::{Asked, Place},
     host,
-    model::{self, Listener, Match, Protocol, Rule, ValueMatch},
+    model::{self, Backend, Listener, Match, Protocol, ValueMatch},
     path::{PathMatch, is_ambiguous},
 };
 use purlin_proto::mesh as view;
@@ -15,8 +15,9 @@ use crate::{endpoint::Endpoint, live::Live, target::Target};
 /// Every match, route by route.
 pub fn routes(live: &Live) -> view::Routes {
     let mut routes = Vec::new();
-    for route in &live.table.routes {
+    for (at, route) in live.table.routes.iter().enumerate() {
         for (n, rule) in route.rules.iter().enumerate() {
+            let place = Place { route: at, rule: n, matched: 0 };
             for it in &rule.matches {
                 routes.push(view::Route {
                     route: route.name.clone(),
@@ -28,7 +29,7 @@ pub fn routes(live: &Live) -> view::Routes {
                     } else {
                         matched(it)
                     },
-                    to: to(rule),
+                    to: to(live, place),
                 });
             }
         }
@@ -53,18 +54,25 @@ fn matched(it: &Match) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-fn to(rule: &Rule) -> String {
+fn to(live: &Live, place: Place) -> String {
+    let rule = live.table.rule(place);
     if let Some(redirect) = &rule.redirect {
         return format!("redirect {}", redirect.status);
     }
-    match &rule.backends[..] {
-        [one] => one.service.clone(),
-        many => many
-            .iter()
-            .map(|it| format!("{} ({})", it.service, it.weight))
-            .collect::<Vec<_>>()
-            .join(", "),
-    }
+    let elsewhere = |index: usize| {
+        let full = live.targets.get(index).filter(|it| it.is_full())?;
+        full.service.spill.as_ref().map(|it| format!(" (full: to {})", it.service))
+    };
+    let backend = |(n, it): (usize, &Backend)| {
+        let share = match (live.weight(place, n), rule.backends.len()) {
+            (_, 1) => String::new(),
+            (0, _) if it.weight > 0 => format!(" (stepped back, was {})", it.weight),
+            (weight, _) => format!(" ({weight})"),
+        };
+        format!("{}{share}{}", it.service, elsewhere(it.index).unwrap_or_default())
+    };
+    let all: Vec<_> = rule.backends.iter().enumerate().map(backend).collect();
+    all.join(", ")
 }
 
 /// Every endpoint, service by service.
@@ -149,21 +157,29 @@ pub fn why(live: &Live, asked: &view::WhyAsked, now_ms: u32) -> Result<view::Why
         because: miss.to_string(),
     });
     let rule = place.map(|place| live.table.rule(place));
-    let targets = rule.iter().flat_map(|rule| &rule.backends).filter(|it| it.weight > 0);
+    let targets = place.iter().flat_map(|place| {
+        let backends = live.table.rule(*place).backends.iter().enumerate();
+        backends.filter(|(n, _)| live.weight(*place, *n) > 0).map(|(_, it)| it.index)
+    });
     let mut endpoints: Vec<_> = targets
-        .filter_map(|it| live.targets.get(it.index))
+        .filter_map(|index| {
+            let own = live.targets.get(index)?;
+            let spill = own.service.spill.as_ref().filter(|_| own.is_full());
+            spill.map_or(Some(own), |it| live.targets.get(it.index))
+        })
         .flat_map(|it| endpoints_of(it, now_ms))
         .collect();
     let cost = |it: &view::Endpoint| it.latency_ms.unwrap_or_default() * (it.active + 1) as f32;
     endpoints.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let to = || place.map(|place| to(live, place)).unwrap_or_default();
     let outcome = match rule {
         _ if is_ambiguous(path) => "answered with 400: the path is ambiguous".into(),
         None => "answered with 404: no route matches".into(),
-        Some(rule) if rule.redirect.is_some() => format!("answered with a {}", to(rule)),
-        Some(rule) if endpoints.is_empty() => {
-            format!("answered with 503: {} has no endpoint", to(rule))
+        Some(rule) if rule.redirect.is_some() => format!("answered with a {}", to()),
+        Some(_) if endpoints.is_empty() => {
+            format!("answered with 503: {} has no endpoint", to())
         }
-        Some(rule) => format!("goes to {}", to(rule)),
+        Some(_) => format!("goes to {}", to()),
     };
     Ok(view::Why {
         listener: listener.name.clone(),

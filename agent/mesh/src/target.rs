@@ -15,9 +15,10 @@ use purlin_core::mesh::{
     outlier::Record,
     pick::{Candidates, pick},
     rate,
+    spill::{self, Use},
 };
 
-use crate::endpoint::Endpoint;
+use crate::{endpoint::Endpoint, signals::Class};
 
 /// A service in force.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ struct Shared {
     budget: AtomicU32,
     /// Whether its circuit breaker was opened by hand.
     is_broken: AtomicBool,
+    /// Whether its requests go elsewhere.
+    is_full: AtomicBool,
 }
 
 /// How far each endpoint is; nothing if that makes no difference.
@@ -74,19 +77,16 @@ pub fn via(endpoint: &EndpointModel, own: Option<&str>) -> Option<String> {
 }
 
 impl Target {
-    /// A service, with those of its endpoints that are known already.
+    /// A service, and who its endpoints are.
     pub fn new(
         service: &Service,
         rack: &[Network],
         own: Option<&str>,
-        known: impl Fn(&EndpointModel) -> Option<Arc<Endpoint>>,
+        endpoint: impl FnMut(&EndpointModel) -> Arc<Endpoint>,
         before: Option<&Target>,
     ) -> Self {
-        let new = |it: &EndpointModel| Arc::new(Endpoint::new(it.address, via(it, own)));
-        let endpoints = service.endpoints.iter();
-        let endpoints = endpoints.map(|it| known(it).unwrap_or_else(|| new(it)));
         Self {
-            endpoints: endpoints.collect(),
+            endpoints: service.endpoints.iter().map(endpoint).collect(),
             tiers: tiers(service, rack, own),
             places: places(service),
             shared: before.map_or_else(|| Arc::new(Shared::new()), |it| it.shared.clone()),
@@ -98,15 +98,16 @@ impl Target {
     /// The same service with those of its endpoints alone that are on this node; `None` if
     /// there are none.
     pub fn here(&self, own: Option<&str>) -> Option<Self> {
-        let is_here = |it: &&EndpointModel| it.node.is_some() && via(it, own).is_none();
-        let endpoints = self.service.endpoints.iter().filter(is_here).cloned().collect();
+        let is_here = |it: &EndpointModel| it.node.is_some() && via(it, own).is_none();
+        let both = self.service.endpoints.iter().zip(&self.endpoints);
+        let here: Vec<_> = both.filter(|(it, _)| is_here(it)).collect();
+        let endpoints = here.iter().map(|(it, _)| (*it).clone()).collect();
         let service = Service { endpoints, ..self.service.clone() };
-        let found = |wanted: &EndpointModel| {
-            let mut all = self.service.endpoints.iter();
-            all.position(|it| it.key() == wanted.key()).map(|index| self.endpoints[index].clone())
-        };
-        let is_some = !service.endpoints.is_empty();
-        is_some.then(|| Self::new(&service, &[], own, found, Some(self)))
+        let mut known = here.iter().map(|(_, endpoint)| Arc::clone(endpoint));
+        let is_some = !here.is_empty();
+        // In the same order.
+        is_some
+            .then(|| Self::new(&service, &[], own, |_| known.next().expect("one each"), Some(self)))
     }
 
     /// How far an endpoint is, as a worker on a NUMA node sees it.
@@ -155,6 +156,34 @@ impl Target {
         chosen(false).or_else(|| chosen(true)).map(|index| &self.endpoints[index])
     }
 
+    /// Whether the rack is full, so that this request goes where the service spills to.
+    pub fn goes_elsewhere(&self, by: &By<'_>) -> bool {
+        let Some(spill) = &self.service.spill else { return false };
+        let view = View { target: self, by, with_left_out: false, tier: None };
+        let uses = [
+            Use::of(&view.loads(), self.service.spill_over),
+            Use {
+                active: self.shared.active.load(Relaxed).into(),
+                limit: self.service.max_requests.into(),
+            },
+        ];
+        let was = self.shared.is_full.load(Relaxed);
+        let is = spill::goes_elsewhere(spill, was, &uses);
+        if is != was && self.shared.is_full.swap(is, Relaxed) == was {
+            let (service, to) = (&self.service.name, &spill.service);
+            match is {
+                true => tracing::warn!(service, to, "the rack is full: requests go elsewhere"),
+                false => tracing::warn!(service, "the rack has room again"),
+            }
+        }
+        is
+    }
+
+    /// Whether the last request that was looked at went elsewhere.
+    pub fn is_full(&self) -> bool {
+        self.service.spill.is_some() && self.shared.is_full.load(Relaxed)
+    }
+
     /// Begins a request or connection, unless the service's circuit breaker is open.
     pub fn begin(&self) -> Option<Begun> {
         let before = self.shared.active.fetch_add(1, Relaxed);
@@ -182,6 +211,12 @@ impl Target {
         self.shared.budget.fetch_update(Relaxed, Relaxed, rate::withdraw).is_ok()
     }
 
+    /// No answer came of a request, or no connection.
+    pub fn failed(&self, endpoint: &Endpoint, now_ms: u32) {
+        endpoint.signals.is_over(Class::Failed);
+        self.ended(endpoint, false, now_ms);
+    }
+
     /// Takes note of what came of a request or connection.
     pub fn ended(&self, endpoint: &Endpoint, is_well: bool, now_ms: u32) {
         let before = endpoint.record();
@@ -206,7 +241,8 @@ impl Target {
 impl Shared {
     fn new() -> Self {
         let budget = AtomicU32::new(rate::BUDGET_BURST);
-        Self { active: AtomicU32::default(), budget, is_broken: AtomicBool::new(false) }
+        let (is_broken, is_full) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { active: AtomicU32::default(), budget, is_broken, is_full }
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use purlin_core::mesh::model::{Protocol, Transport};
+use purlin_core::mesh::{
+    model::{Protocol, Transport},
+    trace::Trace,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
@@ -159,6 +162,11 @@ impl Worker {
     /// What an endpoint is chosen by now.
     pub fn by<'a>(&self, tried: &'a [u64], hash: Option<u64>) -> By<'a> {
         By { tried, hash, random: self.random(), now_ms: self.now_ms(), numa: self.numa }
+    }
+
+    /// A trace that begins here.
+    pub fn new_trace(&self) -> Trace {
+        Trace::new([self.random(), self.random(), self.random()])
     }
 
     /// 64 random bits (SplitMix64): good enough to choose by, not to keep secrets.

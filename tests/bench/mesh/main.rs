@@ -19,11 +19,13 @@ use purlin_tests::{Lab, Result, lab, process::cpu_time};
 use crate::{
     load::{downloaded, idle, latency, requests},
     proxies::{Proxies, Upstream},
+    tunnel::Tunnel,
 };
 
 mod load;
 mod naive;
 mod proxies;
+mod tunnel;
 
 const TURNS: usize = 11;
 /// Requests in a turn.
@@ -63,7 +65,9 @@ fn measure(lab: &Lab) -> Result {
     for it in proxies.all() {
         println!("| {} | {:.1} |", it.name, resident(it.pid)? / 1024.0);
     }
-    cpu(&proxies)?;
+    let tunnel = Tunnel::start(lab, upstream.http)?;
+    cpu(&proxies, &tunnel)?;
+    drop(tunnel);
     time_added(lab, &upstream, &proxies)?;
     println!("\n| {IDLE} idle HTTP/1.1 connections | KiB each |\n| --- | --- |");
     for it in proxies.all() {
@@ -78,11 +82,14 @@ fn measure(lab: &Lab) -> Result {
 }
 
 /// µs of CPU a request and a MiB, and what of it is user time.
-fn cpu(proxies: &Proxies) -> Result {
-    let mut figures = BTreeMap::<(&str, &str), Vec<(f64, f64)>>::new();
+fn cpu(proxies: &Proxies, tunnel: &Tunnel) -> Result {
+    let mut figures = BTreeMap::<(&'static str, &'static str), Vec<(f64, f64)>>::new();
     for turn in 0..TURNS {
         for (what, count) in [("a request", REQUESTS), ("a MiB", MIB)] {
             let mut all = proxies.all();
+            if what == "a request" {
+                through(tunnel, count, &mut figures)?;
+            }
             // Whoever is first finds another machine than whoever is last.
             let length = all.len();
             all.rotate_left(turn % length);
@@ -106,6 +113,26 @@ fn cpu(proxies: &Proxies) -> Result {
         let peer = medians[&(*what, "HAProxy")];
         let (ratio, user_ratio) = (total / peer.0, user / peer.1);
         println!("| {what}, {name} | {total:.1} | {ratio:.2} | {user:.1} | {user_ratio:.2} |");
+    }
+    Ok(())
+}
+
+/// A request from node to node, on either.
+fn through(
+    tunnel: &Tunnel,
+    count: u64,
+    figures: &mut BTreeMap<(&'static str, &'static str), Vec<(f64, f64)>>,
+) -> Result {
+    let times = || -> Result<Vec<(Duration, Duration)>> {
+        tunnel.pids.iter().map(|pid| Ok((cpu_time(&[*pid])?, user_time(*pid)?))).collect()
+    };
+    let before = times()?;
+    requests(tunnel.http, count)?;
+    let sides = ["Purlin's tunnel, where the client is", "Purlin's tunnel, where the service is"];
+    for ((side, before), after) in sides.into_iter().zip(before).zip(times()?) {
+        let of = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
+        let both = (of(after.0 - before.0), of(after.1 - before.1));
+        figures.entry(("a request", side)).or_default().push(both);
     }
     Ok(())
 }

@@ -176,16 +176,16 @@ fn pinned<'a>(cpu: &str, command: impl IntoIterator<Item = &'a OsStr>) -> Result
 }
 
 /// `taskset` becomes what it starts.
-fn pid_of(process: &Process) -> u32 {
+pub fn pid_of(process: &Process) -> u32 {
     process.pid().as_raw().cast_unsigned()
 }
 
-fn listens(at: SocketAddr) -> Result {
+pub fn listens(at: SocketAddr) -> Result {
     wait::until("it listens", SOON, || {
         TcpStream::connect(at).map(drop).map_err(|error| error.to_string())
     })
 }
 
-fn free_port() -> Result<SocketAddr> {
+pub fn free_port() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }

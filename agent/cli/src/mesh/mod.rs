@@ -9,6 +9,7 @@ use purlin_proto::mesh::{
     Endpoint, Endpoints, Offers, PeerState, Peers, Routes, SetAside, Status, Upgraded, Why,
     WhyAsked,
 };
+use serde::de::DeserializeOwned;
 
 use crate::{
     args::{Global, MeshCommand, SetAsideArgs, WhyArgs},
@@ -65,8 +66,15 @@ pub async fn run(command: &MeshCommand, global: &Global, output: &Output) -> End
                 .await
         }
         MeshCommand::Tap { count } => tap::run(*count, &client, output).await,
-        MeshCommand::Drain(args) => set_aside("/v1/drain", args, &client, output).await,
-        MeshCommand::Break(args) => set_aside("/v1/break", args, &client, output).await,
+        MeshCommand::Drain(args) => {
+            set_aside::<Endpoints>("/v1/drain", args, &client, output).await
+        }
+        MeshCommand::Break(args) => {
+            set_aside::<Endpoints>("/v1/break", args, &client, output).await
+        }
+        MeshCommand::StepBack(args) => {
+            set_aside::<Routes>("/v1/step-back", args, &client, output).await
+        }
         MeshCommand::Peers(every) => {
             watch::show(output, every.every(), async || client.get::<Peers>("/v1/peers").await)
                 .await
@@ -91,10 +99,15 @@ impl Page for Upgraded {
     }
 }
 
-async fn set_aside(path: &str, args: &SetAsideArgs, client: &Client, output: &Output) -> Ended {
+async fn set_aside<P: Page + DeserializeOwned>(
+    path: &str,
+    args: &SetAsideArgs,
+    client: &Client,
+    output: &Output,
+) -> Ended {
     let asked = SetAside { name: args.name.clone(), undo: args.undo };
-    let endpoints: Endpoints = client.post(path, json(&asked)?, DEADLINE).await?;
-    output.show(&endpoints, |width| endpoints.page(width))?;
+    let page: P = client.post(path, json(&asked)?, DEADLINE).await?;
+    output.show(&page, |width| page.page(width))?;
     Ok(Exit::Ok)
 }
 

@@ -10,12 +10,15 @@
 //! | [`choose`] | which rule a request meets first, and why |
 //! | [`pick`], [`hashed`], [`ewma`] | which endpoint it goes to, and how slow that was lately |
 //! | [`locality`] | how far endpoints are, and when a request goes further than it must |
+//! | [`canary`], [`spill`] | when a new backend gets nothing any more, and when the rack is full |
 //! | [`health`] | whether an endpoint is well by its checks |
 //! | [`spiffe`], [`credential`], [`authorize`] | who a node is, whether that is proved, and what it may |
 //! | [`offer`] | which endpoints that nodes offer of themselves are added to a table |
+//! | [`trace`] | which trace a request belongs to |
 //! | [`outlier`], [`rate`] | which endpoint is left out for a while, and what is too much |
 
 pub mod authorize;
+pub mod canary;
 pub mod choose;
 pub mod credential;
 pub mod ewma;
@@ -34,5 +37,7 @@ pub mod rate;
 #[cfg(test)]
 mod simulation;
 pub mod spiffe;
+pub mod spill;
 pub mod strict;
 pub mod table;
+pub mod trace;

@@ -9,8 +9,8 @@ use alloc::{
 use core::{net::SocketAddr, str::FromStr, time::Duration};
 
 use super::{
-    authorize::Allow, health::Check, host::Hostname, locality::Tier, outlier::Ejection,
-    path::PathMatch,
+    authorize::Allow, canary::StepBack, health::Check, host::Hostname, locality::Tier,
+    outlier::Ejection, path::PathMatch, spill::Spill,
 };
 use crate::settings::{Impossible, one_of};
 
@@ -191,6 +191,8 @@ pub struct Service {
     pub retry_on: Vec<u16>,
     /// Requests under way at an endpoint after which those further away are used too.
     pub spill_over: u32,
+    /// Where its requests go when the rack is full.
+    pub spill: Option<Spill>,
     /// Who may reach its endpoints through the tunnel.
     pub allow: Vec<Allow>,
     /// Nodes that may add endpoints of their own, with `*` for anything.
@@ -322,6 +324,8 @@ pub struct Rule {
     pub rate_limit: Option<(u32, u32)>,
     /// Where it goes, by weight.
     pub backends: Vec<Backend>,
+    /// When one of these gets nothing any more.
+    pub step_back: Option<StepBack>,
 }
 
 /// What a request must be like. All that is given must match.

@@ -56,6 +56,8 @@ pub struct Table {
     pub discovery_keys: Vec<Key>,
     /// Whether every request is a line in the log.
     pub access_log: bool,
+    /// Port on loopback where the mesh itself is read.
+    pub openmetrics_port: Option<u16>,
     /// For how long a certificate that expired is good all the same, in seconds.
     pub grace_s: u64,
 }
@@ -86,10 +88,13 @@ impl Table {
             return Err(check.refusals);
         }
         let indexes: BTreeMap<_, _> =
-            self.services.iter().enumerate().map(|(n, it)| (it.name.as_str(), n)).collect();
+            self.services.iter().enumerate().map(|(n, it)| (it.name.clone(), n)).collect();
+        for spill in self.services.iter_mut().filter_map(|it| it.spill.as_mut()) {
+            spill.index = indexes.get(&spill.service).copied().unwrap_or_default();
+        }
         let rules = self.routes.iter_mut().flat_map(|route| &mut route.rules);
         for backend in rules.flat_map(|rule| &mut rule.backends) {
-            backend.index = indexes.get(backend.service.as_str()).copied().unwrap_or_default();
+            backend.index = indexes.get(&backend.service).copied().unwrap_or_default();
         }
         Ok(self)
     }
@@ -100,6 +105,7 @@ impl Table {
             == (&other.listeners, &other.services, &other.routes, &other.rack)
             && (&self.peers, &self.discovery_keys, self.grace_s, self.access_log)
                 == (&other.peers, &other.discovery_keys, other.grace_s, other.access_log)
+            && self.openmetrics_port == other.openmetrics_port
     }
 
     /// A service by name.
@@ -231,6 +237,35 @@ impl Check {
         }
     }
 
+    /// It goes one step, to something that is spoken to alike.
+    fn spill(&mut self, path: &str, service: &Service, services: &[Service]) {
+        let Some(spill) = &service.spill else { return };
+        if spill.back_percent >= spill.at_percent {
+            let limit = format!("below at_percent, which is {}", spill.at_percent);
+            let hint = "what lies between them keeps requests from going to and fro";
+            self.refuse(
+                format!("{path}.back_percent"),
+                spill.back_percent.to_string(),
+                &limit,
+                hint,
+            );
+        }
+        let to = services.iter().find(|it| it.name == spill.service);
+        let is_other = |it: &&Service| it.name != service.name && it.spill.is_none();
+        match to.filter(is_other) {
+            None => {
+                let limit = "another service, that spills nowhere itself";
+                self.refuse(format!("{path}.service"), &spill.service, limit, "define it");
+            }
+            Some(to) if to.protocol != service.protocol => {
+                let limit = format!("one of protocol {}", service.protocol.name());
+                let hint = "it gets the same requests";
+                self.refuse(format!("{path}.service"), &spill.service, &limit, hint);
+            }
+            Some(_) => {}
+        }
+    }
+
     fn services(&mut self, services: &[Service], table: &Table) {
         // With gossip, others may turn up.
         let may_turn_up = |node: &str| !table.discovery_keys.is_empty() && spiffe::is_segment(node);
@@ -240,6 +275,7 @@ impl Check {
         for (n, service) in services.iter().enumerate() {
             let path = format!("mesh.services[{n}].endpoints");
             self.at_most(&path, service.endpoints.len(), MAX_ENDPOINTS);
+            self.spill(&format!("mesh.services[{n}].spill"), service, services);
             self.allows(&format!("mesh.services[{n}].allow"), service);
             self.endpoints_from(&format!("mesh.services[{n}].endpoints_from"), service);
             if service.protocol == AppProtocol::Udp {
@@ -400,13 +436,14 @@ impl Check {
                 != (Rule {
                     matches: alloc::vec![Match::default()],
                     backends: rule.backends.clone(),
+                    step_back: rule.step_back.clone(),
                     ..Rule::default()
                 })
         {
             self.refuse(
                 path,
                 kind.name(),
-                "backend_refs and nothing else",
+                "backend_refs and step_back, and nothing else",
                 "bytes are passed on as they are",
             );
         }
@@ -424,6 +461,18 @@ impl Check {
                     self.refuse(path, name, &limit, &hint);
                 }
                 Some(_) => {}
+            }
+        }
+        if let Some(step_back) = &rule.step_back {
+            let is_new = |n: usize| n == step_back.backend;
+            let weight = |new: bool| {
+                let of = rule.backends.iter().enumerate().filter(move |(n, _)| is_new(*n) == new);
+                of.map(|(_, it)| it.weight).max().unwrap_or_default()
+            };
+            if weight(true) == 0 || weight(false) == 0 {
+                let hint = "the new one is held against the others, and leaves them its requests";
+                let limit = "beside another backend, both with a weight";
+                self.refuse(format!("{path}.step_back.backend"), "", limit, hint);
             }
         }
         match (&rule.redirect, rule.backends.is_empty()) {

@@ -52,6 +52,7 @@ fn whole(table: &Table) -> impl Iterator<Item = (String, String)> {
     let told = [
         ("rack_networks", (!rack.is_empty()).then(|| marked(rack.len().to_string(), rack))),
         ("discovery_keys", (!keys.is_empty()).then(|| keys.join(", "))),
+        ("openmetrics_port", table.openmetrics_port.map(|it| it.to_string())),
         ("access_log", table.access_log.then(|| "true".into())),
         ("certificate_grace_days", Some(days.to_string())),
     ];

@@ -14,7 +14,6 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet, time};
 pub use self::push::Counts;
 use crate::{door::Identity, otlp::Whose, spool::Spool};
 
-mod openmetrics;
 mod push;
 mod scrape;
 

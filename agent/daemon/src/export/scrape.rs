@@ -8,14 +8,12 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use purlin_mesh::openmetrics::{self, Kind, Page};
 use purlin_proto::v1::{Dictionary, Record, Sample, record::Body};
 use tokio::{net::TcpListener, sync::Mutex};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{
-    Names,
-    openmetrics::{self, Kind, Page},
-};
+use super::Names;
 use crate::{clock, otlp::Whose, serve::Connections, spool::Spool};
 
 /// What was not heard for so long is not told of any more: it would be told as of now.

@@ -12,8 +12,9 @@ use tokio::{net::UnixStream, time};
 /// The mesh answers from memory, and a table waits for its disk. Less than the door
 /// gives a subsystem.
 const DEADLINE: Duration = Duration::from_secs(8);
-/// The longest answer taken, in bytes; a status is a few KiB.
-const MAX_ANSWER: usize = 1 << 20;
+/// The longest answer taken, in bytes; a status is a few KiB, and what is measured of as
+/// many routes and endpoints as have signals of their own less than this.
+const MAX_ANSWER: usize = 4 << 20;
 
 /// Why there is no answer to go by.
 #[derive(Clone, Debug, PartialEq, Eq)]

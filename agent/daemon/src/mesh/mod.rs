@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub mod alarms;
 mod ask;
 mod child;
+pub mod measure;
 pub mod offers;
 
 use self::ask::ask;

@@ -16,11 +16,12 @@ use hyper::{
 use purlin_core::mesh::{
     hashed::hash,
     model::{AppProtocol, HashOn, Service},
+    trace,
 };
 use tokio::time;
 
 use super::{
-    Body, affinity,
+    Body, Upload, affinity,
     body::Request as Begun,
     handle::{Refusal, origin},
     headers, upgrade,
@@ -31,6 +32,7 @@ use crate::{
     counters::Counters,
     endpoint::{Endpoint, Under},
     pool::{Lease, Outgoing, Sender},
+    signals::Decision,
     target::Target,
     worker::Worker,
 };
@@ -53,6 +55,7 @@ pub async fn forward(
     let service = &target.service;
     let Some(of_service) = target.begin() else {
         Counters::one(&worker.counters.broken);
+        begun.route().into_iter().for_each(|it| it.decided(Decision::Broken));
         let text = "the service has too many requests under way: its circuit breaker is open\n";
         return Err((Refusal(StatusCode::SERVICE_UNAVAILABLE, text), begun));
     };
@@ -62,7 +65,8 @@ pub async fn forward(
     let hash = hash_of(&service.hash_on, &request, connection);
     let upgrade = headers::wanted_upgrade(request.headers(), request.version());
     let clients_end = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let mut request = request.map(Outgoing::Left);
+    let trace = request.headers().get(trace::HEADER).cloned();
+    let mut request = request.map(|body| Outgoing::Left(Upload::new(body, &begun)));
     for_endpoint(&mut request, service, connection, upgrade);
     let may_repeat = headers::may_repeat(request.method()) && request.body().is_end_stream();
     let deadline = time::Instant::now() + service.timeouts.request;
@@ -83,11 +87,15 @@ pub async fn forward(
                 break;
             }
             Counters::one(&worker.counters.retries);
+            let route = begun.route().map(|it| &**it);
+            let both = route.into_iter().chain([&*endpoint.signals]);
+            both.for_each(|it| it.decided(Decision::Retried));
         }
         is_granted = false;
         let under = Under::way(&endpoint);
+        let from = accept::From { peer: connection.peer, at: connection.at, trace: trace.as_ref() };
         let (mut lease, is_fresh) =
-            match lease(worker, connection, &endpoint, target, stale < MAX_ATTEMPTS).await {
+            match lease(worker, &from, &endpoint, target, stale < MAX_ATTEMPTS).await {
                 Ok(leased) => leased,
                 Err(error) => {
                     refusal = Refusal::unconnected(&error);
@@ -96,11 +104,16 @@ pub async fn forward(
                 }
             };
         let spare = may_repeat.then(|| copy(&request));
+        if let Outgoing::Left(upload) = request.body_mut() {
+            upload.goes_to(&endpoint);
+        }
         let began = Instant::now();
         let sent = time::timeout_at(deadline, lease.sender().send(request)).await;
         match sent {
             Ok(Ok(answer)) => {
-                endpoint.answered(began.elapsed(), worker.now_ms());
+                let took = began.elapsed();
+                endpoint.answered(took, worker.now_ms());
+                endpoint.signals.answered(answer.status().as_u16(), took);
                 target.ended(&endpoint, !is_gateway_failure(answer.status()), worker.now_ms());
                 let is_to_repeat = service.retry_on.contains(&answer.status().as_u16());
                 if let Some(again) = spare.filter(|_| is_to_repeat)
@@ -127,13 +140,13 @@ pub async fn forward(
             Ok(Err(mut error)) => match error.take_message() {
                 Some(unsent) if !is_fresh => (request, stale) = (unsent, stale + 1),
                 Some(unsent) => {
-                    target.ended(&endpoint, false, worker.now_ms());
+                    target.failed(&endpoint, worker.now_ms());
                     tried.push(endpoint.id);
                     request = unsent;
                 }
                 None => {
                     if is_fresh {
-                        target.ended(&endpoint, false, worker.now_ms());
+                        target.failed(&endpoint, worker.now_ms());
                         tried.push(endpoint.id);
                     } else {
                         stale += 1;
@@ -150,7 +163,7 @@ pub async fn forward(
                 }
             },
             Err(_) => {
-                target.ended(&endpoint, false, worker.now_ms());
+                target.failed(&endpoint, worker.now_ms());
                 endpoint.answered(service.timeouts.request, worker.now_ms());
                 refusal = Refusal(StatusCode::GATEWAY_TIMEOUT, "the endpoint took too long\n");
                 break;
@@ -163,7 +176,7 @@ pub async fn forward(
 /// A connection to an endpoint, and whether it is a new one.
 async fn lease(
     worker: &Rc<Worker>,
-    connection: &Connection,
+    from: &accept::From<'_>,
     endpoint: &Endpoint,
     target: &Target,
     may_be_old: bool,
@@ -171,7 +184,7 @@ async fn lease(
     if may_be_old && let Some(sender) = worker.pool.take(endpoint.id) {
         return Ok((Lease::new(worker, endpoint.id, sender), false));
     }
-    let stream = accept::connect(worker, endpoint, target, connection.peer, connection.at).await?;
+    let stream = accept::connect(worker, endpoint, target, from).await?;
     let sender =
         Sender::start(stream, target.service.protocol).await.map_err(std::io::Error::other)?;
     worker.pool.opened();

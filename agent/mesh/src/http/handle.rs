@@ -1,6 +1,6 @@
 //! One request: which rule it meets, and what that says.
 
-use std::{io, rc::Rc, sync::Arc};
+use std::{io, rc::Rc, sync::Arc, time::Instant};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
@@ -14,34 +14,60 @@ use purlin_core::mesh::{
     host,
     model::{PathEdit, Redirect, Rule},
     path::{PathMatch, is_ambiguous},
+    trace::{self, Trace},
 };
 
 use super::{Body, body::Request as Begun, forward, headers, look};
-use crate::{connection::Connection, counters::Counters, target::Target, worker::Worker};
+use crate::{
+    connection::Connection, counters::Counters, signals::Decision, target::Target, worker::Worker,
+};
 
 /// Answers one request.
 pub async fn handle(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<Body> {
     Counters::one(&worker.counters.requests);
+    let began = Instant::now();
+    let trace = trace(worker, request.headers_mut());
     let begun = Begun::begin(connection);
     let is_http1 = request.version() < hyper::Version::HTTP_2;
-    let looked_at = worker.looks_at_requests().then(|| look::At::new(connection, &request));
+    let looked_at = worker.looks_at_requests().then(|| look::At::new(connection, &request, trace));
     let mut answer = match answer(worker, connection, request, begun).await {
         Ok(answer) => answer,
         Err((Refusal(status, text), begun)) => own(status, text, begun),
     };
-    worker.counters.answer(answer.status().as_u16());
+    let status = answer.status().as_u16();
+    worker.counters.answer(status);
+    if let Some(route) = answer.body().route() {
+        route.answered(status, began.elapsed());
+    }
     if let Some(looked_at) = looked_at {
-        looked_at.over(worker, &answer);
+        let by = answer.extensions().get::<forward::By>();
+        looked_at.over(worker, status, by.map(|it| it.0.shown()));
     }
     if worker.is_draining.get() && is_http1 && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Only this loses none: a close without it crosses the next request.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer
+}
+
+/// Which trace a request belongs to; the headers say so further on. One that can't be read,
+/// or that is said twice, is begun anew, and what stood beside it is left out.
+fn trace(worker: &Worker, headers: &mut HeaderMap) -> Trace {
+    let mut given = headers.get_all(trace::HEADER).iter();
+    let one = given.next().filter(|_| given.next().is_none());
+    let trace = match one.and_then(|it| Trace::read(it.to_str().ok()?)) {
+        Some(trace) => trace.passed_on(worker.random()),
+        None => {
+            headers.remove(trace::STATE);
+            worker.new_trace()
+        }
+    };
+    headers.insert(trace::HEADER, headers::of_trace(trace));
+    trace
 }
 
 /// Why a request goes nowhere.
@@ -65,7 +91,7 @@ async fn answer(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
     request: Request<Incoming>,
-    begun: Begun,
+    mut begun: Begun,
 ) -> Result<Response<Body>, (Refusal, Begun)> {
     let (mut parts, body) = request.into_parts();
     let host = match host_of(&parts) {
@@ -87,15 +113,18 @@ async fn answer(
         return Err((Refusal(StatusCode::BAD_REQUEST, text), begun));
     }
     if let Some(through) = &connection.through {
+        begun.is_of(&live.of_tunnels);
         let target = live.service_here(&through.service).cloned();
         let is_allowed = |it: &Arc<Target>| {
             authorize::may_ask(&it.service.allow, &through.principal, asked.method, asked.path)
         };
         let Some(target) = target.filter(is_allowed) else {
             Counters::one(&worker.counters.denied);
+            live.of_tunnels.decided(Decision::Denied);
             let text = "no rule of the service allows it\n";
             return Err((Refusal(StatusCode::FORBIDDEN, text), begun));
         };
+        live.of_tunnels.decided(Decision::Allowed);
         let request = Request::from_parts(parts, body);
         return forward::forward(worker, connection, &target, request, begun).await;
     }
@@ -103,13 +132,17 @@ async fn answer(
         Counters::one(&worker.counters.unmatched);
         return Err((Refusal(StatusCode::NOT_FOUND, "no route matches this request\n"), begun));
     };
+    let signals = &live.signals[place.route];
+    begun.is_of(signals);
     if !live.is_within_rate(place, worker.now_ms()) {
         Counters::one(&worker.counters.limited);
+        signals.decided(Decision::Limited);
         return Err((
             Refusal(StatusCode::TOO_MANY_REQUESTS, "over the route's rate limit\n"),
             begun,
         ));
     }
+    signals.decided(Decision::Allowed);
     let (rule, matched) = (live.table.rule(place), &live.table.matched(place).path);
     if let Some(redirect) = &rule.redirect {
         return Ok(redirected(redirect, matched, &parts, &host, begun));
@@ -118,16 +151,38 @@ async fn answer(
         return Err((refusal, begun));
     }
     headers::edit(&mut parts.headers, &rule.request_headers);
-    let Some(target) = live.backend(rule, worker.random()).cloned() else {
+    let Some(chosen) = live.backend(place, &worker.by(&[], None)) else {
         return Err((
             Refusal(StatusCode::SERVICE_UNAVAILABLE, "every backend has weight 0\n"),
             begun,
         ));
     };
+    if chosen.is_spilled {
+        signals.decided(Decision::Spilled);
+    }
     let request = Request::from_parts(parts, body);
-    let mut answer = forward::forward(worker, connection, &target, request, begun).await?;
+    let forwarded = forward::forward(worker, connection, chosen.target, request, begun).await;
+    if let Some((split, is_new)) = &chosen.of_split {
+        split.over(
+            *is_new,
+            match &forwarded {
+                Ok(answer) => has_failed(answer),
+                Err((Refusal(status, _), _)) => status.is_server_error(),
+            },
+        );
+    }
+    let mut answer = forwarded?;
     headers::edit(answer.headers_mut(), &rule.response_headers);
     Ok(answer)
+}
+
+/// Whether an answer says that the server failed. gRPC says so in trailers, or where it has
+/// no message in a header (gRPC over HTTP/2, Responses).
+fn has_failed(answer: &Response<Body>) -> bool {
+    // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+    let is_servers =
+        |it: &HeaderValue| matches!(it.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15");
+    answer.status().is_server_error() || answer.headers().get("grpc-status").is_some_and(is_servers)
 }
 
 /// The host that is asked for. The request line's own wins (RFC 9112, 3.2.2).

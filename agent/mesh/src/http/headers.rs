@@ -7,7 +7,7 @@ use hyper::{
     HeaderMap, Method, Version,
     header::{self, Entry, HeaderName, HeaderValue},
 };
-use purlin_core::mesh::model::HeaderEdit;
+use purlin_core::mesh::{model::HeaderEdit, trace::Trace};
 
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -68,6 +68,11 @@ pub fn forwarded(headers: &mut HeaderMap, peer: SocketAddr) {
         }
     }
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+}
+
+/// Which trace something belongs to.
+pub fn of_trace(trace: Trace) -> HeaderValue {
+    HeaderValue::from_str(&trace.to_string()).expect("hexadecimal digits and dashes")
 }
 
 /// Makes a rule's changes.

@@ -1,11 +1,11 @@
 //! One request for whoever looks: `purlin mesh tap`, and the access log.
 
-use std::{rc::Rc, time::Instant};
+use std::{net::SocketAddr, rc::Rc, time::Instant};
 
-use hyper::{Request, Response, body::Incoming, header};
+use hyper::{Request, body::Incoming, header};
+use purlin_core::mesh::trace::Trace;
 use purlin_proto::mesh::Tapped;
 
-use super::{Body, forward::By};
 use crate::{connection::Connection, worker::Worker};
 
 /// The longest path that is shown, in bytes.
@@ -20,13 +20,10 @@ pub struct At {
 
 impl At {
     /// It begins.
-    pub fn new(connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
+    pub fn new(connection: &Rc<Connection>, request: &Request<Incoming>, trace: Trace) -> Self {
         let header = |name| request.headers().get(name).and_then(|it| it.to_str().ok());
         let authority = request.uri().authority().map(|it| it.as_str());
         let host = authority.or_else(|| header(header::HOST)).unwrap_or_default();
-        // version-traceid-parentid-flags (W3C Trace Context, 3.2.2).
-        let trace = request.headers().get("traceparent").and_then(|it| it.to_str().ok());
-        let trace = trace.and_then(|it| it.split('-').nth(1)).filter(|it| it.len() == 32);
         let tapped = Tapped {
             client: match &connection.through {
                 Some(through) => through.principal.clone(),
@@ -35,18 +32,30 @@ impl At {
             method: request.method().to_string(),
             host: host.to_owned(),
             path: request.uri().path().chars().take(MAX_PATH).collect(),
-            trace: trace.map(str::to_owned),
+            trace: Some(trace.id()),
+            ..Default::default()
+        };
+        Self { began: Instant::now(), tapped }
+    }
+
+    /// A way through a tunnel that another node asks for.
+    pub fn of_tunnel(principal: &str, to: SocketAddr, trace: Trace) -> Self {
+        let tapped = Tapped {
+            client: principal.into(),
+            method: "CONNECT".into(),
+            host: to.to_string(),
+            trace: Some(trace.id()),
             ..Default::default()
         };
         Self { began: Instant::now(), tapped }
     }
 
     /// Its answer begins.
-    pub fn over(mut self, worker: &Worker, answer: &Response<Body>) {
+    pub fn over(mut self, worker: &Worker, status: u16, endpoint: Option<String>) {
         let it = &mut self.tapped;
-        it.status = answer.status().as_u16();
+        it.status = status;
         it.ms = self.began.elapsed().as_secs_f32() * 1000.0;
-        it.endpoint = answer.extensions().get::<By>().map(|it| it.0.shown());
+        it.endpoint = endpoint;
         if worker.live().table.access_log {
             let Tapped { client, method, host, path, status, endpoint, ms, trace, .. } = &*it;
             let (endpoint, trace) = (endpoint.as_deref(), trace.as_deref());

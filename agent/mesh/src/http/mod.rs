@@ -30,7 +30,9 @@ pub mod io;
 mod look;
 mod upgrade;
 
-pub use body::Body;
+pub use body::{Body, Upload};
+pub use headers::of_trace;
+pub use look::At;
 
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -10,16 +10,17 @@ use hyper::{
     upgrade::{OnUpgrade, Parts, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use purlin_core::mesh::model::AppProtocol;
+use purlin_core::mesh::{model::AppProtocol, trace};
 use tokio::task::spawn_local;
 
 use super::{Body, body::Request as Begun, handle::Refusal, headers, io::Io};
 use crate::{
-    accept::{self, MAX_ATTEMPTS},
+    accept::{self, From, MAX_ATTEMPTS},
     connection::Connection,
     counters::Counters,
     endpoint::Under,
-    relay,
+    relay::{self, Passed},
+    signals::{Active, Class},
     target::{Begun as OfService, Target},
     tunnel::stream::Stream,
     worker::Worker,
@@ -38,16 +39,19 @@ pub fn switch(
     let endpoints_end = hyper::upgrade::on(&mut answer);
     connection.flags.tunnel();
     let worker = worker.clone();
+    let route = begun.route().map(Active::begin);
     spawn_local(async move {
-        let passed = async {
+        let passed = Passed::new(&[]);
+        let relayed = async {
             let other = stdio::Error::other;
             let (client, first) = client_stream(clients_end.await.map_err(other)?)?;
             let endpoint = endpoints_end.await.map_err(other)?.downcast::<TokioIo<Stream>>();
             let Parts { io, read_buf, .. } =
                 endpoint.map_err(|_| stdio::Error::other("not a socket"))?;
-            both_ways(&worker, (client, first), (io.into_inner(), read_buf.into()), idle).await
+            let endpoint = (io.into_inner(), read_buf.into());
+            both_ways(&worker, (client, first), endpoint, idle, &passed).await
         };
-        ended(passed.await, under);
+        ended(relayed.await, under, route, &passed);
     });
     let protocol = answer.headers().get(header::UPGRADE).cloned();
     headers::end_hop(answer.headers_mut());
@@ -79,14 +83,14 @@ pub async fn connect(
     let clients_end = hyper::upgrade::on(&mut request);
     let mut tried = Vec::new();
     let mut refusal = Refusal::NO_ENDPOINT;
+    let trace = request.headers().get(trace::HEADER).cloned();
+    let from = From { peer: connection.peer, at: connection.at, trace: trace.as_ref() };
     let hash = accept::source_hash(&target.service.hash_on, connection.peer);
     while tried.len() < MAX_ATTEMPTS && (tried.is_empty() || target.may_retry()) {
         let endpoint = target.pick(&worker.by(&tried, hash)).cloned();
         let Some(endpoint) = endpoint else { break };
         let under = Under::way(&endpoint);
-        let connected =
-            accept::connect(worker, &endpoint, target, connection.peer, connection.at).await;
-        let stream = match connected {
+        let stream = match accept::connect(worker, &endpoint, target, &from).await {
             Ok(stream) => stream,
             Err(error) => {
                 Counters::one(&worker.counters.retries);
@@ -96,15 +100,18 @@ pub async fn connect(
             }
         };
         target.ended(&endpoint, true, worker.now_ms());
+        endpoint.signals.is_over(Class::Connected);
+        let route = begun.route().map(Active::begin);
         let under = under.stays(of_service);
         connection.flags.tunnel();
         let (worker, idle) = (worker.clone(), target.service.timeouts.idle);
         spawn_local(async move {
-            let passed = async {
+            let passed = Passed::new(&[]);
+            let relayed = async {
                 let client = client_stream(clients_end.await.map_err(stdio::Error::other)?)?;
-                both_ways(&worker, client, (stream, Vec::new()), idle).await
+                both_ways(&worker, client, (stream, Vec::new()), idle, &passed).await
             };
-            ended(passed.await, under);
+            ended(relayed.await, under, route, &passed);
         });
         return Ok(Response::new(Body::own("", begun)));
     }
@@ -124,15 +131,19 @@ async fn both_ways(
     (mut client, from_client): (Stream, Vec<u8>),
     (mut endpoint, from_endpoint): (Stream, Vec<u8>),
     idle: Duration,
+    passed: &Passed,
 ) -> stdio::Result<()> {
     relay::write_first(&mut endpoint, &from_client).await?;
     relay::write_first(&mut client, &from_endpoint).await?;
-    relay::relay(worker, &mut client, &mut endpoint, idle).await.map(drop)
+    passed.from.set(from_client.len() as u64);
+    passed.to.set(from_endpoint.len() as u64);
+    relay::relay(worker, &mut client, &mut endpoint, idle, passed).await
 }
 
-fn ended(passed: stdio::Result<()>, under: Under) {
-    if let Err(error) = passed {
+fn ended(relayed: stdio::Result<()>, under: Under, route: Option<Active>, passed: &Passed) {
+    if let Err(error) = relayed {
         tracing::debug!(%error, "an upgraded connection broke");
     }
-    drop(under);
+    under.signals().passed(passed);
+    route.iter().for_each(|it| it.0.passed(passed));
 }

@@ -12,6 +12,7 @@ use std::{
 
 use h2::client::{self, Connection, SendRequest};
 use hyper::{Method, Request, StatusCode, Uri, body::Bytes, header};
+use purlin_core::mesh::trace;
 use tokio::{net::TcpStream, sync::Mutex, task::spawn_local, time};
 use tokio_rustls::{
     TlsConnector,
@@ -25,6 +26,8 @@ use super::{
     stream::{Stream, io_error},
 };
 use crate::{
+    accept::From,
+    http::of_trace,
     identity::{Identity, Peer},
     worker::Worker,
 };
@@ -61,7 +64,7 @@ pub async fn open(
     worker: &Rc<Worker>,
     node: &str,
     to: SocketAddr,
-    client: SocketAddr,
+    from: &From<'_>,
 ) -> io::Result<Stream> {
     let way = {
         let mut ways = worker.tunnels.ways.borrow_mut();
@@ -77,11 +80,13 @@ pub async fn open(
         }
     };
     let uri = Uri::builder().authority(to.to_string()).build().map_err(io::Error::other)?;
+    let trace = from.trace.cloned().unwrap_or_else(|| of_trace(worker.new_trace()));
     let request = Request::builder()
         .method(Method::CONNECT)
         .uri(uri)
         // RFC 7239, 4.
-        .header(header::FORWARDED, format!("for=\"{client}\""))
+        .header(header::FORWARDED, format!("for=\"{}\"", from.peer))
+        .header(trace::HEADER, trace)
         .body(())
         .map_err(io::Error::other)?;
     let (answer, send) = sender.send_request(request, false).map_err(io_error)?;

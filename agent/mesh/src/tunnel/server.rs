@@ -9,7 +9,11 @@ use h2::{
 };
 use hyper::{Method, Request, Response, StatusCode, body::Bytes};
 use prost::Message;
-use purlin_core::mesh::{authorize, model::AppProtocol};
+use purlin_core::mesh::{
+    authorize,
+    model::AppProtocol,
+    trace::{self, Trace},
+};
 use purlin_proto::v1;
 use tokio::{task::spawn_local, time};
 use tokio_rustls::TlsAcceptor;
@@ -17,13 +21,14 @@ use webpki::KeyUsage;
 
 use super::{CONNECTION_WINDOW, Entry, HANDSHAKE, STREAM_WINDOW, is_gone, stream::Stream};
 use crate::{
-    accept::{self, Client},
+    accept::{self, Client, From},
     connection::Through,
     counters::{Counters, TunnelRefusal},
     endpoint::{Endpoint, Under},
     http,
     identity::{Peer, Refused},
-    relay,
+    relay::{self, Passed},
+    signals::{Active, Class, Decision, Signals},
     target::Target,
     worker::Worker,
 };
@@ -133,74 +138,110 @@ impl Asked {
             return refuse(respond, StatusCode::BAD_REQUEST, "the authority is no IP:PORT\n");
         };
         let principal = self.peer.id.to_string();
+        let trace = parts.headers.get(trace::HEADER);
+        let trace = trace.and_then(|it| Trace::read(it.to_str().ok()?));
+        let trace = trace.unwrap_or_else(|| worker.new_trace());
+        let looked_at =
+            worker.looks_at_requests().then(|| http::At::of_tunnel(&principal, to, trace));
+        let reply = Reply { worker: worker.clone(), respond, looked_at };
         let live = worker.live();
         let places = live.here(to);
         if places.is_empty() {
             Counters::one(&worker.counters.unmatched);
             let text = "no endpoint of this node has that address\n";
-            return refuse(respond, StatusCode::NOT_FOUND, text);
+            return reply.no(StatusCode::NOT_FOUND, text);
         }
         let may = |it: &&(Arc<Target>, Arc<Endpoint>)| {
             authorize::may_connect(&it.0.service.allow, &principal)
         };
         let Some((target, endpoint)) = places.iter().find(may).cloned() else {
             Counters::one(&worker.counters.denied);
+            live.of_tunnels.decided(Decision::Denied);
             tracing::info!(who = principal, %to, "no rule allows it");
-            return refuse(respond, StatusCode::FORBIDDEN, "no rule of the service allows it\n");
+            return reply.no(StatusCode::FORBIDDEN, "no rule of the service allows it\n");
         };
+        let signals = live.of_tunnels.clone();
         drop(live);
         let is_http = target.service.protocol != AppProtocol::Tcp;
         if is_http && authorize::looks_at_requests(&target.service.allow) {
-            let Some(stream) = accepted(respond, body) else { return };
+            let Some(stream) = reply.yes(body, &endpoint) else { return };
             let service = target.service.name.clone();
             let through = Some(Rc::new(Through { principal, service }));
             let client = Client { stream, peer: self.from, at: self.at, open: self.open, through };
             return http::serve(worker, client, Vec::new()).await;
         }
-        self.pass_on(&worker, &target, &endpoint, respond, body).await;
+        self.pass_on(&signals, &target, &endpoint, reply, body).await;
     }
 
     /// Bytes, to this very endpoint; where else they could go is for the other node to say.
     async fn pass_on(
         &self,
-        worker: &Rc<Worker>,
+        signals: &Arc<Signals>,
         target: &Target,
         endpoint: &Arc<Endpoint>,
-        respond: SendResponse<Bytes>,
+        reply: Reply,
         body: RecvStream,
     ) {
+        let (_active, worker) = (Active::begin(signals), reply.worker.clone());
         if endpoint.health().is_unhealthy {
             let text = "the endpoint fails its checks\n";
-            return refuse(respond, StatusCode::SERVICE_UNAVAILABLE, text);
+            return reply.no(StatusCode::SERVICE_UNAVAILABLE, text);
         }
         let Some(of_service) = target.begin() else {
             Counters::one(&worker.counters.broken);
+            signals.decided(Decision::Broken);
             let text = "the service's circuit breaker is open\n";
-            return refuse(respond, StatusCode::SERVICE_UNAVAILABLE, text);
+            return reply.no(StatusCode::SERVICE_UNAVAILABLE, text);
         };
         let under = Under::way(endpoint).stays(of_service);
-        let mut to = match accept::connect(worker, endpoint, target, self.from, self.at).await {
+        signals.decided(Decision::Allowed);
+        let from = From { peer: self.from, at: self.at, trace: None };
+        let mut to = match accept::connect(&worker, endpoint, target, &from).await {
             Ok(to) => to,
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.address, %error, "can't connect");
                 let text = "the endpoint can't be connected to\n";
-                return refuse(respond, StatusCode::BAD_GATEWAY, text);
+                signals.is_over(Class::Failed);
+                return reply.no(StatusCode::BAD_GATEWAY, text);
             }
         };
         target.ended(endpoint, true, worker.now_ms());
-        let Some(mut stream) = accepted(respond, body) else { return };
-        let idle = target.service.timeouts.idle;
-        if let Err(error) = relay::relay(worker, &mut stream, &mut to, idle).await {
+        let Some(mut stream) = reply.yes(body, endpoint) else { return };
+        [signals, &endpoint.signals].into_iter().for_each(|it| it.is_over(Class::Connected));
+        let (idle, passed) = (target.service.timeouts.idle, Passed::new(&[]));
+        if let Err(error) = relay::relay(&worker, &mut stream, &mut to, idle, &passed).await {
             tracing::debug!(endpoint = %endpoint.address, %error, "a stream broke");
         }
+        [signals, &endpoint.signals].into_iter().for_each(|it| it.passed(&passed));
         drop(under);
     }
 }
 
-/// Says yes, and bytes may go.
-fn accepted(mut respond: SendResponse<Bytes>, body: RecvStream) -> Option<Stream> {
-    let send = respond.send_response(Response::new(()), false).ok()?;
-    Some(Stream::tunnelled(send, body))
+/// The answer to a CONNECT, and whoever looks at it.
+struct Reply {
+    worker: Rc<Worker>,
+    respond: SendResponse<Bytes>,
+    looked_at: Option<http::At>,
+}
+
+impl Reply {
+    /// Says yes, and bytes may go.
+    fn yes(mut self, body: RecvStream, endpoint: &Endpoint) -> Option<Stream> {
+        self.is_over(StatusCode::OK, Some(endpoint.shown()));
+        let send = self.respond.send_response(Response::new(()), false).ok()?;
+        Some(Stream::tunnelled(send, body))
+    }
+
+    fn no(mut self, status: StatusCode, text: &'static str) {
+        self.is_over(status, None);
+        refuse(self.respond, status, text);
+    }
+
+    fn is_over(&mut self, status: StatusCode, endpoint: Option<String>) {
+        if let Some(it) = self.looked_at.take() {
+            it.over(&self.worker, status.as_u16(), endpoint);
+        }
+    }
 }
 
 fn refuse(respond: SendResponse<Bytes>, status: StatusCode, text: &'static str) {

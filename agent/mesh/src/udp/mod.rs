@@ -26,6 +26,7 @@ use crate::{
     counters::{Counters, Lost},
     handover::Heir,
     live::Live,
+    signals::{Class, Decision},
     target::Target,
     worker::Worker,
 };
@@ -128,14 +129,24 @@ fn pass_on(worker: &Rc<Worker>, at: SocketAddr, index: usize, received: &Receive
 /// Where a new session goes.
 fn choose(worker: &Worker, client: Client, tried: &[u64]) -> Result<To, Lost> {
     let live = worker.live();
-    let rule = live.datagrams(client.at).ok_or(Lost::NoRoute)?;
-    let target = live.backend(rule, worker.random()).ok_or(Lost::NoRoute)?;
-    let of_service = target.begin().ok_or(Lost::Breaker)?;
+    let place = live.datagrams(client.at).ok_or(Lost::NoRoute)?;
+    let target = live.backend(place, &worker.by(&[], None)).ok_or(Lost::NoRoute)?.target;
+    let route = &live.signals[place.route];
+    let of_service = target.begin().ok_or_else(|| {
+        route.decided(Decision::Broken);
+        Lost::Breaker
+    })?;
+    route.decided(Decision::Allowed);
     let hash = source_hash(&target.service.hash_on, client.peer);
     // The one that failed may be the only one, and back.
     let endpoint = target.pick(&worker.by(tried, hash));
     let endpoint = endpoint.or_else(|| target.pick(&worker.by(&[], hash)));
-    Ok(To::new(target, endpoint.ok_or(Lost::NoEndpoint)?, of_service))
+    let endpoint = endpoint.ok_or_else(|| {
+        route.is_over(Class::Failed);
+        Lost::NoEndpoint
+    })?;
+    [route, &endpoint.signals].into_iter().for_each(|it| it.is_over(Class::Connected));
+    Ok(To::new(target, endpoint, of_service))
 }
 
 fn displace(worker: &Worker, sessions: &mut HashMap<Client, Session>) {

@@ -3,8 +3,10 @@
 
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
+use prost::Message;
 use purlin_core::{
     mesh::{
+        hashed::hash,
         host::{self, Hostname},
         model::{
             AppProtocol, Backend, Endpoint, HeaderEdit, Kind, Listener, Match, PathEdit, Redirect,
@@ -53,6 +55,8 @@ const EJECTION_MS_DEFAULT: u32 = 1000;
 const GRACE_DAYS: RangeInclusive<u32> = 0..=3650;
 /// As long as an uplink is away at most, by what people ask for.
 const GRACE_DAYS_DEFAULT: u32 = 30;
+/// One that nobody needs a privilege for, as the agent's own page.
+const HIGH_PORT: RangeInclusive<u32> = 1024..=65_535;
 const PORT: RangeInclusive<u32> = 1..=65_535;
 /// Longest path or value that a document may ask for.
 const MAX_TEXT: usize = 1024;
@@ -79,6 +83,10 @@ pub fn table(generation: u64, mesh: &v1::Mesh) -> Result<Table, Vec<Refusal>> {
             .collect(),
         discovery_keys: reader.keys("mesh.discovery_keys", &mesh.discovery_keys),
         access_log: mesh.access_log.unwrap_or_default(),
+        openmetrics_port: mesh.openmetrics_port.map(|port| {
+            reader.in_range("mesh.openmetrics_port", port, &HIGH_PORT);
+            port as u16
+        }),
         grace_s: 86_400
             * u64::from(reader.within(
                 "mesh.certificate_grace_days",
@@ -87,8 +95,25 @@ pub fn table(generation: u64, mesh: &v1::Mesh) -> Result<Table, Vec<Refusal>> {
                 GRACE_DAYS,
             )),
     };
+    let mut table = table;
+    mark(&mut table, mesh);
     // What was left out for being wrong would only make for more that is wrong.
     if reader.refusals.is_empty() { table.checked() } else { Err(reader.refusals) }
+}
+
+/// Makes another mark for whatever a rule's step back is about.
+fn mark(table: &mut Table, mesh: &v1::Mesh) {
+    for (route, from) in table.routes.iter_mut().zip(&mesh.routes) {
+        for (rule, from) in route.rules.iter_mut().zip(&from.rules) {
+            let Some(step_back) = &mut rule.step_back else { continue };
+            let is_one = |it: &&v1::Service| from.backend_refs.iter().any(|b| b.name == it.name);
+            let services = mesh.services.iter().filter(is_one).map(Message::encode_to_vec);
+            let refs = from.backend_refs.iter().map(Message::encode_to_vec);
+            let own = from.step_back.iter().map(Message::encode_to_vec);
+            let bytes: Vec<u8> = own.chain(refs).chain(services).flatten().collect();
+            step_back.mark = hash(&bytes);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -161,6 +186,7 @@ impl Reader {
                 SPILL_OVER_DEFAULT,
                 AT_ONCE,
             ),
+            spill: it.spill.as_ref().map(|it| self.spill(&format!("{path}.spill"), it)),
             allow: (it.allow.iter().enumerate())
                 .map(|(n, it)| self.allow(&format!("{path}.allow[{n}]"), it))
                 .collect(),
@@ -276,6 +302,10 @@ impl Reader {
             backends: (it.backend_refs.iter().enumerate())
                 .map(|(n, it)| self.backend(&format!("{path}.backend_refs[{n}]"), it))
                 .collect(),
+            step_back: it
+                .step_back
+                .as_ref()
+                .map(|step| self.step_back(&format!("{path}.step_back"), step, &it.backend_refs)),
         }
     }
 
@@ -626,6 +656,7 @@ mod tests {
             peers: vec![v1::Peer { node: "b".into(), address: "b:15008".into() }],
             certificate_grace_days: Some(4000),
             access_log: None,
+            openmetrics_port: Some(80),
             discovery_keys: vec!["abc".into(), "00".repeat(32), "11".repeat(32)],
         };
         check(

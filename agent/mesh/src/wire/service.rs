@@ -5,9 +5,11 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use purlin_core::mesh::{
     authorize::Allow,
+    canary::StepBack,
     health::{Check, Probe},
     locality::{Network, Tier},
     model::{Affinity, Peer},
+    spill::Spill,
     table::Key,
 };
 use purlin_proto::v1;
@@ -26,6 +28,19 @@ const IN_A_ROW: RangeInclusive<u32> = 1..=100;
 const SECONDS: RangeInclusive<u32> = 1..=31_536_000;
 /// An answer that another endpoint may make good: a failure of the server.
 const SERVER_ERRORS: RangeInclusive<u32> = 500..=599;
+/// Room for the core's round trip before the rack is full, and as much again until it is
+/// asked anew.
+const SPILL_AT_DEFAULT: u32 = 90;
+const SPILL_BACK_DEFAULT: u32 = 70;
+/// Below twenty, five failures may be bad luck.
+const MIN_REQUESTS: RangeInclusive<u32> = 20..=1_000_000;
+const MIN_REQUESTS_DEFAULT: u32 = 100;
+/// From a burst to an hour.
+const WINDOW_S: RangeInclusive<u32> = 5..=3600;
+const WINDOW_S_DEFAULT: u32 = 60;
+/// At once, or once a hiccup is over.
+const HOLD_S: RangeInclusive<u32> = 0..=600;
+const HOLD_S_DEFAULT: u32 = 5;
 /// As many as the Gateway API has in a list.
 const MAX_STATUSES: usize = 16;
 /// Before the name of a secret of the node's.
@@ -118,6 +133,43 @@ impl Reader {
             timeout: ms(number("timeout_ms", it.timeout_ms, TIMEOUT_MS_DEFAULT, TIMEOUT_MS)),
             healthy_after: number("healthy_after", it.healthy_after, 2, IN_A_ROW),
             unhealthy_after: number("unhealthy_after", it.unhealthy_after, 3, IN_A_ROW),
+        }
+    }
+
+    pub(super) fn spill(&mut self, path: &str, it: &v1::Spill) -> Spill {
+        let mut percent = |name, given, default, range| {
+            self.within(&format!("{path}.{name}"), given, default, range)
+        };
+        Spill {
+            at_percent: percent("at_percent", it.at_percent, SPILL_AT_DEFAULT, 1..=100),
+            back_percent: percent("back_percent", it.back_percent, SPILL_BACK_DEFAULT, 0..=99),
+            service: it.service.clone(),
+            index: 0,
+        }
+    }
+
+    pub(super) fn step_back(
+        &mut self,
+        path: &str,
+        it: &v1::StepBack,
+        refs: &[v1::BackendRef],
+    ) -> StepBack {
+        let backend = refs.iter().position(|backend| backend.name == it.backend);
+        if backend.is_none() {
+            let hint = "name the new one of them";
+            self.refuse(&format!("{path}.backend"), &it.backend, "one of backend_refs", hint);
+        }
+        let mut number = |name, given, default, range| {
+            self.within(&format!("{path}.{name}"), given, default, range)
+        };
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        StepBack {
+            backend: backend.unwrap_or_default(),
+            least: number("min_requests", it.min_requests, MIN_REQUESTS_DEFAULT, MIN_REQUESTS),
+            margin_percent: number("margin_percent", it.margin_percent, 5, 1..=100),
+            window: seconds(number("window_s", it.window_s, WINDOW_S_DEFAULT, WINDOW_S)),
+            hold: seconds(number("hold_s", it.hold_s, HOLD_S_DEFAULT, HOLD_S)),
+            mark: 0,
         }
     }
 

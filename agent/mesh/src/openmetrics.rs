@@ -1,4 +1,4 @@
-//! OpenMetrics text 1.0.0.
+//! OpenMetrics text 1.0.0: the mesh's page and the agent's.
 //!
 //! Sources: OpenMetrics 1.0 ("Text format", "Units and base units"), and OpenTelemetry's
 //! "Prometheus and OpenMetrics compatibility" for how names and UCUM units become these:
@@ -16,6 +16,8 @@ pub enum Kind {
     Gauge,
     /// They grow until what they count restarts.
     Counter,
+    /// Counters of what was at most so much.
+    Histogram,
 }
 
 /// A page in the making.
@@ -28,8 +30,8 @@ pub struct Page {
 struct Family {
     kind: Kind,
     unit: String,
-    /// By their labels, as they are written.
-    samples: BTreeMap<String, f64>,
+    /// By their labels: lines, without the family's name.
+    samples: BTreeMap<String, Vec<String>>,
 }
 
 impl Page {
@@ -44,6 +46,41 @@ impl Page {
         labels: impl IntoIterator<Item = (&'a str, &'a str)>,
         value: f64,
     ) {
+        let labels = labelled(labels);
+        let end = if kind == Kind::Counter { "_total" } else { "" };
+        let line = format!("{end}{labels} {}", number(value));
+        self.put(kind, name, unit, labels, vec![line]);
+    }
+
+    /// Adds a histogram: how many there were up to each bound, and above the last one, not
+    /// added up; and the sum of all values.
+    pub fn add_histogram(
+        &mut self,
+        name: &str,
+        unit: &str,
+        labels: &[(&str, &str)],
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) {
+        let mut count = 0;
+        let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+        let mut lines: Vec<_> = (bounds.zip(counts))
+            .map(|(bound, more)| {
+                count += more;
+                // Canonical, as the format wants it here.
+                let bound = if bound.is_finite() { format!("{bound:?}") } else { number(bound) };
+                let labels = labels.iter().copied().chain([("le", &*bound)]);
+                format!("_bucket{} {count}", labelled(labels))
+            })
+            .collect();
+        let labels = labelled(labels.iter().copied());
+        lines.push(format!("_count{labels} {count}"));
+        lines.push(format!("_sum{labels} {}", number(sum)));
+        self.put(Kind::Histogram, name, unit, labels, lines);
+    }
+
+    fn put(&mut self, kind: Kind, name: &str, unit: &str, labels: String, lines: Vec<String>) {
         let unit = unit_of(unit, kind);
         let mut family = sanitized(name);
         // A counter's samples alone have it.
@@ -56,7 +93,7 @@ impl Page {
         let made = || Family { kind, unit, samples: BTreeMap::new() };
         let family = self.families.entry(family).or_insert_with(made);
         if family.kind == kind {
-            family.samples.insert(labelled(labels), value);
+            family.samples.insert(labels, lines);
         }
     }
 
@@ -65,16 +102,17 @@ impl Page {
         let mut text = String::from("# TYPE target info\n# HELP target The node.\n");
         _ = writeln!(text, "target_info{} 1", labelled(info.iter().copied()));
         for (name, family) in &self.families {
-            let (kind, end) = match family.kind {
-                Kind::Gauge => ("gauge", ""),
-                Kind::Counter => ("counter", "_total"),
+            let kind = match family.kind {
+                Kind::Gauge => "gauge",
+                Kind::Counter => "counter",
+                Kind::Histogram => "histogram",
             };
             _ = writeln!(text, "# TYPE {name} {kind}");
             if !family.unit.is_empty() {
                 _ = writeln!(text, "# UNIT {name} {}", family.unit);
             }
-            for (labels, value) in &family.samples {
-                _ = writeln!(text, "{name}{end}{labels} {}", number(*value));
+            for line in family.samples.values().flatten() {
+                _ = writeln!(text, "{name}{line}");
             }
         }
         text + "# EOF\n"
@@ -206,5 +244,27 @@ mod tests {
             # EOF
         "#]]
         .assert_eq(&page.text(&[("node", "n1")]));
+    }
+
+    #[test]
+    fn a_histogram_adds_its_buckets_up_in_the_order_of_their_bounds() {
+        let mut page = Page::default();
+        let bounds = [0.0005, 1.0, 10.0];
+        page.add_histogram("mesh.duration", "s", &[("route", "shop")], &bounds, &[3, 0, 2, 1], 9.5);
+        expect![[r#"
+            # TYPE target info
+            # HELP target The node.
+            target_info 1
+            # TYPE mesh_duration_seconds histogram
+            # UNIT mesh_duration_seconds seconds
+            mesh_duration_seconds_bucket{le="0.0005",route="shop"} 3
+            mesh_duration_seconds_bucket{le="1.0",route="shop"} 3
+            mesh_duration_seconds_bucket{le="10.0",route="shop"} 5
+            mesh_duration_seconds_bucket{le="+Inf",route="shop"} 6
+            mesh_duration_seconds_count{route="shop"} 6
+            mesh_duration_seconds_sum{route="shop"} 9.5
+            # EOF
+        "#]]
+        .assert_eq(&page.text(&[]));
     }
 }

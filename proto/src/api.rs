@@ -887,6 +887,10 @@ pub struct Alarms {
     pub history: Vec<Alarm>,
     /// How many found no room since the agent started.
     pub passed_over: u64,
+    /// Raised on other nodes of the rack, as `NODE/ID`, as far as this one has heard of them
+    /// in the last two minutes; each node tells at most eight.
+    #[serde(default)]
+    pub elsewhere: Vec<String>,
 }
 
 /// An alarm.

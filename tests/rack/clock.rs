@@ -10,12 +10,7 @@ use purlin_daemon::rack::{
     port,
     rtu::Line,
 };
-use purlin_tests::{
-    Lab, Result, ensure,
-    faults::{Disturber, Fault, Random},
-    modbus::{lateness, units},
-    serial::DisturbedLine,
-};
+use purlin_tests::{Lab, Result, ensure, modbus::units, serial::Hub};
 use serde_json::json;
 use tokio::time;
 
@@ -46,13 +41,12 @@ pub fn is_set(lab: &Lab) -> Result {
     (words[clock], words[clock + 1]) = ((SAID >> 16) as u16, SAID as u16);
     let file = lab.dir().join("psu.json");
     say(&file, &words)?;
-    let late = lateness(Duration::from_millis(300));
-    let wire = DisturbedLine::start(Disturber::new(Fault::None, late, Random::new().0))?;
-    let _supply = units(&file, &[wire.device.display().to_string()], lab)?;
+    let line = Hub::start(2)?;
+    let _supply = units(&file, &[line.ports[1].display().to_string()], lab)?;
     // From now on what is written there stays.
     say(&file, &words[..clock])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(sets(&wire.driver))
+    runtime.block_on(sets(&line.ports[0]))
 }
 
 async fn sets(driver: &Path) -> Result {

@@ -63,6 +63,9 @@ pub fn fails(lab: &Lab) -> Result {
         ensure!(site.cap()? == "80000000" && !site.is_frozen()?, "{}", site.cap()?);
         ensure!(site.gpus()? == [200], "{:?}", site.gpus()?);
     }
+    let heard = sites[1].node.cli(&["alarm", "list"])?;
+    let told = "heard from   node0: on-battery.shelf.ups.input_voltage";
+    ensure!(heard.stdout.contains(told), "{heard:?}");
     ups("500 0")?;
     for site in &sites {
         site.until_stages(2)?;

@@ -32,14 +32,14 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// A simulated BMC. It ends when dropped.
-struct Bmc {
+pub struct Bmc {
     port: u16,
     sensors: std::path::PathBuf,
     _process: Process,
 }
 
 impl Bmc {
-    fn start(lab: &Lab) -> Result<Self> {
+    pub fn start(lab: &Lab) -> Result<Self> {
         let state = lab.dir().join("state/ipmi_sim/bench");
         fs::create_dir_all(&state)?;
         let records = Path::new(env!("CARGO_MANIFEST_DIR")).join(RECORDS);
@@ -67,22 +67,25 @@ impl Bmc {
     }
 
     /// What a sensor reads from now on.
-    fn set(&self, sensor: &str, value: u8) -> Result {
+    pub fn set(&self, sensor: &str, value: u8) -> Result {
         Ok(fs::write(self.sensors.join(sensor), value.to_string())?)
     }
 
-    /// A guest that has it.
+    /// What QEMU is told for a guest to have it.
+    pub fn words(&self) -> [(&'static str, String); 3] {
+        [
+            ("-chardev", format!("socket,id=ipmi,host=127.0.0.1,port={},reconnect=2", self.port)),
+            ("-device", "ipmi-bmc-extern,id=bmc,chardev=ipmi".into()),
+            ("-device", "isa-ipmi-kcs,bmc=bmc".into()),
+        ]
+    }
+
+    /// A small guest that has it.
     fn guest(&self, lab: &Lab) -> Result<Guest> {
-        let chardev = format!("socket,id=ipmi,host=127.0.0.1,port={},reconnect=2", self.port);
-        let words = [
-            ["-machine", "q35"],
-            ["-smp", "1"],
-            ["-m", "512M"],
-            ["-chardev", &chardev],
-            ["-device", "ipmi-bmc-extern,id=bmc,chardev=ipmi"],
-            ["-device", "isa-ipmi-kcs,bmc=bmc"],
-        ];
-        let words: Vec<String> = words.iter().flatten().map(|it| (*it).to_owned()).collect();
+        let small = [("-machine", "q35"), ("-smp", "1"), ("-m", "512M")];
+        let small = small.map(|(option, value)| (option, value.to_owned()));
+        let words = small.into_iter().chain(self.words());
+        let words: Vec<_> = words.flat_map(|(option, value)| [option.to_owned(), value]).collect();
         Guest::boot(lab, &OWN, &words)
     }
 }

@@ -79,7 +79,7 @@ fn with(lab: &Lab, body: fn(&mut Guest) -> Result) -> Result {
     let mut shared = GUEST.lock().unwrap_or_else(PoisonError::into_inner);
     let guest = match &mut *shared {
         Some(guest) => guest,
-        none => none.insert(boot(lab)?),
+        none => none.insert(boot(lab, &[])?),
     };
     body(guest).map_err(|failed| {
         let log = "purlin log; purlin numa explain own; journalctl --no-pager -b -q -n 40; true";
@@ -88,7 +88,8 @@ fn with(lab: &Lab, body: fn(&mut Guest) -> Result) -> Result {
     })
 }
 
-fn boot(lab: &Lab) -> Result<Guest> {
+/// A node with the package, and with more of what QEMU may be told.
+pub fn boot(lab: &Lab, more: &[(&str, String)]) -> Result<Guest> {
     let disk = env::var(DISK)?;
     let drive = format!("file={disk},if=none,id=root,format=raw,snapshot=on");
     let arguments = [
@@ -100,8 +101,9 @@ fn boot(lab: &Lab) -> Result<Guest> {
         // The last one counts.
         ("-append", &format!("{KERNEL_ARGUMENTS} root=/dev/vda systemd.firstboot=off")),
     ];
-    let words: Vec<String> =
-        arguments.iter().flat_map(|(option, value)| [*option, *value]).map(str::to_owned).collect();
+    let more = more.iter().map(|(option, value)| (*option, value.as_str()));
+    let words = arguments.into_iter().chain(more).flat_map(|(option, value)| [option, value]);
+    let words: Vec<String> = words.map(str::to_owned).collect();
     let began = Instant::now();
     let mut guest = Guest::boot(lab, &OWN, &words)?;
     active(&mut guest)?;
@@ -119,7 +121,7 @@ pub fn active(guest: &mut Guest) -> Result {
 }
 
 /// A property of a unit.
-fn show(guest: &mut Guest, unit: &str, property: &str) -> Result<String> {
+pub fn show(guest: &mut Guest, unit: &str, property: &str) -> Result<String> {
     let value = guest.output(&format!("systemctl show --value -p {property} {unit}"))?;
     Ok(value.trim().to_owned())
 }
@@ -183,7 +185,7 @@ fn privileges(guest: &mut Guest) -> Result {
 }
 
 /// As the kernel has it: credentials(7), capabilities(7), proc(5).
-fn is_confined(guest: &mut Guest, pid: u32, user: &str, capabilities: u64) -> Result {
+pub fn is_confined(guest: &mut Guest, pid: u32, user: &str, capabilities: u64) -> Result {
     let status = guest.output(&format!("cat /proc/{pid}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));

@@ -13,6 +13,7 @@ mod inventory;
 mod isolated;
 mod machine;
 mod placement;
+mod rack;
 mod watchdog;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         hotplug::tests(),
         bmc::tests(),
         watchdog::tests(),
+        rack::tests(),
         installed::tests(),
         fleet::tests(),
     ];

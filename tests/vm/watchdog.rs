@@ -30,14 +30,14 @@ fn hangs(lab: &Lab) -> Result {
     let words: Vec<String> = words.iter().flatten().map(|it| (*it).to_owned()).collect();
     let mut guest = Guest::boot(lab, &OWN, &words)?;
     start(&mut guest)?;
-    lives(&mut guest, "while it is fed")?;
+    lives(&mut guest, TIMEOUT, "while it is fed")?;
 
     guest.output("kill -TERM $(cat /tmp/agent.pid)")?;
     wait::until("the agent stops", READY, || {
         let here = guest.run("kill -0 $(cat /tmp/agent.pid)").map_err(|e| format!("{e:?}"))?;
         if here.code == 0 { Err("it runs".to_owned()) } else { Ok(()) }
     })?;
-    lives(&mut guest, "after an orderly stop")?;
+    lives(&mut guest, TIMEOUT, "after an orderly stop")?;
 
     start(&mut guest)?;
     guest.output("kill -STOP $(cat /tmp/agent.pid)")?;
@@ -61,8 +61,8 @@ fn start(guest: &mut Guest) -> Result {
 }
 
 /// For longer than the device would wait twice.
-fn lives(guest: &mut Guest, when: &str) -> Result {
-    let turns = 2 * TIMEOUT.as_secs() + 4;
+pub fn lives(guest: &mut Guest, timeout: Duration, when: &str) -> Result {
+    let turns = 2 * timeout.as_secs() + 4;
     for second in 0..turns {
         ensure!(!guest.ended()?, "{when} the machine is reset after {second} s");
         thread::sleep(Duration::from_secs(1));

@@ -29,7 +29,8 @@ pub async fn run(command: &AlarmCommand, global: &Global, output: &Output) -> En
             let fetch = async || {
                 let Answer { document: alarms, note } =
                     client.get_or_read(ALARMS, offline::alarms).await?;
-                Ok(Answer { document: Raised { raised: alarms.raised }, note })
+                let Alarms { raised, elsewhere, .. } = alarms;
+                Ok(Answer { document: Raised { raised, elsewhere }, note })
             };
             watch::show(output, watch.every(), fetch).await
         }
@@ -80,6 +81,7 @@ async fn act(client: &Client, id: &str, act: Act, reason: &str, for_s: Option<u6
 #[derive(Serialize)]
 struct Raised {
     raised: Vec<Alarm>,
+    elsewhere: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -89,10 +91,11 @@ struct History {
 
 impl Page for Raised {
     fn page(&self, width: Width) -> String {
-        match self.raised.is_empty() {
+        let own = match self.raised.is_empty() {
             true => "no alarm is raised\n".into(),
             false => raised(&self.raised, width),
-        }
+        };
+        table::sections([own, heard(&self.elsewhere, width)])
     }
 
     /// One that nobody silenced is a fault.
@@ -126,6 +129,21 @@ impl Page for History {
         };
         table::columns(&header, self.history.iter().map(row), width)
     }
+}
+
+/// What other nodes say of theirs, a line a node.
+fn heard(elsewhere: &[String], width: Width) -> String {
+    let nodes = elsewhere.chunk_by(|one, other| of(one).0 == of(other).0);
+    let line = |alarms: &[String]| {
+        let ids: Vec<_> = alarms.iter().map(|it| of(it).1).collect();
+        table::pair("heard from", &format!("{}: {}", of(&alarms[0]).0, ids.join(", ")), width)
+    };
+    nodes.map(line).collect()
+}
+
+/// Its node and its id there.
+fn of(alarm: &str) -> (&str, &str) {
+    alarm.split_once('/').unwrap_or(("", alarm))
 }
 
 /// Those that are raised, each with what to do.
@@ -196,7 +214,11 @@ mod tests {
     #[test]
     fn an_alarm_says_what_since_when_and_what_to_do() {
         let note = Note { by: "uid 0 (local)".into(), reason: "fan ordered".into(), unix_ms: THEN };
-        let raised = Raised { raised: vec![Alarm { silenced: Some(note), ..hot() }, hot()] };
+        let elsewhere = ["node1/on-battery.hall", "node1/low.hall", "node2/leak"];
+        let raised = Raised {
+            raised: vec![Alarm { silenced: Some(note), ..hot() }, hot()],
+            elsewhere: elsewhere.map(str::to_owned).into(),
+        };
         expect![[r#"
             critical     high.shelf.psu1.inlet_temperature
             what         hw.temperature of shelf/psu1/inlet_temperature is 61 Cel, above 60
@@ -214,6 +236,9 @@ mod tests {
             since        2026-01-02T03:04:05Z, came back 2 times
             next         look at the fans
             page         hw-docs/orv3-psu.md
+
+            heard from   node1: on-battery.hall, low.hall
+            heard from   node2: leak
         "#]]
         .assert_eq(&page(&raised));
         assert_eq!(raised.exit(), Exit::Faults);

@@ -13,7 +13,7 @@
 //! | `nri` | the container runtime, `Targets` | containers to `placement`, `Nri` |
 //! | `enforce` | `Targets`, cgroups | `Enforcement`, cpusets and interrupts |
 //! | `writer`, `mover` | requests | answers |
-//! | `clock` | the kernel's clocks, chronyd | whether they are trusted; an event when they are set |
+//! | `clock` | the kernel's clocks, chronyd, ptp4l | whether they are trusted; an event when they are set |
 //! | `sample-…` | `/proc`, the helper | records into the spool |
 //! | `mesh` | the settings' mesh | hands it to the mesh process and starts that standalone; `Seen` |
 //! | `bmc`, `bmc-helper` | the BMC | records into the spool, `View`, how far its log was told |
@@ -327,7 +327,8 @@ impl Opened {
         let (judges, stages_now) = watch::channel(None);
         let (heard, elsewhere) = watch::channel(Elsewhere::default());
         let node = identity.node.clone();
-        let raised = power::Raised { node, shown: alarms_now.clone(), elsewhere };
+        let raised =
+            power::Raised { node, shown: alarms_now.clone(), elsewhere: elsewhere.clone() };
         let (taken, (intake_view, intake_now)) =
             (taking.subscribe(), watch::channel(intake::View::default()));
         let (exported, (export_view, export_now)) =
@@ -459,6 +460,7 @@ impl Opened {
             settings: racked,
             spool: spool.clone(),
             alarms: alarm_client.clone(),
+            clock: clock.clone(),
             view: rack_view,
         };
         spawn_owner(tasks, "rack", rack, |rack| Box::pin(rack.run()));
@@ -727,6 +729,7 @@ impl Opened {
             sources,
             audit,
             alarms: alarm_client,
+            elsewhere,
             spool,
             door: asks,
             settings: settings.clone(),

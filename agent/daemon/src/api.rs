@@ -21,7 +21,7 @@ use axum::{
     middleware,
     routing::get,
 };
-use purlin_core::{inventory::Inventory, settings::Settings};
+use purlin_core::{inventory::Inventory, power::elsewhere::Elsewhere, settings::Settings};
 use purlin_proto::{api, topic::Topics};
 use serde::Deserialize;
 use tokio::{
@@ -88,6 +88,8 @@ pub struct Access {
     pub audit: audit::Client,
     /// The alarms' owner.
     pub alarms: alarm::Client,
+    /// What is raised on other nodes.
+    pub elsewhere: watch::Receiver<Elsewhere>,
     /// The rack.
     pub rack: watch::Receiver<run::View>,
     /// Who asks the BMC, and what it said last.

@@ -281,6 +281,7 @@ pub fn views(shown: &Shown) -> api::Alarms {
         raised: shown.raised.iter().map(view).collect(),
         history: shown.history.iter().map(view).collect(),
         passed_over: shown.passed_over,
+        elsewhere: Vec::new(),
     }
 }
 

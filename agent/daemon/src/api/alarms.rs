@@ -22,7 +22,8 @@ const MAX_REASON: usize = 200;
 /// What is raised, and what was.
 #[utoipa::path(get, path = "/v1/alarms", responses((status = 200, body = api::Alarms)))]
 pub(super) async fn alarms(State(access): State<Access>) -> Json<api::Alarms> {
-    Json(alarm::views(&access.sources.alarms.borrow()))
+    let elsewhere = access.elsewhere.borrow().raised(clock::since_boot()).collect();
+    Json(api::Alarms { elsewhere, ..alarm::views(&access.sources.alarms.borrow()) })
 }
 
 /// Acknowledges, silences or clears one.

@@ -19,11 +19,12 @@ use crate::document::{self, Format};
 mod check;
 
 /// Every shipped map, by its name.
-pub const SHIPPED: [(&str, &str); 9] = [
+pub const SHIPPED: [(&str, &str); 10] = [
     ("apc-smart-ups", include_str!("../../maps/apc-smart-ups.toml")),
     ("md02-hundredths", include_str!("../../maps/md02-hundredths.toml")),
     ("md02-holding", include_str!("../../maps/md02-holding.toml")),
     ("orv3-bbu", include_str!("../../maps/orv3-bbu.toml")),
+    ("orv3-hpr-psu", include_str!("../../maps/orv3-hpr-psu.toml")),
     ("orv3-psu", include_str!("../../maps/orv3-psu.toml")),
     ("orv3-rpu", include_str!("../../maps/orv3-rpu.toml")),
     ("sdm120", include_str!("../../maps/sdm120.toml")),

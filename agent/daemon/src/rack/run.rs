@@ -46,6 +46,8 @@ pub struct Rack {
     pub spool: Spool,
     /// Judges them.
     pub alarms: alarm::Client,
+    /// What devices' clocks are set by.
+    pub clock: clock::Clock,
     /// Shows the buses.
     pub view: watch::Sender<View>,
 }
@@ -65,7 +67,11 @@ impl Rack {
                     ..api::RackBus::default()
                 }));
                 views.push(shown);
-                let sinks = Sinks { spool: self.spool.clone(), alarms: self.alarms.clone() };
+                let sinks = Sinks {
+                    spool: self.spool.clone(),
+                    alarms: self.alarms.clone(),
+                    clock: self.clock.clone(),
+                };
                 buses.spawn(run(bus.clone(), view, sinks));
             }
             self.view.send_replace(Arc::new(views));
@@ -83,6 +89,7 @@ impl Rack {
 pub(super) struct Sinks {
     pub(super) spool: Spool,
     pub(super) alarms: alarm::Client,
+    clock: clock::Clock,
 }
 
 impl Sinks {
@@ -169,7 +176,7 @@ async fn serve(
                 if !flags.is_empty() {
                     sinks.alarms.conditions(flags);
                 }
-                if purlin_drivers::clock_is_synchronized() {
+                if sinks.clock.is_trusted() {
                     match bus.act(&turned, clock::unix_ms() / 1000, link).await {
                         Ok(acted) => acted
                             .iter()

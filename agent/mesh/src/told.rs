@@ -199,13 +199,20 @@ mod tests {
         };
         let route = |n: usize| v1::Route {
             name: format!("r{n}"),
+            listeners: vec!["web".into()],
             rules: vec![v1::Rule {
                 backend_refs: vec![v1::BackendRef { name: format!("s{n}"), weight: None }],
                 ..Default::default()
             }],
             ..Default::default()
         };
+        let web = v1::Listener {
+            name: "web".into(),
+            address: "127.0.0.1:80".into(),
+            ..Default::default()
+        };
         let mesh = v1::Mesh {
+            listeners: vec![web],
             services: (0..count).map(service).collect(),
             routes: (0..count).map(route).collect(),
             ..Default::default()

@@ -692,6 +692,7 @@ mod tests {
                 mesh.peers[0].address: b:15008 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
                 mesh.discovery_keys: 3 (may be at most 2; the one that goes and the one that comes)
                 mesh.discovery_keys[0]:  (may be 64 hexadecimal digits; e.g. by `openssl rand -hex 32`)
+                mesh.openmetrics_port: 80 (may be 1024 to 65535; the nearest possible value is 1024)
                 mesh.certificate_grace_days: 4000 (may be 0 to 3650; the nearest possible value is 3650)
             "#]],
         );

@@ -54,7 +54,7 @@ pub struct Listener {
     pub name: String,
     /// Address.
     pub address: String,
-    /// http, tcp, tls, tunnel or udp.
+    /// http, tcp, tls, tunnel, udp or dns.
     pub protocol: String,
     /// Who is outside, for an ingress.
     pub zone: Option<String>,
@@ -99,6 +99,9 @@ pub struct Counts {
     /// Datagrams of clients and endpoints that went nowhere, by why.
     #[serde(default)]
     pub datagrams_lost: std::collections::BTreeMap<String, u64>,
+    /// Queries for names, by what came of them.
+    #[serde(default)]
+    pub names: std::collections::BTreeMap<String, u64>,
     /// Clients of UDP that were forgotten for others' sake.
     #[serde(default)]
     pub displaced: u64,

@@ -25,16 +25,20 @@ use purlin_tests::{Lab, Need, Node, Result, ensure, process::Process, test};
 /// `systemd-analyze security`: 10 is a bare unit. As an own user without
 /// capabilities, but with the network and `/proc`, the agent was 1.8; the mesh, without
 /// `/proc` and with one capability, 1.4.
-const MOST_EXPOSED: [(&str, f64); 2] = [("purlind.service", 2.0), ("purlin-mesh.service", 1.5)];
+const MOST_EXPOSED: [(&str, f64); 3] =
+    [("purlind.service", 2.0), ("purlin-mesh.service", 1.5), ("purlin-intercept.service", 2.0)];
 
 /// For whatever has to start, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 /// What the package brings besides the binary.
-const FILES: [&str; 16] = [
+const FILES: [&str; 19] = [
     "etc/purlin/purlin.toml",
     "usr/lib/systemd/system/purlind.service",
     "usr/lib/systemd/system/purlin-mesh.service",
+    "usr/lib/systemd/system/purlin-intercept.service",
+    "usr/lib/systemd/system/purlin-intercept.path",
+    "usr/lib/systemd/system/purlin-intercept-reload.service",
     "usr/lib/systemd/system/purlin-helper.socket",
     "usr/lib/systemd/system/purlin-helper@.service",
     "usr/lib/systemd/system/purlin-gpu.socket",

@@ -17,7 +17,9 @@ use purlin_proto::{
     api::MeshState,
     mesh::{Endpoints, Status, Why},
 };
-use purlin_tests::{Lab, Need, Node, Result, ensure, lab::Test, process::Process, test, wait};
+use purlin_tests::{
+    Lab, Need, Node, Result, ensure, lab::Test, namespace::Namespace, process::Process, test, wait,
+};
 
 use crate::{
     client::{Connection, Restless, get, there_and_back},
@@ -27,7 +29,9 @@ use crate::{
 mod client;
 mod datagrams;
 mod gossip;
+mod intercept;
 mod interop;
+mod names;
 mod namespaces;
 mod protection;
 mod rack;
@@ -75,6 +79,8 @@ fn main() -> ExitCode {
     all.extend(telemetry::tests());
     all.extend(protection::tests());
     all.extend(gossip::tests());
+    all.extend(names::tests());
+    all.extend(intercept::tests());
     purlin_tests::run(all)
 }
 
@@ -89,6 +95,16 @@ impl<'l> Mesh<'l> {
     fn standalone(lab: &'l Lab) -> Result<Self> {
         let mut node = Node::standalone(lab, "node")?;
         node.set("PURLIN_TEST__CONFIRM_AFTER_MS", "100");
+        node.start()?;
+        Ok(Self { lab, node })
+    }
+
+    /// The same in a network namespace.
+    fn in_space(lab: &'l Lab, space: &Namespace) -> Result<Self> {
+        let mut node = Node::standalone(lab, "node")?;
+        node.set("PURLIN_TEST__CONFIRM_AFTER_MS", "100");
+        let binary = node.binary().to_owned();
+        node.run_with(&["nsenter", "-t", &space.pid(), "-n"], &binary);
         node.start()?;
         Ok(Self { lab, node })
     }
@@ -122,6 +138,9 @@ impl<'l> Mesh<'l> {
 
 impl Drop for Mesh<'_> {
     fn drop(&mut self) {
+        if self.node.pid().is_err() {
+            return;
+        }
         // Standalone it ends with its agent.
         let ended = self.node.stop();
         if ended.is_err() && !thread::panicking() {

@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -28,12 +28,17 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start(name: &'static str) -> Result<Self> {
-        Self::start_with(name, serve)
+        Self::start_at(name, "127.0.0.1:0")
+    }
+
+    /// The same at an address that others reach.
+    pub fn start_at(name: &'static str, address: impl ToSocketAddrs) -> Result<Self> {
+        Self::start_with(name, address, serve)
     }
 
     /// Answers nothing; sends every byte back.
     pub fn echo() -> Result<Self> {
-        Self::start_with("echo", |mut stream, _, _| {
+        Self::start_with("echo", "127.0.0.1:0", |mut stream, _, _| {
             let mut back = stream.try_clone()?;
             std::io::copy(&mut stream, &mut back).map(drop)
         })
@@ -41,7 +46,7 @@ impl Upstream {
 
     /// Counts a head and answers it, whatever comes after it, and closes.
     pub fn once() -> Result<Self> {
-        Self::start_with("once", |mut stream, _, upstream| {
+        Self::start_with("once", "127.0.0.1:0", |mut stream, _, upstream| {
             let mut head = Vec::new();
             let mut some = [0; 4096];
             while !head.windows(4).any(|it| it == b"\r\n\r\n") {
@@ -60,21 +65,10 @@ impl Upstream {
 
     fn start_with(
         name: &'static str,
+        address: impl ToSocketAddrs,
         serve: fn(TcpStream, &str, &Self) -> std::io::Result<()>,
     ) -> Result<Self> {
-        Self::serving(name, TcpListener::bind("127.0.0.1:0")?, serve)
-    }
-
-    /// The same at an address that others reach.
-    pub fn start_at(name: &'static str, address: SocketAddr) -> Result<Self> {
-        Self::serving(name, TcpListener::bind(address)?, serve)
-    }
-
-    fn serving(
-        name: &'static str,
-        listener: TcpListener,
-        serve: fn(TcpStream, &str, &Self) -> std::io::Result<()>,
-    ) -> Result<Self> {
+        let listener = TcpListener::bind(address)?;
         let upstream = Self {
             address: listener.local_addr()?,
             requests: Arc::default(),

@@ -411,6 +411,20 @@ Examples:
 Examples:
   systemctl reload purlin-mesh           the same, on a node")]
     Upgrade,
+    /// Print the rules by which the kernel hands connections to the mesh, for `nft -f -`
+    ///
+    /// Of the table that the mesh has on its disk: what `intercept` of its listeners says.
+    /// Loaded, they stand in place of those before. Nothing of the mesh's own user is taken.
+    #[command(after_help = "\
+Examples:
+  systemctl enable --now purlin-intercept.service purlin-intercept.path
+  purlin mesh nft | sudo nft -f -            the same by hand, once
+  purlin mesh nft --remove | sudo nft -f -   and away again")]
+    Nft {
+        /// Print what takes them away, whether there are any or not
+        #[arg(long)]
+        remove: bool,
+    },
     /// Make certificates of a rack, and take nodes out of it
     ///
     /// A rack has a root, which is carried away, and two nodes with an issuer, which renew

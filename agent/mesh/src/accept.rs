@@ -1,12 +1,19 @@
 //! What becomes of a connection: who is at the other end (PROXY protocol), and then
 //! HTTP, TLS passed through by its server name, or plain bytes.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::header::HeaderValue;
 use purlin_core::mesh::{
     hashed::hash,
     hello::{self, Hello},
+    intercept::Intercept,
     model::{HashOn, Protocol},
     proxy,
 };
@@ -20,7 +27,9 @@ use crate::{
     connection::Through,
     counters::{Counters, Open},
     endpoint::{Endpoint, Under},
-    http,
+    http, intercept,
+    live::Live,
+    names,
     relay::{self, Passed},
     signals::{Active, Class, Decision, Signals},
     split::Split,
@@ -64,8 +73,24 @@ pub struct Client {
 /// Serves one connection until it ends.
 pub async fn serve(worker: Rc<Worker>, mut client: Client) {
     let at = client.at;
-    let found = worker.live().listener(at).map(|it| (it.protocol, it.proxy_protocol));
-    let Some((protocol, is_proxied)) = found else { return };
+    let found = worker
+        .live()
+        .listener(at)
+        .map(|it| (it.protocol, it.proxy_protocol, it.intercept.as_ref().map(Intercept::how)));
+    let Some((protocol, is_proxied, taken)) = found else { return };
+    if let Some((mode, pass_through)) = taken {
+        let Some(to) = intercept::destination(&client, mode) else {
+            return Counters::one(&worker.counters.unmatched);
+        };
+        let found = Found::by_address(&worker.live(), to.ip());
+        match found {
+            Some(found) if protocol == Protocol::Tcp => {
+                return pass_on(&worker, found, client, Vec::new()).await;
+            }
+            None if pass_through => return intercept::pass_through(&worker, client, to).await,
+            _ => {}
+        }
+    }
     let (stream, mut first) = (&mut client.stream, Vec::new());
     if is_proxied {
         match time::timeout(FIRST_BYTES_DEADLINE, proxied(stream, &mut first)).await {
@@ -76,6 +101,7 @@ pub async fn serve(worker: Rc<Worker>, mut client: Client) {
     let name = match protocol {
         Protocol::Tunnel => return tunnel::server::serve(worker, client).await,
         Protocol::Http => return http::serve(worker, client, first).await,
+        Protocol::Dns => return names::serve(worker, client).await,
         // The table has listeners of datagrams apart.
         Protocol::Udp => return,
         Protocol::Tcp => None,
@@ -99,6 +125,12 @@ struct Found {
 }
 
 impl Found {
+    /// The service that an address stands for; no route is asked.
+    fn by_address(live: &Live, address: IpAddr) -> Option<Self> {
+        let target = live.stands_for(address)?.clone();
+        Some(Self { target, route: live.other_routes.clone(), of_split: None })
+    }
+
     fn is_over(&self, class: Class) {
         self.route.is_over(class);
         if let Some((split, is_new)) = &self.of_split {

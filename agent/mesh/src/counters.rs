@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use purlin_core::mesh::strict::Violation;
+use purlin_core::mesh::{dns::Outcome, strict::Violation};
 
 use crate::identity::Refused;
 
@@ -115,6 +115,8 @@ pub struct Counters {
     pub datagrams_out: AtomicU64,
     /// Datagrams that went nowhere, by why.
     pub lost: [AtomicU64; Lost::ALL.len()],
+    /// Queries for names, by what came of them.
+    pub names: [AtomicU64; Outcome::ALL.len()],
     /// Sessions that ended for others to begin.
     pub displaced: AtomicU64,
 }

@@ -7,8 +7,10 @@
 //! | [`control`] | the Unix socket: tables in, questions answered |
 //! | [`worker`] | a thread a core: its sockets, its connections, its pool |
 //! | [`accept`] | what a connection is: PROXY protocol, HTTP, TLS by name, bytes |
+//! | [`intercept`] | where a connection was going that was taken on its way |
 //! | [`http`] | requests: guarded, routed, forwarded; parking and upgrades |
 //! | [`relay`] | bytes, spliced |
+//! | [`names`] | DNS for services |
 //! | [`udp`] | clients of UDP, and where each one's datagrams go |
 //! | [`identity`], [`renewal`] | who this node is in its rack, who others are, and that it stays so |
 //! | [`discovery`] | which nodes of the rack are there |
@@ -62,13 +64,16 @@ mod handover;
 mod health;
 mod http;
 pub mod identity;
+mod intercept;
 pub mod journal;
 pub mod keep;
 mod live;
+mod names;
 mod numa;
 pub mod openmetrics;
 mod owner;
 mod pool;
+pub mod probe;
 mod records;
 mod relay;
 mod renewal;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,7 +12,7 @@ use std::{
 
 use purlin_core::mesh::{
     choose::{Asked, Choice, Miss, Place},
-    model::{self, Backend, Listener, Rule, Transport},
+    model::{self, Backend, Listener, Protocol, Rule, Transport},
     rate::Bucket,
     table::Table,
 };
@@ -20,6 +20,7 @@ use purlin_core::mesh::{
 use crate::{
     discovery::members::Members,
     endpoint::Endpoint,
+    names::Names,
     records::Records,
     signals::{MAX_ENDPOINTS, MAX_ROUTES, Signals},
     split::Split,
@@ -44,6 +45,9 @@ pub struct Live {
     by_address: HashMap<SocketAddr, usize>,
     /// The same for datagrams.
     datagrams: HashMap<SocketAddr, usize>,
+    virtual_addresses: HashMap<IpAddr, usize>,
+    /// What DNS says of services.
+    pub names: Names,
     /// Endpoints of this node that other nodes may reach, by address.
     here: HashMap<SocketAddr, Vec<PlaceHere>>,
     /// Token buckets, by route and rule.
@@ -122,6 +126,8 @@ impl Live {
             of_tunnels: before.of_tunnels.clone(),
             other_routes,
             other_endpoints: others.clone(),
+            names: Names::of(&table),
+            virtual_addresses: virtual_addresses(&table),
             table,
         };
         live.members.apply(&live);
@@ -132,6 +138,17 @@ impl Live {
     pub fn signals(&self) -> impl Iterator<Item = (&str, &Arc<Signals>)> {
         let all = self.table.routes.iter().map(|it| it.name.as_str()).zip(&self.signals);
         all.take(MAX_ROUTES)
+    }
+
+    /// The service that an address stands for.
+    pub fn stands_for(&self, address: IpAddr) -> Option<&Arc<Target>> {
+        self.targets.get(*self.virtual_addresses.get(&address)?)
+    }
+
+    /// Whether datagrams at an address are queries for names.
+    pub fn is_for_names(&self, address: SocketAddr) -> bool {
+        let listener = self.datagrams.get(&address).map(|&index| &self.table.listeners[index]);
+        listener.is_some_and(|it| it.protocol == Protocol::Dns)
     }
 
     /// What becomes of datagrams at an address.
@@ -278,6 +295,11 @@ fn by_address(table: &Table, transport: Transport) -> HashMap<SocketAddr, usize>
     let listeners = table.listeners.iter().enumerate();
     let of = listeners.filter(|(_, it)| it.protocol.transports().contains(&transport));
     of.map(|(index, it)| (it.address, index)).collect()
+}
+
+fn virtual_addresses(table: &Table) -> HashMap<IpAddr, usize> {
+    let services = table.services.iter().enumerate();
+    services.flat_map(|(n, it)| it.virtual_addresses.iter().map(move |it| (*it, n))).collect()
 }
 
 fn here(targets: &[Arc<Target>], own: Option<&str>) -> HashMap<SocketAddr, Vec<PlaceHere>> {

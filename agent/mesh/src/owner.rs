@@ -12,9 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
 use purlin_core::{
     mesh::{
-        model::{Listener, Transport},
+        dns::Outcome,
+        model::{Listener, Mode, Transport},
         offer::Offer,
         strict::Violation,
         table::Table,
@@ -183,11 +185,9 @@ impl Owner {
         let mut fresh = HashMap::new();
         let mut refusals = Vec::new();
         for &(n, at) in &wanted {
-            if self.is_bound(at) {
-                continue;
-            }
-            match self.bind(at) {
-                Ok(sockets) => _ = fresh.insert(at, sockets),
+            match self.acquire(&checked.listeners[n], at) {
+                Ok(None) => {}
+                Ok(Some(sockets)) => _ = fresh.insert(at, sockets),
                 Err(error) => {
                     let path = format!("mesh.listeners[{n}].address");
                     refusals.push(not_bound(path, at, &error));
@@ -347,12 +347,13 @@ impl Owner {
         {
             self.scraped.send_replace(Some((port, Arc::new(listener))));
         }
-        let wanted: Vec<_> = self.live.table.listeners.iter().flat_map(places).collect();
-        for at in wanted {
+        let live = self.live.clone();
+        let wanted = live.table.listeners.iter().flat_map(|it| places(it).map(move |at| (it, at)));
+        for (listener, at) in wanted {
             if !self.is_draining
                 && !self.is_handing_over
                 && !self.is_bound(at)
-                && let Ok(sockets) = self.bind(at)
+                && let Ok(Some(sockets)) = self.acquire(listener, at)
             {
                 self.listen(at, sockets);
             }
@@ -464,6 +465,18 @@ impl Owner {
     /// The workers' clock.
     fn now_ms(&self) -> u32 {
         self.started.elapsed().as_millis() as u32
+    }
+
+    /// The sockets of a listener, if it hasn't them yet.
+    fn acquire(&mut self, listener: &Listener, at: At) -> io::Result<Option<Vec<OwnedFd>>> {
+        let fresh = if self.is_bound(at) { None } else { Some(self.bind(at)?) };
+        if listener.intercept.as_ref().is_some_and(|it| it.mode == Mode::Tproxy) {
+            let bound = self.bound.iter().find(|(it, _)| *it == at).map(|(_, sockets)| sockets);
+            for socket in fresh.as_ref().or(bound).into_iter().flatten() {
+                setsockopt(socket, sockopt::IpTransparent, &true)?;
+            }
+        }
+        Ok(fresh)
     }
 
     /// A socket for each worker; the kernel spreads the connections over them. Those that
@@ -614,6 +627,9 @@ impl Owner {
             for (why, counter) in Lost::ALL.into_iter().zip(&counters.lost) {
                 *sum.datagrams_lost.entry(why.name().into()).or_default() += counter.load(Relaxed);
             }
+            for (outcome, counter) in Outcome::ALL.into_iter().zip(&counters.names) {
+                *sum.names.entry(outcome.name().into()).or_default() += counter.load(Relaxed);
+            }
             for (sum, counter) in sum.answers.iter_mut().zip(&counters.answers) {
                 *sum += counter.load(Relaxed);
             }
@@ -669,7 +685,7 @@ fn not_bound(path: String, (transport, address): At, error: &io::Error) -> Refus
             "this node has no such address: `ip addr` lists them".into()
         }
         io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE, which the mesh's unit has".into()
+            "ports below 1024 need CAP_NET_BIND_SERVICE, which the mesh's unit has, and tproxy CAP_NET_RAW, which it has not: docs/decisions/065".into()
         }
         _ => error.to_string(),
     };

@@ -1,10 +1,11 @@
 //! `purlin mesh`: the router, and what it says of itself.
 
-use std::{process::ExitCode, time::Duration};
+use std::{fs, io, os::unix::fs::MetadataExt, process::ExitCode, time::Duration};
 
 use anstyle::AnsiColor;
+use purlin_core::mesh::intercept;
 use purlin_daemon::boot::Boot;
-use purlin_mesh::Place;
+use purlin_mesh::{Place, keep};
 use purlin_proto::mesh::{
     Endpoint, Endpoints, Offers, PeerState, Peers, Routes, SetAside, Status, Upgraded, Why,
     WhyAsked,
@@ -85,9 +86,34 @@ pub async fn run(command: &MeshCommand, global: &Global, output: &Output) -> End
             output.show(&upgraded, |width| upgraded.page(width))?;
             Ok(Exit::Ok)
         }
+        MeshCommand::Nft { remove } => nft(*remove, global, output),
         MeshCommand::Ca(command) => ca::run(command, output),
         MeshCommand::Why(args) => why(args, &client, output).await,
     }
+}
+
+fn nft(remove: bool, global: &Global, output: &Output) -> Ended {
+    let text = if remove { intercept::removal() } else { rules(global)? };
+    output.text(&text)?;
+    Ok(Exit::Ok)
+}
+
+/// Of the table on disk, and for the user whose it is.
+fn rules(global: &Global) -> Result<String, Failure> {
+    let boot = Boot::load(global.config.as_deref());
+    let boot =
+        boot.map_err(|_| Failure::Usage("the agent's own configuration is refused".into()))?;
+    let dir = boot.mesh_dir();
+    let failed = |error: io::Error| {
+        let what = format!("the mesh's table can't be read: {error}; try sudo, or as its user");
+        Failure::Failed(what)
+    };
+    let uid = fs::metadata(&dir).map_err(failed)?.uid();
+    let mesh = keep::load(&dir).map_err(failed)?.unwrap_or_default().mesh.unwrap_or_default();
+    let table = purlin_mesh::wire::table(0, &mesh);
+    let table =
+        table.map_err(|_| Failure::Failed("the mesh's table is of another version".into()))?;
+    Ok(intercept::rules(&table, uid))
 }
 
 impl Page for Upgraded {
@@ -244,12 +270,20 @@ fn counted(status: &Status, width: Width) -> String {
     let all = plain.into_iter().chain(violations).map(|(why, count)| (why.to_owned(), count));
     let gossip = counts.gossip_refused.iter();
     let gossip = gossip.map(|(why, &count)| (format!("gossip: {why}"), count));
+    // What could be answered is not refused.
+    let names = counts.names.iter().filter(|(why, _)| *why != "answered");
+    let names = names.map(|(why, &count)| (format!("DNS: {why}"), count));
     let lost = counts.datagrams_lost.iter();
     let lost = lost.map(|(why, &count)| (format!("UDP: {why}"), count));
     let records = counts.records_refused.iter();
     let records = records.map(|(why, &count)| (format!("service record: {why}"), count));
-    let all =
-        all.chain(tunnels).chain(gossip).chain(lost).chain(records).filter(|(_, count)| *count > 0);
+    let all = all
+        .chain(tunnels)
+        .chain(gossip)
+        .chain(lost)
+        .chain(records)
+        .chain(names)
+        .filter(|(_, count)| *count > 0);
     let rows = all.map(|(why, count)| vec![why, count.to_string()]);
     table::columns(&[Left("REFUSED OR REPEATED"), Right("TIMES")], rows, width)
 }

@@ -277,6 +277,7 @@ mod tests {
             protocol: Protocol::Http,
             zone: None,
             proxy_protocol: false,
+            intercept: None,
         };
         Table { listeners: vec![listener], routes, ..Table::default() }
     }

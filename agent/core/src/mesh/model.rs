@@ -6,11 +6,15 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
-use core::{net::SocketAddr, str::FromStr, time::Duration};
+use core::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
 use super::{
-    authorize::Allow, canary::StepBack, health::Check, host::Hostname, locality::Tier,
-    outlier::Ejection, path::PathMatch, spill::Spill,
+    authorize::Allow, canary::StepBack, health::Check, host::Hostname, intercept::Intercept,
+    locality::Tier, outlier::Ejection, path::PathMatch, spill::Spill,
 };
 use crate::settings::{Impossible, one_of};
 
@@ -57,6 +61,8 @@ named! {
         Tunnel = "tunnel",
         /// Datagrams.
         Udp = "udp",
+        /// Queries for names of services.
+        Dns = "dns",
     }
 }
 
@@ -77,6 +83,7 @@ impl Protocol {
                 &[Transport::Stream]
             }
             Protocol::Udp => &[Transport::Datagram],
+            Protocol::Dns => &[Transport::Stream, Transport::Datagram],
         }
     }
 
@@ -86,6 +93,17 @@ impl Protocol {
             Protocol::Tunnel => &[Transport::Stream, Transport::Datagram],
             _ => self.transports(),
         }
+    }
+}
+
+named! {
+    /// How the kernel hands over connections that go elsewhere.
+    Mode {
+        /// By changing where they go; it remembers where that was.
+        #[default]
+        Redirect = "redirect",
+        /// As they are.
+        Tproxy = "tproxy",
     }
 }
 
@@ -160,6 +178,8 @@ pub struct Listener {
     pub zone: Option<String>,
     /// Whether connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// Which connections it takes that go elsewhere.
+    pub intercept: Option<Intercept>,
 }
 
 /// Endpoints that all do the same.
@@ -197,6 +217,8 @@ pub struct Service {
     pub allow: Vec<Allow>,
     /// Nodes that may add endpoints of their own, with `*` for anything.
     pub endpoints_from: Vec<String>,
+    /// Addresses that stand for it and are nobody's.
+    pub virtual_addresses: Vec<IpAddr>,
 }
 
 /// A cookie that names an endpoint.

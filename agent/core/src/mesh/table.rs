@@ -12,7 +12,7 @@ use super::model::{
     AppProtocol, HeaderEdit, Kind, Listener, Match, PathEdit, Peer, Protocol, Route, Rule, Service,
 };
 use crate::{
-    mesh::{authorize, locality::Network, path::PathMatch, spiffe},
+    mesh::{authorize, intercept::Intercept, locality::Network, path::PathMatch, spiffe},
     settings::Refusal,
 };
 
@@ -34,6 +34,8 @@ pub const MAX_ITEMS: usize = 16;
 pub const MAX_PEERS: usize = 256;
 /// Of rules that open a service: as many as of a route.
 pub const MAX_ALLOWS: usize = 64;
+/// Ports or networks of a listener that intercepts: a rule of the packet filter each.
+pub const MAX_INTERCEPTED: usize = 64;
 /// Of a name: what a DNS label may be.
 pub const MAX_NAME: usize = 63;
 
@@ -203,9 +205,18 @@ impl Check {
                 let hint = "who comes in there is known by a certificate of the rack";
                 self.refuse(&path, &listener.name, "no zone and no proxy_protocol", hint);
             }
-            if listener.protocol == Protocol::Udp && listener.proxy_protocol {
+            if matches!(listener.protocol, Protocol::Udp | Protocol::Dns) && listener.proxy_protocol
+            {
+                let limit = format!("no proxy_protocol for protocol {}", listener.protocol.name());
                 let hint = "a datagram begins with no header: leave it out";
-                self.refuse(&path, &listener.name, "no proxy_protocol for protocol udp", hint);
+                self.refuse(&path, &listener.name, &limit, hint);
+            }
+            if listener.protocol == Protocol::Dns && listener.zone.is_some() {
+                let hint = "it has names of what is reached from this node alone";
+                self.refuse(&path, &listener.name, "no zone for protocol dns", hint);
+            }
+            if let Some(intercept) = &listener.intercept {
+                self.intercept(&path, listener, intercept);
             }
             if listener.zone.as_deref().is_some_and(|zone| !is_name(zone)) {
                 let zone = listener.zone.clone().unwrap_or_default();
@@ -216,6 +227,29 @@ impl Check {
                     "or leave it out for an egress",
                 );
             }
+        }
+    }
+
+    fn intercept(&mut self, path: &str, listener: &Listener, it: &Intercept) {
+        let (name, path) = (&listener.name, format!("{path}.intercept"));
+        self.at_most(&format!("{path}.ports"), it.ports.len(), MAX_INTERCEPTED);
+        self.at_most(&format!("{path}.networks"), it.networks.len(), MAX_INTERCEPTED);
+        if !matches!(listener.protocol, Protocol::Http | Protocol::Tcp | Protocol::Tls) {
+            let hint = "only what goes over TCP to services is taken on its way";
+            self.refuse(&path, name, "a listener of protocol http, tcp or tls", hint);
+        }
+        if listener.zone.is_some() || listener.proxy_protocol {
+            let hint = "it is for this node's own workloads, which don't know of it";
+            self.refuse(&path, name, "no zone and no proxy_protocol", hint);
+        }
+        if !listener.address.ip().is_unspecified() {
+            let (address, hint) = (listener.address.to_string(), "[::] is for IPv4 and IPv6");
+            self.refuse(&path, address, "a listener at 0.0.0.0 or [::]", hint);
+        }
+        let network = |it: &&Network| it.address.is_ipv6() && listener.address.is_ipv4();
+        if let Some(it) = it.networks.iter().find(network) {
+            let network = format!("{}/{}", it.address, it.bits);
+            self.refuse(format!("{path}.networks"), network, "networks of IPv4", "listen at [::]");
         }
     }
 
@@ -278,6 +312,7 @@ impl Check {
             self.spill(&format!("mesh.services[{n}].spill"), service, services);
             self.allows(&format!("mesh.services[{n}].allow"), service);
             self.endpoints_from(&format!("mesh.services[{n}].endpoints_from"), service);
+            self.virtual_addresses(&format!("mesh.services[{n}].virtual_addresses"), n, services);
             if service.protocol == AppProtocol::Udp {
                 self.datagrams(&format!("mesh.services[{n}]"), service);
             }
@@ -310,6 +345,30 @@ impl Check {
         }
     }
 
+    /// Each stands for one service, and is no node's.
+    fn virtual_addresses(&mut self, path: &str, of: usize, services: &[Service]) {
+        let all = &services[of].virtual_addresses;
+        self.at_most(path, all.len(), MAX_ITEMS);
+        for (n, address) in all.iter().enumerate() {
+            let path = format!("{path}[{n}]");
+            if address.is_unspecified() || address.is_multicast() {
+                let limit = "an address that can be connected to";
+                self.refuse(
+                    &path,
+                    address.to_string(),
+                    limit,
+                    "choose a free one of a network of its own",
+                );
+            }
+            let before = services[..of].iter().find(|it| it.virtual_addresses.contains(address));
+            let again = all[..n].contains(address).then_some(&services[of]);
+            if let Some(service) = before.or(again) {
+                let hint = format!("service {} has it too", service.name);
+                self.refuse(&path, address.to_string(), "an address of its own", &hint);
+            }
+        }
+    }
+
     /// What there is for streams alone.
     fn datagrams(&mut self, path: &str, service: &Service) {
         if service.send_proxy_protocol.is_some() {
@@ -321,6 +380,10 @@ impl Check {
             let hint =
                 "a tunnel carries streams: datagrams go from this node to the address itself";
             self.refuse(format!("{path}.endpoints[{m}].node"), node, "none for udp", hint);
+        }
+        if !service.endpoints_from.is_empty() {
+            let hint = "what other nodes offer is reached through tunnels: leave it out";
+            self.refuse(format!("{path}.endpoints_from"), &service.name, "none for udp", hint);
         }
         if !service.allow.is_empty() {
             let hint = "no tunnel leads to it: leave it out";

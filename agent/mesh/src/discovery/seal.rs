@@ -101,6 +101,11 @@ impl Sealer {
         }
         alarms::put(&mut bytes, &beside.alarms);
         bytes.extend(payload);
+        self.sign(bytes)
+    }
+
+    /// The same of what stands before the tag, whatever it is.
+    pub fn sign(&self, mut bytes: Vec<u8>) -> Vec<u8> {
         let tag = hmac::sign(&self.key, &bytes);
         bytes.extend(&tag.as_ref()[..TAG]);
         bytes

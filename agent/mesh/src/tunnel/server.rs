@@ -40,7 +40,7 @@ const MAX_RESETS: usize = 64;
 /// Of a request's headers; ours have some 200 bytes.
 const MAX_HEADERS: u32 = 16 << 10;
 /// The longest request to this node itself, in bytes: which records of 256 nodes are known.
-const MAX_BODY: usize = 32 << 10;
+pub const MAX_BODY: usize = 32 << 10;
 /// A node is asked so often whether it is there, and has so long to answer.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ANSWER_IN: Duration = Duration::from_secs(5);
@@ -55,15 +55,7 @@ pub async fn serve(worker: Rc<Worker>, client: Client) {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = identity.verifier.peer(chain, KeyUsage::client_auth());
         let peer = peer.map_err(|why| io::Error::other(why.to_string()))?;
-        let connection = server::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_concurrent_reset_streams(MAX_RESETS)
-            .max_pending_accept_reset_streams(MAX_RESETS)
-            .max_local_error_reset_streams(Some(MAX_RESETS))
-            .max_header_list_size(MAX_HEADERS)
-            .handshake::<_, Bytes>(stream);
+        let connection = limits().handshake::<_, Bytes>(stream);
         Ok::<_, io::Error>((connection.await.map_err(io::Error::other)?, peer))
     });
     let (mut connection, peer) = match accepted.await {
@@ -102,6 +94,25 @@ pub async fn serve(worker: Rc<Worker>, client: Client) {
     }
 }
 
+/// How HTTP/2 is spoken, and what of it is too much.
+pub fn limits() -> server::Builder {
+    let mut limits = server::Builder::new();
+    limits
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_reset_streams(MAX_RESETS)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(Some(MAX_RESETS))
+        .max_header_list_size(MAX_HEADERS);
+    limits
+}
+
+/// The endpoint that a CONNECT asks for.
+pub fn asked_for<B>(request: &Request<B>) -> Option<SocketAddr> {
+    request.uri().authority()?.as_str().parse().ok()
+}
+
 /// Only what HTTP/2 itself refuses is anybody's fault.
 fn flooded(worker: &Worker, peer: &Peer, error: &h2::Error) {
     if error.is_go_away() && !error.is_remote() {
@@ -127,12 +138,12 @@ impl Asked {
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
     ) {
+        let to = asked_for(&request);
         let (parts, body) = request.into_parts();
         if parts.method != Method::CONNECT {
             let asked = (&parts.method, parts.uri.path());
             return own(&worker, &self.peer, asked, body, respond).await;
         }
-        let to = parts.uri.authority().and_then(|it| it.as_str().parse::<SocketAddr>().ok());
         let Some(to) = to else {
             worker.counters.refusal(TunnelRefusal::Garbage);
             return refuse(respond, StatusCode::BAD_REQUEST, "the authority is no IP:PORT\n");

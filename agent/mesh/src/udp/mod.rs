@@ -26,6 +26,7 @@ use crate::{
     counters::{Counters, Lost},
     handover::Heir,
     live::Live,
+    names,
     signals::{Class, Decision},
     target::Target,
     worker::Worker,
@@ -86,7 +87,13 @@ pub async fn listen(worker: Rc<Worker>, at: SocketAddr, index: usize, socket: Rc
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
         match socket.receive(&mut buffer).await {
-            Ok(received) => pass_on(&worker, at, index, &received, &buffer[..received.bytes]),
+            Ok(received) => {
+                let bytes = &buffer[..received.bytes];
+                match worker.live().is_for_names(at) {
+                    true => names::datagram(&worker, &socket, &received, bytes),
+                    false => pass_on(&worker, at, index, &received, bytes),
+                }
+            }
             // An answer of ICMP to what a client was sent that is gone.
             Err(error) => tracing::debug!(%at, %error, "no datagram"),
         }

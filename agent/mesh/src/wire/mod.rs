@@ -133,6 +133,10 @@ impl Reader {
             protocol: self.named(&format!("{path}.protocol"), &it.protocol),
             zone: it.zone.clone(),
             proxy_protocol: it.proxy_protocol,
+            intercept: it
+                .intercept
+                .as_ref()
+                .map(|it| self.intercept(&format!("{path}.intercept"), it)),
             address: self.address(&format!("{path}.address"), &it.address)?,
         })
     }
@@ -191,6 +195,9 @@ impl Reader {
                 .map(|(n, it)| self.allow(&format!("{path}.allow[{n}]"), it))
                 .collect(),
             endpoints_from: it.endpoints_from.clone(),
+            virtual_addresses: (it.virtual_addresses.iter().enumerate())
+                .filter_map(|(n, it)| self.ip(&format!("{path}.virtual_addresses[{n}]"), it))
+                .collect(),
         }
     }
 
@@ -528,6 +535,14 @@ impl Reader {
         if parsed.is_none() {
             let hint = "an address and a port, an IPv6 address in brackets; names are not resolved";
             self.refuse(path, text, "IP:PORT, such as 10.0.0.1:8080 or [::1]:8080", hint);
+        }
+        parsed
+    }
+
+    fn ip(&mut self, path: &str, text: &str) -> Option<std::net::IpAddr> {
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            self.refuse(path, text, "an IP address without a port", "such as 10.99.0.1 or fd99::1");
         }
         parsed
     }

@@ -7,6 +7,7 @@ use purlin_core::mesh::{
     authorize::Allow,
     canary::StepBack,
     health::{Check, Probe},
+    intercept::Intercept,
     locality::{Network, Tier},
     model::{Affinity, Peer},
     spill::Spill,
@@ -14,7 +15,7 @@ use purlin_core::mesh::{
 };
 use purlin_proto::v1;
 
-use super::{MAX_TEXT, Reader, is_token};
+use super::{MAX_TEXT, PORT, Reader, is_token};
 
 /// Ten a second find an end soon; ten minutes are for what is expensive to ask.
 const INTERVAL_MS: RangeInclusive<u32> = 100..=600_000;
@@ -54,6 +55,18 @@ impl Reader {
     pub(super) fn peer(&mut self, path: &str, it: &v1::Peer) -> Option<Peer> {
         let address = self.address(&format!("{path}.address"), &it.address)?;
         Some(Peer { node: it.node.clone(), address })
+    }
+
+    pub(super) fn intercept(&mut self, path: &str, it: &v1::Intercept) -> Intercept {
+        for (n, &port) in it.ports.iter().enumerate() {
+            self.in_range(&format!("{path}.ports[{n}]"), port, &PORT);
+        }
+        Intercept {
+            mode: self.named(&format!("{path}.mode"), &it.mode),
+            ports: it.ports.iter().map(|&port| port as u16).collect(),
+            networks: self.networks(&format!("{path}.networks"), &it.networks),
+            pass_through: it.pass_through.unwrap_or_default(),
+        }
     }
 
     /// What is wrong with a key is told without it.

@@ -10,7 +10,7 @@ use prost::Message as _;
 use purlin_core::{
     chrony,
     idset::IdSet,
-    mesh::{credential::Revocations, hello, proxy, strict},
+    mesh::{credential::Revocations, dns, hello, intercept, model::Transport, proxy, strict},
     modbus::{
         pdu::{Request, Table},
         rtu::{self, Listener},
@@ -32,14 +32,14 @@ use purlin_drivers::{
     storage::smart,
     transceiver::{self, Pages},
 };
-use purlin_mesh::identity::authority;
+use purlin_mesh::{identity::authority, probe};
 use purlin_proto::v1;
 
 /// A function of bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 32] = [
+pub const TARGETS: [(&str, Target); 35] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -68,6 +68,9 @@ pub const TARGETS: [(&str, Target); 32] = [
     ("tls_hello", |bytes| drop(hello::read(bytes))),
     ("http1", http1),
     ("route_table", route_table),
+    ("tunnel", probe::tunnel),
+    ("gossip", probe::gossip),
+    ("dns", names),
     ("identity", identity),
     ("sdr", sdr),
     ("sel", sel),
@@ -259,7 +262,22 @@ fn identity(bytes: &[u8]) {
 }
 
 fn route_table(bytes: &[u8]) {
-    if let Ok(mesh) = v1::Mesh::decode(bytes) {
-        drop(purlin_mesh::wire::table(1, &mesh));
+    let Ok(mesh) = v1::Mesh::decode(bytes) else { return };
+    if let Ok(table) = purlin_mesh::wire::table(1, &mesh) {
+        drop(intercept::rules(&table, 1));
+        probe::routes(table);
+    }
+}
+
+/// However a query comes it is answered as itself, and in no more bytes than fit.
+fn names(query: &[u8]) {
+    let known = |name: &str| {
+        (!name.starts_with('x'))
+            .then(|| (0..name.len()).map(|n| [10, 0, 0, n as u8].into()).collect())
+    };
+    for (over, most) in [(Transport::Datagram, dns::MAX_UDP), (Transport::Stream, dns::MAX_TCP)] {
+        if let Some((_, answer)) = dns::answer(query, over, known) {
+            assert!(answer.len() <= most && answer[..2] == query[..2], "{answer:?}");
+        }
     }
 }

@@ -25,6 +25,12 @@ pub struct Status {
     /// `mesh.certificate_grace_days`: a line each.
     #[serde(default)]
     pub lapsed: Vec<String>,
+    /// This node's brokers, HOST:PORT, that other nodes' agents may be passed on to.
+    #[serde(default)]
+    pub brokers: Vec<String>,
+    /// Connections of other nodes' agents that are passed on now.
+    #[serde(default)]
+    pub relays: u32,
     /// Who this node is in its rack; absent without a certificate.
     #[serde(default)]
     pub identity: Option<Identity>,
@@ -105,6 +111,9 @@ pub struct Counts {
     /// Clients of UDP that were forgotten for others' sake.
     #[serde(default)]
     pub displaced: u64,
+    /// Connections of other nodes' agents that were passed on to a broker.
+    #[serde(default)]
+    pub relayed: u64,
     /// Datagrams of gossip that were refused, by why.
     #[serde(default)]
     pub gossip_refused: std::collections::BTreeMap<String, u64>,

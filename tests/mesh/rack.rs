@@ -81,7 +81,12 @@ impl Member {
 
     /// Starts its mesh with a table.
     pub fn start(&mut self, mesh: &v1::Mesh) -> Result {
-        let table = v1::MeshTable { generation: 1, incarnation: 1, mesh: Some(mesh.clone()) };
+        let table = v1::MeshTable {
+            generation: 1,
+            incarnation: 1,
+            mesh: Some(mesh.clone()),
+            brokers: Vec::new(),
+        };
         fs::create_dir_all(self.dir())?;
         keep::store(&self.dir(), &table)?;
         self.start_again()
@@ -107,7 +112,12 @@ impl Member {
 
     /// Hands another table over.
     pub fn put(&self, generation: u64, mesh: &v1::Mesh) -> Result {
-        let table = v1::MeshTable { generation, incarnation: 1, mesh: Some(mesh.clone()) };
+        let table = v1::MeshTable {
+            generation,
+            incarnation: 1,
+            mesh: Some(mesh.clone()),
+            brokers: Vec::new(),
+        };
         self.hand_over("/v1/table", &table.encode_to_vec())
     }
 

@@ -48,6 +48,7 @@ impl Broker {
             key: Store::Own,
             floor: Floor::default(),
             proxy: None,
+            mesh: None,
         };
         let endpoint = self.endpoint().parse().map_err(|_| "no endpoint")?;
         Ok(mqtt.connect(&endpoint).await?)

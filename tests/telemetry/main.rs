@@ -31,6 +31,7 @@ mod receiver;
 mod relay;
 mod secure;
 mod sparkplug;
+mod tunnel;
 
 use prost::Message;
 use purlin_proto::{
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
     all.extend(netns::tests());
     all.extend(power::tests());
     all.extend(relay::tests());
+    all.extend(tunnel::tests());
     all.extend(secure::tests());
     all.extend(sparkplug::tests());
     purlin_tests::run(all)

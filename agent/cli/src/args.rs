@@ -1960,6 +1960,7 @@ impl Login {
             key: self.key.clone().map_or(Store::Own, Store::File),
             proxy: None,
             floor: Floor::default(),
+            mesh: None,
         }
     }
 }

@@ -327,6 +327,14 @@ pub struct Endpoint {
     pub port: u16,
 }
 
+impl Endpoint {
+    /// HOST:PORT, as an authority has it.
+    pub fn authority(&self) -> String {
+        let (host, port) = (&self.host, self.port);
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = Impossible;
     fn from_str(text: &str) -> Result<Self, Impossible> {

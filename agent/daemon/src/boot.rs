@@ -233,6 +233,7 @@ impl Boot {
             key: self.key.clone(),
             proxy: self.proxy.clone(),
             floor: Floor::default(),
+            mesh: Some(mesh_socket(&self.socket)),
         }
     }
 

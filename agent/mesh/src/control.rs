@@ -41,6 +41,7 @@ use crate::{
     records::Source,
     show,
     tap::Tap,
+    uplink,
     wire::WEIGHT_DEFAULT,
 };
 
@@ -131,7 +132,8 @@ pub async fn serve(control: Arc<Control>) -> io::Result<()> {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_DEADLINE)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         tokio::spawn(async {
             _ = time::timeout(CONNECTION_DEADLINE, connection).await;
             drop(permit);
@@ -142,6 +144,13 @@ pub async fn serve(control: Arc<Control>) -> io::Result<()> {
 type Answer = Response<Full<Bytes>>;
 
 async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: bool) -> Answer {
+    if request.method() == Method::CONNECT && may_change {
+        return match uplink::serve(control, request).await {
+            // What comes after the head is the broker's.
+            Ok(()) => Response::default(),
+            Err(why) => failed(StatusCode::BAD_GATEWAY, &why, Vec::new()),
+        };
+    }
     let (parts, body) = request.into_parts();
     let is_change = parts.method != Method::GET
         && matches!(

@@ -105,6 +105,8 @@ pub struct Counters {
     pub refusals: [AtomicU64; TunnelRefusal::ALL.len()],
     /// Requests and streams of a tunnel that no rule allowed.
     pub denied: AtomicU64,
+    /// Connections of other nodes' agents that were passed on to a broker of this node's.
+    pub relayed: AtomicU64,
     /// Attempts on another endpoint after one failed.
     pub retries: AtomicU64,
     /// Times that a connection was parked, and taken up again or given up.

@@ -84,7 +84,7 @@ mod tests {
     fn a_table_reads_back_and_a_damaged_one_is_told() {
         let dir = tempfile::tempdir().expect("a directory");
         assert_eq!(load(dir.path()).expect("nothing yet"), None);
-        let table = v1::MeshTable { generation: 7, incarnation: 1, mesh: None };
+        let table = v1::MeshTable { generation: 7, incarnation: 1, ..Default::default() };
         store(dir.path(), &table).expect("a write");
         assert_eq!(load(dir.path()).expect("a whole one"), Some(table));
         let path = dir.path().join(TABLE);

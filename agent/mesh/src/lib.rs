@@ -16,6 +16,7 @@
 //! | [`discovery`] | which nodes of the rack are there |
 //! | [`records`] | which endpoints they offer |
 //! | [`tunnel`] | from node to node: HBONE |
+//! | [`uplink`] | the agent's way to its broker through another node |
 //! | [`handover`] | sockets and idle connections, from one process to the next |
 //! | [`live`], [`target`], [`endpoint`] | what is known of services and endpoints, node-wide |
 //! | [`split`] | what became of a new backend's requests, and whether it is stepped back from |
@@ -86,6 +87,7 @@ mod target;
 mod told;
 mod tunnel;
 mod udp;
+mod uplink;
 pub mod wire;
 mod worker;
 

@@ -25,6 +25,7 @@ use crate::{
     signals::{MAX_ENDPOINTS, MAX_ROUTES, Signals},
     split::Split,
     target::{self, By, Target},
+    uplink::Relays,
 };
 
 /// An endpoint of this node, and its service with those that are here.
@@ -39,6 +40,8 @@ pub struct Live {
     pub members: Arc<Members>,
     /// What they offer.
     pub records: Arc<Records>,
+    /// Agents of theirs whose bytes are passed on to a broker.
+    pub relays: Arc<Relays>,
     choices: Vec<Choice>,
     /// The services, in the table's order.
     pub targets: Vec<Arc<Target>>,
@@ -116,6 +119,7 @@ impl Live {
             splits,
             members: before.members.clone(),
             records: before.records.clone(),
+            relays: before.relays.clone(),
             choices: (0..table.listeners.len()).map(|index| Choice::of(&table, index)).collect(),
             here: here(&targets, own),
             targets,

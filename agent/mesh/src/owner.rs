@@ -137,7 +137,7 @@ impl Owner {
         }
         match keep::load(&owner.dir) {
             Ok(None) => {}
-            Ok(Some(table)) => match wire::table(table.generation, &mesh(&table)) {
+            Ok(Some(table)) => match checked(&table) {
                 Ok(checked) => {
                     owner.table = table;
                     owner.keeper.look(checked.grace_s);
@@ -172,7 +172,7 @@ impl Owner {
             self.bind_missing();
             return Ok(());
         }
-        let checked = wire::table(table.generation, &mesh(&table)).map_err(Refused::Impossible)?;
+        let checked = checked(&table).map_err(Refused::Impossible)?;
         if checked.is_same_but_for_generation(&self.document) {
             keep::store(&self.dir, &table).map_err(Refused::NotDurable)?;
             (self.table, self.problems) = (table, Vec::new());
@@ -548,6 +548,8 @@ impl Owner {
                 .chain(self.stepped_back())
                 .collect(),
             lapsed: self.keeper.lapsed(),
+            brokers: self.table.brokers.clone(),
+            relays: self.live.relays.count(),
             identity: self.keeper.identity().map(|it| view::Identity {
                 id: it.id.clone(),
                 expires_unix_s: it.window.until,
@@ -618,6 +620,7 @@ impl Owner {
             sum.broken += counters.broken.load(Relaxed);
             sum.limited += counters.limited.load(Relaxed);
             sum.denied += counters.denied.load(Relaxed);
+            sum.relayed += counters.relayed.load(Relaxed);
             sum.retries += counters.retries.load(Relaxed);
             sum.displaced += counters.displaced.load(Relaxed);
             let datagrams = [&counters.datagrams_in, &counters.datagrams_out];
@@ -671,8 +674,10 @@ fn listen_for_scrapers(port: u16) -> io::Result<StdListener> {
     bind(SocketAddr::from(([127, 0, 0, 1], port)), scrape::BACKLOG)
 }
 
-fn mesh(table: &v1::MeshTable) -> v1::Mesh {
-    table.mesh.clone().unwrap_or_default()
+fn checked(table: &v1::MeshTable) -> Result<Table, Vec<Refusal>> {
+    let mesh = table.mesh.clone().unwrap_or_default();
+    let checked = wire::table(table.generation, &mesh)?;
+    Ok(Table { brokers: table.brokers.clone(), ..checked })
 }
 
 fn not_bound(path: String, (transport, address): At, error: &io::Error) -> Refusal {

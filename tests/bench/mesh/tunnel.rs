@@ -102,7 +102,10 @@ fn start(lab: &Lab, root: &Authority, name: &str, mesh: v1::Mesh, now: u64) -> R
     for (file, bytes) in files {
         keep::replace(&dir.join(identity::DIR).join(file), 0o600, &bytes)?;
     }
-    keep::store(&dir, &v1::MeshTable { generation: 1, incarnation: 1, mesh: Some(mesh) })?;
+    keep::store(
+        &dir,
+        &v1::MeshTable { generation: 1, incarnation: 1, mesh: Some(mesh), brokers: Vec::new() },
+    )?;
     let mut command = node.command(&[]);
     command.arg("mesh").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Process::start(&mut command)

@@ -262,6 +262,7 @@ fn counted(status: &Status, width: Width) -> String {
         ("over a rate limit", counts.limited),
         ("allowed by no rule", counts.denied),
         ("retried", counts.retries),
+        ("links of other agents passed on", counts.relayed),
         ("UDP: client forgotten for another", counts.displaced),
     ];
     let violations = counts.violations.iter().map(|(why, &count)| (why.as_str(), count));

@@ -60,6 +60,10 @@ pub struct Table {
     pub access_log: bool,
     /// Port on loopback where the mesh itself is read.
     pub openmetrics_port: Option<u16>,
+    /// Who may reach this node's brokers through its tunnel, with `*` for anything.
+    pub relay_uplink_for: Vec<String>,
+    /// This node's brokers, HOST:PORT; the agent's to say, and not the document's.
+    pub brokers: Vec<String>,
     /// For how long a certificate that expired is good all the same, in seconds.
     pub grace_s: u64,
 }
@@ -81,6 +85,7 @@ impl Table {
         check.listeners(&self.listeners);
         check.peers(&self.peers);
         check.services(&self.services, &self);
+        check.principals("mesh.relay_uplink_for", &self.relay_uplink_for);
         check.names("mesh.routes", self.routes.iter().map(|it| &it.name), MAX_ROUTES);
         for (n, route) in self.routes.iter().enumerate() {
             check.route(&format!("mesh.routes[{n}]"), route, &self);
@@ -108,6 +113,7 @@ impl Table {
             && (&self.peers, &self.discovery_keys, self.grace_s, self.access_log)
                 == (&other.peers, &other.discovery_keys, other.grace_s, other.access_log)
             && self.openmetrics_port == other.openmetrics_port
+            && (&self.relay_uplink_for, &self.brokers) == (&other.relay_uplink_for, &other.brokers)
     }
 
     /// A service by name.
@@ -395,6 +401,15 @@ impl Check {
         }
     }
 
+    fn principals(&mut self, path: &str, all: &[String]) {
+        self.at_most(path, all.len(), MAX_ALLOWS);
+        for (n, it) in all.iter().enumerate().filter(|(_, it)| !it.starts_with("spiffe://")) {
+            let limit = "a name that begins with spiffe://";
+            let hint = "`purlin mesh show` has this node's own";
+            self.refuse(format!("{path}[{n}]"), it, limit, hint);
+        }
+    }
+
     fn endpoints_from(&mut self, path: &str, service: &Service) {
         self.at_most(path, service.endpoints_from.len(), MAX_ALLOWS);
         for (n, it) in service.endpoints_from.iter().enumerate() {
@@ -409,20 +424,13 @@ impl Check {
         self.at_most(path, service.allow.len(), MAX_ALLOWS);
         for (n, allow) in service.allow.iter().enumerate() {
             let path = format!("{path}[{n}]");
-            self.at_most(&format!("{path}.principals"), allow.principals.len(), MAX_ALLOWS);
             self.at_most(&format!("{path}.methods"), allow.methods.len(), MAX_ITEMS);
             self.at_most(&format!("{path}.paths"), allow.paths.len(), MAX_ITEMS);
             if allow.principals.is_empty() {
                 let hint = "name who may, e.g. spiffe://RACK/node/*";
                 self.refuse(format!("{path}.principals"), "", "at least one", hint);
             }
-            for (m, it) in allow.principals.iter().enumerate() {
-                if !it.starts_with("spiffe://") {
-                    let limit = "a name that begins with spiffe://";
-                    let hint = "`purlin mesh show` has this node's own";
-                    self.refuse(format!("{path}.principals[{m}]"), it, limit, hint);
-                }
-            }
+            self.principals(&format!("{path}.principals"), &allow.principals);
         }
         if service.protocol == AppProtocol::Tcp && authorize::looks_at_requests(&service.allow) {
             let hint = "bytes have neither methods nor paths: leave them out";

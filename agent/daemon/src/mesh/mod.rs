@@ -106,8 +106,9 @@ async fn hand_over(handover: &Handover, wanted: Option<&v1::MeshTable>) -> Resul
         (asked, ..) => asked?,
     };
     let Some(wanted) = wanted else { return Ok(status) };
-    let is_there =
-        (status.incarnation, status.generation) == (wanted.incarnation, wanted.generation);
+    let is_there = (status.incarnation, status.generation)
+        == (wanted.incarnation, wanted.generation)
+        && status.brokers == wanted.brokers;
     // Without a document, another agent's table is left alone: it is all there is.
     let is_anothers = wanted.generation == 0 && status.incarnation != wanted.incarnation;
     if is_there || is_anothers {

@@ -101,6 +101,14 @@ pub trait Transport: Clone + Send + Sync + 'static {
         &self,
         endpoint: &Endpoint,
     ) -> impl Future<Output = Result<Self::Session, String>> + Send;
+    /// Connects through the mesh of a node that reaches the broker.
+    fn connect_through_mesh(
+        &self,
+        endpoint: &Endpoint,
+    ) -> impl Future<Output = Result<Self::Session, String>> + Send {
+        let error = format!("there is no mesh to {endpoint}");
+        async { Err(error) }
+    }
     /// Connects to a peer that sends on for this node, where the rack has a way for it.
     fn connect_peer(
         &self,
@@ -218,10 +226,13 @@ impl Link {
 
 impl Link {
     /// To be measured like all else.
-    pub fn points(&self) -> [Point; 3] {
+    pub fn points(&self) -> [Point; 4] {
         let is_up = self.view.state == api::LinkState::Up;
+        let is_by_another = self.view.via.is_some()
+            && matches!(self.view.state, api::LinkState::Up | api::LinkState::Relayed);
         [
             Point::gauge("purlin.uplink.up", "1", f64::from(u8::from(is_up))),
+            Point::gauge("purlin.uplink.by_another", "1", f64::from(u8::from(is_by_another))),
             Point::gauge("purlin.uplink.sent.day", "By", self.view.sent_today_bytes as f64),
             Point::counter("purlin.uplink.acknowledged", "By", self.view.acked_bytes as f64),
         ]
@@ -417,7 +428,7 @@ impl<T: Transport> Uplink<T> {
         self.show(api::LinkState::Unconfigured, |link| {
             link.client_id = self.identity.node.clone();
         });
-        let mut better = None;
+        let (mut better, mut direct) = (None, None::<String>);
         while !self.stop.is_cancelled() {
             let ways = self.ways();
             let Some(at) = self.failover.current(ways.len()) else {
@@ -427,7 +438,16 @@ impl<T: Transport> Uplink<T> {
             };
             let way = &ways[at];
             let started = Instant::now();
-            let ended = self.connect_and_serve(way, &ways, better.take()).await;
+            let mut ended = self.connect_and_serve(way, &ways, better.take()).await;
+            // Why the rack is asked at all is what a person has to know.
+            match (way, &mut ended) {
+                (Way::Broker(_), Err(error)) => direct = Some(error.clone()),
+                (Way::Tunnel(_), Err(error)) => {
+                    let direct = direct.iter().map(|direct| format!("{direct}; "));
+                    *error = direct.chain([std::mem::take(error)]).collect();
+                }
+                _ => {}
+            }
             self.sent_today.save();
             match ended {
                 Ok(Ended::Stopped) => return Ok(()),
@@ -466,7 +486,14 @@ impl<T: Transport> Uplink<T> {
         let first = settings.endpoint.value.iter();
         let brokers: Vec<_> = first.chain(&settings.fallbacks.value).cloned().collect();
         let peers = if brokers.is_empty() { Vec::new() } else { self.peers.clone() };
-        brokers.into_iter().map(Way::Broker).chain(peers.into_iter().map(Way::Peer)).collect()
+        let mesh = settings.mesh.value.as_ref().map(|it| &it.table);
+        let is_in_rack =
+            mesh.is_some_and(|it| !it.peers.is_empty() || !it.discovery_keys.is_empty());
+        // Whoever passes bytes on could read and change what is not TLS.
+        let tunnels = brokers.clone().into_iter().filter(|it| it.tls && is_in_rack);
+        let tunnels: Vec<_> = tunnels.map(Way::Tunnel).collect();
+        let brokers = brokers.into_iter().map(Way::Broker).chain(tunnels);
+        brokers.chain(peers.into_iter().map(Way::Peer)).collect()
     }
 
     async fn rest(&mut self, way: &Way, error: String) {
@@ -507,6 +534,10 @@ impl<T: Transport> Uplink<T> {
         self.show(api::LinkState::Connecting, |link| match way {
             Way::Broker(endpoint) => {
                 (link.endpoint, link.via) = (Some(endpoint.to_string()), None);
+            }
+            Way::Tunnel(endpoint) => {
+                link.endpoint = Some(endpoint.to_string());
+                link.via = Some("the mesh of another node".into());
             }
             Way::Peer(peer) => link.via = Some(peer.to_string()),
         });
@@ -553,6 +584,7 @@ impl<T: Transport> Uplink<T> {
         ways: &[Way],
     ) -> Result<Ended<T::Session>, String> {
         let is_broker = session.is_broker();
+        let is_own = self.link.borrow().view.via.is_none();
         let mut carried = self.carried.clone().lock_owned().await;
         let mut results = self.results.clone().lock_owned().await;
         let durable = *self.durable.borrow();
@@ -563,8 +595,7 @@ impl<T: Transport> Uplink<T> {
         let (mut waiting, mut progress) = (false, Instant::now());
         let transport = self.transport.clone();
         let failover = self.failover;
-        let every =
-            if is_broker { self.failback_every } else { self.failback_every.min(OWN_AGAIN) };
+        let every = if is_own { self.failback_every } else { self.failback_every.min(OWN_AGAIN) };
         let mut better = std::pin::pin!(better(&transport, ways, failover, every));
         self.reported.mark_changed();
         self.alarms.mark_changed();
@@ -1011,6 +1042,7 @@ async fn connect<T: Transport>(transport: &T, way: &Way) -> Result<T::Session, S
     let connecting = async {
         match way {
             Way::Broker(endpoint) => transport.connect(endpoint).await,
+            Way::Tunnel(endpoint) => transport.connect_through_mesh(endpoint).await,
             Way::Peer(peer) => transport.connect_peer(peer).await,
         }
     };

@@ -17,6 +17,8 @@ use crate::door::Identity;
 pub enum Way {
     /// A broker.
     Broker(Endpoint),
+    /// The same, through the mesh of a node that reaches it.
+    Tunnel(Endpoint),
     /// A peer that reaches one.
     Peer(Peer),
 }
@@ -25,6 +27,7 @@ impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Way::Broker(endpoint) => endpoint.fmt(f),
+            Way::Tunnel(endpoint) => write!(f, "{endpoint} through the mesh"),
             Way::Peer(peer) => peer.fmt(f),
         }
     }
@@ -53,6 +56,10 @@ impl Transport for Rack {
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<Either, String> {
         self.mqtt.connect(endpoint).await.map(Either::Broker)
+    }
+
+    async fn connect_through_mesh(&self, endpoint: &Endpoint) -> Result<Either, String> {
+        self.mqtt.connect_through_mesh(endpoint).await.map(Either::Broker)
     }
 
     async fn connect_peer(&self, peer: &Peer) -> Result<Either, String> {

@@ -115,6 +115,18 @@ impl Members {
         self.state().known.get(node).map(|it| it.address)
     }
 
+    /// Every node of the table or of gossip and where its tunnel is, those that are there
+    /// first.
+    pub fn known(&self, live: &Live) -> Vec<(String, SocketAddr)> {
+        let state = self.state();
+        let named = live.table.peers.iter().map(|it| (it.node.clone(), it.address));
+        let told = state.known.iter().map(|(node, it)| (node.clone(), it.address));
+        let all: BTreeMap<_, _> = named.chain(told).collect();
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_by_key(|(node, _)| !state.known.get(node).is_some_and(|it| it.is_up));
+        all
+    }
+
     /// Every node and its address.
     pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
         self.state().known.iter().map(|(node, it)| (node.clone(), it.address)).collect()

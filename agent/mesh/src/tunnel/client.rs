@@ -22,7 +22,7 @@ use tokio_rustls::{
 use webpki::KeyUsage;
 
 use super::{
-    CONNECTION_WINDOW, Entry, STREAM_WINDOW, is_gone,
+    CONNECTION_WINDOW, Entry, STREAM_WINDOW, UPLINK, is_gone,
     stream::{Stream, io_error},
 };
 use crate::{
@@ -173,6 +173,36 @@ async fn reach(
         return Err(io::Error::other(format!("{} is at {address}, and not node {node}", peer.id)));
     }
     Ok((stream, peer))
+}
+
+/// A way to a broker of a node's, on a connection of its own.
+pub async fn uplink(
+    identity: Arc<Identity>,
+    node: &str,
+    address: SocketAddr,
+    to: &str,
+) -> io::Result<Stream> {
+    let (stream, _) = reach(&identity, node, address).await?;
+    let (sender, mut connection) = handshake(stream).await?;
+    let ping = connection.ping_pong();
+    // It ends with the stream, or when the node is gone.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = connection => {}
+            () = is_gone(ping, ASK_EVERY, ANSWER_IN) => {}
+        }
+    });
+    let request = Request::builder().method(Method::CONNECT).uri(to).header(UPLINK, "1").body(());
+    let request = request.map_err(io::Error::other)?;
+    let mut sender = sender.ready().await.map_err(io_error)?;
+    let (answer, send) = sender.send_request(request, false).map_err(io_error)?;
+    let answer = answer.await.map_err(io_error)?;
+    let status = answer.status();
+    if status == StatusCode::OK {
+        return Ok(Stream::tunnelled(send, answer.into_body()));
+    }
+    let why = super::server::collect(answer.into_body(), MAX_ANSWER).await?;
+    Err(io::Error::other(format!("it answered {status}: {}", String::from_utf8_lossy(&why).trim())))
 }
 
 /// One question to a node itself, on a connection of its own.

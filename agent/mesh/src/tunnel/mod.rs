@@ -25,6 +25,8 @@ pub mod stream;
 /// 10 Gbit/s, and the most that one connection can make us keep.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What a CONNECT has that leads to a broker of the node's, and not to an endpoint.
+const UPLINK: &str = "purlin-uplink";
 /// For TLS and HTTP/2 to begin.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 

@@ -7,19 +7,22 @@ use h2::{
     RecvStream,
     server::{self, SendResponse},
 };
-use hyper::{Method, Request, Response, StatusCode, body::Bytes};
+use hyper::{Method, Request, Response, StatusCode, body::Bytes, http::uri::Authority};
 use prost::Message;
-use purlin_core::mesh::{
-    authorize,
-    model::AppProtocol,
-    trace::{self, Trace},
+use purlin_core::{
+    mesh::{
+        authorize,
+        model::AppProtocol,
+        trace::{self, Trace},
+    },
+    pattern,
 };
 use purlin_proto::v1;
-use tokio::{task::spawn_local, time};
+use tokio::{net::TcpStream, task::spawn_local, time};
 use tokio_rustls::TlsAcceptor;
 use webpki::KeyUsage;
 
-use super::{CONNECTION_WINDOW, Entry, HANDSHAKE, STREAM_WINDOW, is_gone, stream::Stream};
+use super::{CONNECTION_WINDOW, Entry, HANDSHAKE, STREAM_WINDOW, UPLINK, is_gone, stream::Stream};
 use crate::{
     accept::{self, Client, From},
     connection::Through,
@@ -41,6 +44,10 @@ const MAX_RESETS: usize = 64;
 const MAX_HEADERS: u32 = 16 << 10;
 /// The longest request to this node itself, in bytes: which records of 256 nodes are known.
 pub const MAX_BODY: usize = 32 << 10;
+/// For a broker to be connected to, less than who asks waits for; and without a byte from
+/// either end: MQTT asks every half minute.
+const BROKER: Duration = Duration::from_secs(2);
+const BROKER_IDLE: Duration = Duration::from_secs(300);
 /// A node is asked so often whether it is there, and has so long to answer.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ANSWER_IN: Duration = Duration::from_secs(5);
@@ -144,6 +151,9 @@ impl Asked {
             let asked = (&parts.method, parts.uri.path());
             return own(&worker, &self.peer, asked, body, respond).await;
         }
+        if parts.headers.contains_key(UPLINK) {
+            return self.to_broker(&worker, parts.uri.authority(), respond, body).await;
+        }
         let Some(to) = to else {
             worker.counters.refusal(TunnelRefusal::Garbage);
             return refuse(respond, StatusCode::BAD_REQUEST, "the authority is no IP:PORT\n");
@@ -182,6 +192,49 @@ impl Asked {
             return http::serve(worker, client, Vec::new()).await;
         }
         self.pass_on(&signals, &target, &endpoint, reply, body).await;
+    }
+
+    /// Bytes of another node's agent, to a broker of this one's.
+    async fn to_broker(
+        &self,
+        worker: &Rc<Worker>,
+        to: Option<&Authority>,
+        mut respond: SendResponse<Bytes>,
+        body: RecvStream,
+    ) {
+        let (live, principal) = (worker.live(), self.peer.id.to_string());
+        if !live.table.relay_uplink_for.iter().any(|it| pattern::like(it, &principal)) {
+            Counters::one(&worker.counters.denied);
+            let text = "this node's relay_uplink_for does not name yours\n";
+            return refuse(respond, StatusCode::FORBIDDEN, text);
+        }
+        let to =
+            to.map(Authority::as_str).filter(|to| live.table.brokers.iter().any(|it| it == to));
+        let Some(to) = to else {
+            Counters::one(&worker.counters.unmatched);
+            return refuse(respond, StatusCode::NOT_FOUND, "it is no broker of this node's\n");
+        };
+        let Some(_one) = live.relays.begin() else {
+            Counters::one(&worker.counters.broken);
+            let text = "this node passes on for as many as it may\n";
+            return refuse(respond, StatusCode::SERVICE_UNAVAILABLE, text);
+        };
+        drop(live);
+        let connected = time::timeout(BROKER, TcpStream::connect(to)).await;
+        let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let Ok(mut broker) = connected.map(Stream::Tcp) else {
+            let text = "this node does not reach it either\n";
+            return refuse(respond, StatusCode::BAD_GATEWAY, text);
+        };
+        Counters::one(&worker.counters.relayed);
+        let Ok(send) = respond.send_response(Response::new(()), false) else { return };
+        let mut stream = Stream::tunnelled(send, body);
+        tracing::info!(who = principal, to, "an agent's link is passed on");
+        let passed = Passed::new(&[]);
+        let relayed = relay::relay(worker, &mut stream, &mut broker, BROKER_IDLE, &passed).await;
+        if let Err(error) = relayed {
+            tracing::debug!(who = principal, to, %error, "an agent's link broke");
+        }
     }
 
     /// Bytes, to this very endpoint; where else they could go is for the other node to say.

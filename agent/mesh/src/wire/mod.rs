@@ -87,6 +87,8 @@ pub fn table(generation: u64, mesh: &v1::Mesh) -> Result<Table, Vec<Refusal>> {
             reader.in_range("mesh.openmetrics_port", port, &HIGH_PORT);
             port as u16
         }),
+        relay_uplink_for: mesh.relay_uplink_for.clone(),
+        brokers: Vec::new(),
         grace_s: 86_400
             * u64::from(reader.within(
                 "mesh.certificate_grace_days",
@@ -664,6 +666,7 @@ mod tests {
             ..Default::default()
         };
         let mesh = v1::Mesh {
+            relay_uplink_for: Vec::new(),
             listeners: vec![listener("web", "localhost:80")],
             services: vec![service],
             routes: vec![route],

@@ -16,7 +16,7 @@ use prost::Message;
 use purlin_core::{
     inventory::Inventory,
     mesh::{model::Listener, table::Key},
-    settings::{Refusal, Settings},
+    settings::{Endpoint, Refusal, Settings},
 };
 use purlin_mesh::wire::SECRET;
 use purlin_proto::v1;
@@ -61,7 +61,10 @@ impl Meshing {
             }
         }
         let (generation, incarnation) = (settings.generation?, self.incarnation);
-        Some(v1::MeshTable { generation, incarnation, mesh })
+        let brokers = settings.endpoint.value.iter().chain(&settings.fallbacks.value);
+        let brokers =
+            brokers.filter(|it| it.tls && mesh.is_some()).map(Endpoint::authority).collect();
+        Some(v1::MeshTable { generation, incarnation, mesh, brokers })
     }
 
     /// What is wrong with a key; never the key.

@@ -261,7 +261,7 @@ fn renewed(lab: &Lab) -> Result {
     // The first one comes before the renewal; whether or not it does, it is let in.
     pair.a.start_again()?;
     ensure!(pair.gets()? == 200, "one that merely expired is let in");
-    let told = pair.b.status()?.problems;
+    let told = pair.b.status()?.lapsed;
     ensure!(told.iter().any(|it| it.contains("node a is out of its time")), "{told:?}");
     Ok(())
 }

@@ -415,7 +415,7 @@ mod tests {
             Format::Toml,
             b"mesh = { listeners = [{ name = \"a\" }, { nam = 1, name = 2 }], services = 3, routes = [4] }",
             expect![[r#"
-                mesh.listeners[1].nam: nam (may be one of name, address, protocol, zone, proxy_protocol; did you mean "name"?)
+                mesh.listeners[1].nam: nam (may be one of name, address, protocol, zone, proxy_protocol, intercept; did you mean "name"?)
                 mesh.listeners[1].name: 2 (may be text in quotes; correct this value)
                 mesh.routes[0]: 4 (may be a table of settings; correct this value)
                 mesh.services: 3 (may be a list; correct this value)

@@ -229,13 +229,15 @@ fn crowd(lab: &Lab) -> Result {
     }
     let faithful = Client::new(at)?;
     let first = faithful.ask(b"x")?;
+    // A socket has room for some 270 of these: what a burst of them drives out is asked again.
+    let asks = || (0..5).find_map(|_| faithful.ask(b"x").ok()).ok_or("no answer to five of them");
     for n in 0..workers * 4096 + 4096 {
         Client::new(at)?.0.send(b"x")?;
-        if n % 256 == 0 {
-            ensure!(faithful.ask(b"x")?.1 == first.1, "whoever talks stays, after {n}");
+        if n % 128 == 0 {
+            ensure!(asks()?.1 == first.1, "whoever talks stays, after {n}");
         }
     }
-    ensure!(faithful.ask(b"x")?.1 == first.1, "to the end");
+    ensure!(asks()?.1 == first.1, "to the end");
     let counts = mesh.status()?.counts;
     let most = 4096 * workers as u64;
     ensure!(counts.displaced >= 512 && counts.open <= most, "{counts:?}");

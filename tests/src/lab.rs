@@ -157,7 +157,11 @@ impl Test {
 /// Runs an area's tests as the command line asks.
 pub fn run(tests: impl IntoIterator<Item = Test>) -> ExitCode {
     let trials = tests.into_iter().map(Test::trial).collect();
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    let mut arguments = Arguments::from_args();
+    // They wait more than they work.
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(cpus + 1);
+    let conclusion = libtest_mimic::run(&arguments, trials);
     process::kill_all();
     conclusion.exit_code()
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use purlin_proto::mesh::{Endpoints, Status, Upgraded};
-use purlin_tests::{Lab, Result, ensure, lab::Test, test, wait};
+use purlin_tests::{Lab, Need, Result, ensure, lab::Test, namespace::Namespace, test, wait};
 
 use crate::{Mesh, SOON, alone, end};
 
@@ -25,7 +25,8 @@ pub fn tests() -> [Test; 4] {
     [
         test("a_client_of_udp_stays_with_an_endpoint_that_answers_it", 60, echoed),
         test("a_client_of_udp_whose_endpoint_dies_goes_to_another", 60, endpoint_gone),
-        test("more_clients_of_udp_than_there_may_be_end_the_most_silent", 60, crowd),
+        test("more_clients_of_udp_than_there_may_be_end_the_most_silent", 60, crowd)
+            .needs(&[Need::Root, Need::Program("ip")]),
         test("an_upgrade_costs_no_datagram_and_no_session", 90, upgrade),
     ]
 }
@@ -217,7 +218,10 @@ fn endpoint_gone(lab: &Lab) -> Result {
     Ok(())
 }
 
+/// In a network of its own: it takes so many ports that others would meet them.
 fn crowd(lab: &Lab) -> Result {
+    let space = Namespace::new()?;
+    space.enter()?;
     let echo = Echo::start("a", V4)?;
     let mesh = Mesh::standalone(lab)?;
     let at = free_port(V4)?;

@@ -55,6 +55,13 @@ impl Namespace {
         Ok(())
     }
 
+    /// Puts this thread into it, for ever: the sockets that it makes, and the processes and
+    /// threads that it starts, are there.
+    pub fn enter(&self) -> Result {
+        let file = File::open(format!("/proc/{}/ns/net", self.pid()))?;
+        Ok(setns(&file, CloneFlags::CLONE_NEWNET)?)
+    }
+
     /// What a thread does in it: the sockets that it makes, and those of its threads, stay
     /// there.
     pub fn run<T: Send + 'static>(

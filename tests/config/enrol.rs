@@ -315,35 +315,38 @@ fn renewed(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// An authority whose clock is ahead: what it makes holds for nobody yet. Certificates of a
-/// minute, so that the next one is asked for while the one in use holds by that clock, too.
+/// An authority whose clock is ahead: what it makes holds for nobody yet. Certificates of two
+/// minutes, so that the next one is asked for while the one in use holds by that clock, too.
 fn not_yet(lab: &Lab) -> Result {
     let clerk = Node::new(lab, "clerk")?;
     let fleet = Fleet::new(lab, &clerk)?;
     let mut node = fleet.node("node", "node")?;
     node.set("PURLIN_ENROL__TOKEN_FILE", lab.file("token", fleet.token(&clerk, "node", &[])?)?);
-    let (serving, told) = fleet.serve(&clerk, "60s")?;
+    let (serving, told) = fleet.serve(&clerk, "120s")?;
     node.start()?;
     is_up(&node)?;
     serving.kill()?;
     let pair = node.state_dir().join("identity/node.pem");
     let (works, connects) = (fs::read(&pair)?, node.link()?.connects);
 
-    let ahead = [("LD_PRELOAD", OTHER_TIME), ("FAKETIME", "+15s")];
+    let ahead = [("LD_PRELOAD", OTHER_TIME), ("FAKETIME", "+30s")];
     fs::write(&told, "")?;
-    let (ahead, _) = fleet.serve_at(&clerk, "60s", &ahead)?;
+    let (ahead, _) = fleet.serve_at(&clerk, "120s", &ahead)?;
     faulty(&node, "certificate-not-renewed", "the broker does not take the new certificate")?;
     ensure!(fs::read(&pair)? == works, "the one that works is in use");
     let link = node.link()?;
     ensure!(link.state == LinkState::Up && link.connects == connects, "{link:?}");
     let faults = node.status()?.faults;
     ensure!(!faults.iter().any(|it| it.what.contains("has ended")), "{faults:?}");
-    // The time has come.
+    // The clock there is right again.
+    ahead.kill()?;
+    fs::write(&told, "")?;
+    let (serving, _) = fleet.serve(&clerk, "1h")?;
     wait::until("it has the next one", ROUND_TRIP, || match fs::read(&pair) {
         Ok(now) if now == works => Err("it is the same".into()),
         other => other.map(drop).map_err(|e| e.to_string()),
     })?;
-    ahead.kill()?;
+    serving.kill()?;
     node.stop()?;
     Ok(())
 }

@@ -105,8 +105,13 @@ fn rules(global: &Global) -> Result<String, Failure> {
         boot.map_err(|_| Failure::Usage("the agent's own configuration is refused".into()))?;
     let dir = boot.mesh_dir();
     let failed = |error: io::Error| {
-        let what = format!("the mesh's table can't be read: {error}; try sudo, or as its user");
-        Failure::Failed(what)
+        let dir = dir.display();
+        Failure::Failed(match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("there is no {dir} yet: a document that has a mesh makes it")
+            }
+            _ => format!("{dir} can't be read: {error}; try sudo, or as its user"),
+        })
     };
     let uid = fs::metadata(&dir).map_err(failed)?.uid();
     let mesh = keep::load(&dir).map_err(failed)?.unwrap_or_default().mesh.unwrap_or_default();

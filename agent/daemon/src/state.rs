@@ -28,7 +28,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use purlin_core::identity::Incarnation;
-pub use purlin_mesh::keep::replace;
+pub use purlin_mesh::keep::{contents as read, replace};
 use purlin_proto::topic;
 use ring::{hmac, rand::SecureRandom};
 
@@ -191,23 +191,6 @@ impl StateDir {
         let text = random_hex()?;
         replace(&path, mode, format!("{text}\n").as_bytes())?;
         Ok((text, damage))
-    }
-}
-
-/// What a file holds that is no longer than `most` bytes; `None` if it isn't there.
-pub fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > most {
-        true => {
-            let what = format!("over the limit of {most} bytes");
-            Err(io::Error::new(io::ErrorKind::FileTooLarge, what))
-        }
-        false => Ok(Some(bytes)),
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
 };
@@ -38,16 +38,36 @@ pub fn read<M: Message + Default>(dir: &Path, name: &str) -> io::Result<Option<M
         let what = format!("{}: {why}; it is made anew from what others say", path.display());
         io::Error::new(io::ErrorKind::InvalidData, what)
     };
-    let bytes = match fs::metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Ok(it) if it.len() > (MAX_BYTES + HEADER_BYTES) as u64 => return Err(damaged("too large")),
-        _ => fs::read(&path)?,
+    let bytes = match contents(&path, (MAX_BYTES + HEADER_BYTES) as u64) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(damaged("too large"));
+        }
+        Err(error) => return Err(error),
     };
     let (header, payload) =
         bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| damaged("cut short"))?;
     let is_whole = header[..8] == MAGIC && header[8..] == crc32c::crc32c(payload).to_le_bytes();
     let message = is_whole.then(|| M::decode(payload).ok()).flatten();
     message.map(Some).ok_or_else(|| damaged("damaged, or of another version"))
+}
+
+/// What a file holds that is no longer than `most` bytes; `None` if it isn't there.
+pub fn contents(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > most {
+        true => {
+            let what = format!("over the limit of {most} bytes");
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, what))
+        }
+        false => Ok(Some(bytes)),
+    }
 }
 
 /// Makes a table durable in place of the one before.

@@ -3,7 +3,6 @@
 //! restart brings back what failed.
 
 use std::{
-    fs,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -154,14 +153,12 @@ pub fn store(dir: &Path, kept: &[Kept]) -> std::io::Result<()> {
 /// What was kept. A file that can't be read is told, and is none.
 pub fn load(dir: &Path) -> Vec<Kept> {
     let path = dir.join(NAME);
-    let Ok(found) = fs::metadata(&path) else { return Vec::new() };
-    let read = match found.len() {
-        0..MAX_BYTES => fs::read(&path).map_err(|error| error.to_string()),
-        more => Err(format!("{more} bytes")),
-    };
-    let read = read.and_then(|it| serde_json::from_slice(&it).map_err(|error| error.to_string()));
+    let read = keep::contents(&path, MAX_BYTES).and_then(|bytes| match bytes {
+        Some(bytes) => serde_json::from_slice(&bytes).map_err(std::io::Error::from),
+        None => Ok(Vec::new()),
+    });
     read.unwrap_or_else(|error| {
-        tracing::error!(path = %path.display(), error, "what was stepped back from is not known");
+        tracing::error!(path = %path.display(), %error, "what was stepped back from is not known");
         Vec::new()
     })
 }
@@ -179,7 +176,7 @@ pub fn restore<'a>(kept: &[Kept], splits: impl Iterator<Item = &'a Arc<Split>>) 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{fs, time::Duration};
 
     use super::*;
 

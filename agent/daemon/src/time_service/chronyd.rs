@@ -10,8 +10,6 @@ use purlin_core::{
 use purlin_proto::api;
 use tokio::{net::UdpSocket, time};
 
-use super::point;
-
 /// Where it listens.
 const PORT: u16 = 323;
 /// For its answer, which it has in memory.
@@ -34,11 +32,11 @@ async fn exchange(number: u32) -> std::io::Result<Option<Tracking>> {
 
 /// What of it is measured.
 pub fn points(service: &Tracking) -> Vec<Point> {
-    let mut points = vec![point("ntp.stratum", "1", f64::from(service.stratum))];
+    let mut points = vec![Point::gauge("ntp.stratum", "1", f64::from(service.stratum))];
     // Of a clock that follows nobody these are zeros that say nothing.
     if service.is_synchronized() {
-        points.push(point("ntp.time.correction", "s", service.offset_s));
-        points.push(point("purlin.clock.max_error", "s", service.max_error_s));
+        points.push(Point::gauge("ntp.time.correction", "s", service.offset_s));
+        points.push(Point::gauge("purlin.clock.max_error", "s", service.max_error_s));
     }
     points
 }

@@ -5,10 +5,7 @@
 mod chronyd;
 mod ptp4l;
 
-use purlin_core::{
-    chrony::Tracking,
-    metric::{Point, Value},
-};
+use purlin_core::{chrony::Tracking, metric::Point};
 use purlin_proto::api;
 
 /// Asks both.
@@ -56,19 +53,10 @@ impl Said {
         if self.is_synchronized().is_none() {
             return Vec::new();
         }
-        let trusted = point("purlin.clock.trusted", "1", f64::from(u8::from(is_trusted)));
+        let trusted = Point::gauge("purlin.clock.trusted", "1", f64::from(u8::from(is_trusted)));
         let chronyd = self.chronyd.iter().flat_map(chronyd::points);
         let ptp4l = self.ptp4l.iter().flat_map(ptp4l::Said::points);
         [trusted].into_iter().chain(chronyd).chain(ptp4l).collect()
-    }
-}
-
-fn point(name: &'static str, unit: &'static str, value: f64) -> Point {
-    Point {
-        name: name.into(),
-        unit: unit.into(),
-        attributes: Vec::new(),
-        value: Value::Gauge(value),
     }
 }
 

@@ -16,8 +16,6 @@ use purlin_core::{
 use purlin_proto::api;
 use tokio::{net::UnixDatagram, time};
 
-use super::point;
-
 /// Where it listens, unless it is set otherwise.
 const SOCKETS: [&str; 2] = ["/run/ptp4lro", "/run/ptp4l"];
 /// For all its answers, which it has in memory.
@@ -124,9 +122,9 @@ impl Said {
     pub fn points(&self) -> Vec<Point> {
         match self {
             Self::Clock(ptp) if ptp.follows() => vec![
-                point("purlin.ptp.offset", "s", ptp.offset_s),
-                point("purlin.ptp.path_delay", "s", ptp.path_delay_s),
-                point("purlin.ptp.grandmaster.class", "1", f64::from(ptp.class)),
+                Point::gauge("purlin.ptp.offset", "s", ptp.offset_s),
+                Point::gauge("purlin.ptp.path_delay", "s", ptp.path_delay_s),
+                Point::gauge("purlin.ptp.grandmaster.class", "1", f64::from(ptp.class)),
             ],
             _ => Vec::new(),
         }

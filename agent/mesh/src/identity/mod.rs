@@ -12,7 +12,7 @@
 //! and no signal. Files that can't be used change nothing: the last good ones stay.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -317,14 +317,7 @@ fn read(dir: &Path, name: &str) -> Result<Option<String>, String> {
 
 fn read_bytes(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, String> {
     let path = dir.join(name);
-    let told = |error: io::Error| format!("{}: {error}", path.display());
-    match fs::metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Ok(it) if it.len() > MAX_BYTES => {
-            Err(format!("{}: {} bytes, over {MAX_BYTES}", path.display(), it.len()))
-        }
-        _ => fs::read(&path).map(Some).map_err(told),
-    }
+    keep::contents(&path, MAX_BYTES).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::{
     task::Waker,
 };
 
+use purlin_core::mesh::authorize::Principal;
 use slab::Slab;
 
 use crate::{
@@ -43,7 +44,7 @@ pub enum Ask {
 #[derive(Debug)]
 pub struct Through {
     /// Who is at the other end.
-    pub principal: String,
+    pub principal: Principal,
     /// Which service it may ask, where a rule allows it.
     pub service: String,
 }

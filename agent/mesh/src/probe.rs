@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use hyper::{Response, body::Bytes};
-use purlin_core::mesh::{choose::Asked, host, table::Table};
+use purlin_core::mesh::{choose::Asked, host, table::Table, workload::Workload};
 use tokio::io::{AsyncWriteExt, duplex, sink, split};
 
 use crate::{
@@ -40,6 +40,9 @@ pub fn tunnel(frames: &[u8]) {
         };
         while let Some(Ok((request, mut respond))) = connection.accept().await {
             _ = tunnel::server::asked_for(&request);
+            if let Ok(Some(workload)) = tunnel::server::speaks_for(request.headers()) {
+                assert_eq!(Workload::parse(&workload.to_string()), Some(workload));
+            }
             tokio::spawn(async move {
                 _ = tunnel::server::collect(request.into_body(), tunnel::server::MAX_BODY).await;
                 _ = respond.send_response(Response::new(()), true);

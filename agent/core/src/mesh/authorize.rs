@@ -1,10 +1,61 @@
 //! Who may ask for what. A service that other nodes reach through the tunnel is closed
 //! until a rule opens it.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::fmt;
 
-use super::path::PathMatch;
-use crate::pattern;
+use super::{path::PathMatch, spiffe::Id, workload::Workload};
+use crate::pattern::like;
+
+/// Who asks: a name that a certificate proves, and below it a workload that its node speaks
+/// for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    proved: String,
+    below: Option<String>,
+}
+
+impl Principal {
+    /// Of a certificate's name; it may speak for workloads of its own node alone.
+    pub fn new(id: &Id, workload: Option<&Workload>) -> Self {
+        Self { proved: id.to_string(), below: workload.map(ToString::to_string) }
+    }
+
+    /// Whether which workload it is, is known.
+    pub fn has_workload(&self) -> bool {
+        self.below.is_some()
+    }
+
+    /// Whether a pattern means it. One that names no workload means all of its node's.
+    fn is(&self, pattern: &str) -> bool {
+        like(pattern, &self.proved)
+            || self.below.as_ref().is_some_and(|below| {
+                let parts = of_workloads(pattern);
+                parts.is_some_and(|(node, name)| like(node, &self.proved) && like(name, below))
+            })
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.proved)?;
+        self.below.iter().try_for_each(|below| write!(f, "/{below}"))
+    }
+}
+
+/// What a pattern says of the node and of its workloads; `None` if it names none. No `*`
+/// stands for something of both.
+pub fn of_workloads(pattern: &str) -> Option<(&str, &str)> {
+    let rest = pattern.strip_prefix("spiffe://")?;
+    // RACK/node/NODE
+    let (at, _) = rest.match_indices('/').nth(2)?;
+    let (node, name) = pattern.split_at(pattern.len() - rest.len() + at);
+    let name = &name[1..];
+    Workload::is_kind(name).then_some((node, name))
+}
 
 /// What some may ask for. All that is given must match, and of a list one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,8 +69,8 @@ pub struct Allow {
 }
 
 impl Allow {
-    fn names(&self, principal: &str) -> bool {
-        self.principals.iter().any(|it| pattern::like(it, principal))
+    fn names(&self, principal: &Principal) -> bool {
+        self.principals.iter().any(|it| principal.is(it))
     }
 
     fn is_for_any_request(&self) -> bool {
@@ -28,12 +79,12 @@ impl Allow {
 }
 
 /// Whether somebody may connect at all.
-pub fn may_connect(rules: &[Allow], principal: &str) -> bool {
+pub fn may_connect(rules: &[Allow], principal: &Principal) -> bool {
     rules.iter().any(|it| it.names(principal))
 }
 
 /// Whether somebody may ask for this.
-pub fn may_ask(rules: &[Allow], principal: &str, method: &str, path: &str) -> bool {
+pub fn may_ask(rules: &[Allow], principal: &Principal, method: &str, path: &str) -> bool {
     rules.iter().filter(|it| it.names(principal)).any(|it| {
         (it.methods.is_empty() || it.methods.iter().any(|it| it == method))
             && (it.paths.is_empty() || it.paths.iter().any(|it| it.matches(path)))
@@ -45,11 +96,20 @@ pub fn looks_at_requests(rules: &[Allow]) -> bool {
     !rules.iter().all(Allow::is_for_any_request)
 }
 
+/// Whether a rule tells a node's workloads apart.
+pub fn names_workloads(rules: &[Allow]) -> bool {
+    rules.iter().flat_map(|it| &it.principals).any(|it| of_workloads(it).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::vec;
 
     use super::*;
+
+    fn who(id: &str, workload: &str) -> Principal {
+        Principal::new(&Id::parse(id).expect(id), Workload::parse(workload).as_ref())
+    }
 
     fn allow(principal: &str, methods: &[&str], paths: &[&str]) -> Allow {
         Allow {
@@ -61,13 +121,58 @@ mod tests {
 
     #[test]
     fn what_no_rule_opens_is_closed() {
-        let (a, b) = ("spiffe://r/node/a", "spiffe://r/node/b");
+        let (a, b) = (&who("spiffe://r/node/a", ""), &who("spiffe://r/node/b", ""));
         assert!(!may_connect(&[], a) && !may_ask(&[], a, "GET", "/"));
-        let rules = [allow(a, &[], &[]), allow("spiffe://r/node/*", &["GET"], &["/public"])];
+        let rules = [
+            allow("spiffe://r/node/a", &[], &[]),
+            allow("spiffe://r/node/*", &["GET"], &["/public"]),
+        ];
         assert!(looks_at_requests(&rules) && !looks_at_requests(&rules[..1]));
         assert!(may_ask(&rules, a, "POST", "/x"));
         assert!(may_connect(&rules, b) && may_ask(&rules, b, "GET", "/public/x"));
         assert!(!may_ask(&rules, b, "POST", "/public/x") && !may_ask(&rules, b, "GET", "/x"));
-        assert!(!may_connect(&rules, "spiffe://other/node/a"));
+        assert!(!may_connect(&rules, &who("spiffe://other/node/a", "")));
+    }
+
+    #[track_caller]
+    fn check(pattern: &str, id: &str, workload: &str, expected: bool) {
+        assert_eq!(who(id, workload).is(pattern), expected, "{pattern}, {id}, {workload}");
+    }
+
+    #[test]
+    fn a_rule_that_names_workloads_means_these_alone() {
+        let (a, b) = ("spiffe://r/node/a", "spiffe://r/node/b");
+        let one = "spiffe://r/node/*/workload/shop/checkout";
+        check(one, a, "workload/shop/checkout", true);
+        check(one, b, "workload/shop/checkout", true);
+        check(one, a, "workload/shop/checkout-2", false);
+        check(one, a, "workload/other/checkout", false);
+        check(one, a, "container/checkout", false);
+        check(one, a, "", false);
+        check(one, "spiffe://other/node/a", "workload/shop/checkout", false);
+        check("spiffe://r/node/a/workload/shop/*", b, "workload/shop/checkout", false);
+        check("spiffe://r/node/a/workload/shop/*", a, "workload/shop/checkout", true);
+        check("spiffe://r/node/a/unit/app.service/*", a, "unit/app.service/blue", true);
+        check("spiffe://r/node/a/unit/app.service", a, "unit/app.service/blue", false);
+        assert!(names_workloads(&[allow(a, &[], &[]), allow(one, &[], &[])]));
+    }
+
+    #[test]
+    fn a_rule_that_names_nodes_means_what_it_meant_before_there_were_workloads() {
+        let a = "spiffe://r/node/a";
+        for workload in ["", "workload/shop/checkout", "unit/x-edge.service"] {
+            for pattern in [a, "spiffe://r/node/*", "spiffe://r/*", "spiffe://*"] {
+                check(pattern, a, workload, true);
+            }
+            // What stands for a part of a node's name is no part of a workload's.
+            for pattern in ["spiffe://r/node/*-edge.service", "spiffe://r/node/*checkout"] {
+                check(pattern, a, workload, false);
+            }
+            check("spiffe://r/node/a/service/s", a, workload, false);
+        }
+        assert!(!names_workloads(&[allow("spiffe://r/node/*", &[], &[])]));
+        // A node of that name.
+        check("spiffe://r/node/unit", "spiffe://r/node/unit", "unit/x.service", true);
+        check("spiffe://r/node/unit/unit/*", "spiffe://r/node/unit", "unit/x.service", true);
     }
 }

@@ -13,6 +13,7 @@
 //! | [`canary`], [`spill`] | when a new backend gets nothing any more, and when the rack is full |
 //! | [`health`] | whether an endpoint is well by its checks |
 //! | [`spiffe`], [`credential`], [`authorize`] | who a node is, whether that is proved, and what it may |
+//! | [`workload`] | which of a node's workloads somebody is |
 //! | [`offer`] | which endpoints that nodes offer of themselves are added to a table |
 //! | [`trace`] | which trace a request belongs to |
 //! | [`outlier`], [`rate`] | which endpoint is left out for a while, and what is too much |
@@ -43,3 +44,4 @@ pub mod spill;
 pub mod strict;
 pub mod table;
 pub mod trace;
+pub mod workload;

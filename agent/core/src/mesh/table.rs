@@ -12,7 +12,10 @@ use super::model::{
     AppProtocol, HeaderEdit, Kind, Listener, Match, PathEdit, Peer, Protocol, Route, Rule, Service,
 };
 use crate::{
-    mesh::{authorize, intercept::Intercept, locality::Network, path::PathMatch, spiffe},
+    mesh::{
+        authorize, intercept::Intercept, locality::Network, path::PathMatch, spiffe,
+        workload::Workload,
+    },
     settings::Refusal,
 };
 
@@ -410,6 +413,18 @@ impl Check {
         }
     }
 
+    /// What names a workload that there can't be would let in nobody.
+    fn workloads(&mut self, path: &str, all: &[String]) {
+        for (n, it) in all.iter().enumerate() {
+            let name = authorize::of_workloads(it).map(|(_, name)| name);
+            if name.is_some_and(|it| !it.contains('*') && Workload::parse(it).is_none()) {
+                let limit = "a node's name and workload/NAMESPACE/NAME, container/NAME, unit/NAME.service or unit/NAME.service/INSTANCE";
+                let hint = "e.g. spiffe://RACK/node/*/workload/shop/checkout";
+                self.refuse(format!("{path}[{n}]"), it, limit, hint);
+            }
+        }
+    }
+
     fn endpoints_from(&mut self, path: &str, service: &Service) {
         self.at_most(path, service.endpoints_from.len(), MAX_ALLOWS);
         for (n, it) in service.endpoints_from.iter().enumerate() {
@@ -431,6 +446,7 @@ impl Check {
                 self.refuse(format!("{path}.principals"), "", "at least one", hint);
             }
             self.principals(&format!("{path}.principals"), &allow.principals);
+            self.workloads(&format!("{path}.principals"), &allow.principals);
         }
         if service.protocol == AppProtocol::Tcp && authorize::looks_at_requests(&service.allow) {
             let hint = "bytes have neither methods nor paths: leave them out";

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc, time::Instant};
 
 use hyper::{Request, body::Incoming, header};
-use purlin_core::mesh::trace::Trace;
+use purlin_core::mesh::{authorize::Principal, trace::Trace};
 use purlin_proto::mesh::Tapped;
 
 use crate::{connection::Connection, worker::Worker};
@@ -26,7 +26,7 @@ impl At {
         let host = authority.or_else(|| header(header::HOST)).unwrap_or_default();
         let tapped = Tapped {
             client: match &connection.through {
-                Some(through) => through.principal.clone(),
+                Some(through) => through.principal.to_string(),
                 None => connection.peer.to_string(),
             },
             method: request.method().to_string(),
@@ -39,9 +39,9 @@ impl At {
     }
 
     /// A way through a tunnel that another node asks for.
-    pub fn of_tunnel(principal: &str, to: SocketAddr, trace: Trace) -> Self {
+    pub fn of_tunnel(principal: &Principal, to: SocketAddr, trace: Trace) -> Self {
         let tapped = Tapped {
-            client: principal.into(),
+            client: principal.to_string(),
             method: "CONNECT".into(),
             host: to.to_string(),
             trace: Some(trace.id()),

@@ -7,13 +7,17 @@ use h2::{
     RecvStream,
     server::{self, SendResponse},
 };
-use hyper::{Method, Request, Response, StatusCode, body::Bytes, http::uri::Authority};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, body::Bytes, header::HeaderValue,
+    http::uri::Authority,
+};
 use prost::Message;
 use purlin_core::{
     mesh::{
-        authorize,
+        authorize::{self, Principal},
         model::AppProtocol,
         trace::{self, Trace},
+        workload::{self, Nonsense, Workload},
     },
     pattern,
 };
@@ -120,6 +124,11 @@ pub fn asked_for<B>(request: &Request<B>) -> Option<SocketAddr> {
     request.uri().authority()?.as_str().parse().ok()
 }
 
+/// The workload of its own that a node says it asks for.
+pub fn speaks_for(headers: &HeaderMap) -> Result<Option<Workload>, Nonsense> {
+    Workload::read(headers.get_all(workload::HEADER).iter().map(HeaderValue::as_bytes))
+}
+
 /// Only what HTTP/2 itself refuses is anybody's fault.
 fn flooded(worker: &Worker, peer: &Peer, error: &h2::Error) {
     if error.is_go_away() && !error.is_remote() {
@@ -158,7 +167,12 @@ impl Asked {
             worker.counters.refusal(TunnelRefusal::Garbage);
             return refuse(respond, StatusCode::BAD_REQUEST, "the authority is no IP:PORT\n");
         };
-        let principal = self.peer.id.to_string();
+        let Ok(workload) = speaks_for(&parts.headers) else {
+            worker.counters.refusal(TunnelRefusal::Garbage);
+            let text = "the baggage names a workload that there can't be\n";
+            return refuse(respond, StatusCode::BAD_REQUEST, text);
+        };
+        let principal = Principal::new(&self.peer.id, workload.as_ref());
         let trace = parts.headers.get(trace::HEADER);
         let trace = trace.and_then(|it| Trace::read(it.to_str().ok()?));
         let trace = trace.unwrap_or_else(|| worker.new_trace());
@@ -178,7 +192,7 @@ impl Asked {
         let Some((target, endpoint)) = places.iter().find(may).cloned() else {
             Counters::one(&worker.counters.denied);
             live.of_tunnels.decided(Decision::Denied);
-            tracing::info!(who = principal, %to, "no rule allows it");
+            tracing::info!(who = %principal, %to, "no rule allows it");
             return reply.no(StatusCode::FORBIDDEN, "no rule of the service allows it\n");
         };
         let signals = live.of_tunnels.clone();

@@ -731,7 +731,17 @@ mod tests {
             endpoints: vec![endpoint("a"), endpoint("b"), endpoint("a"), endpoint("c")],
             allow: vec![
                 v1::Allow { methods: vec!["GET".into()], ..Default::default() },
-                v1::Allow { principals: vec!["node/a".into()], ..Default::default() },
+                v1::Allow {
+                    principals: [
+                        "node/a",
+                        "spiffe://r1/node/*/workload/shop",
+                        "spiffe://r1/node/*/workload/shop/*",
+                        "spiffe://r1/node/a/unit/app@1.service",
+                    ]
+                    .map(Into::into)
+                    .into(),
+                    ..Default::default()
+                },
             ],
             ..Default::default()
         };
@@ -757,6 +767,8 @@ mod tests {
             mesh.peers[3].node:  (may be a node id of letters, digits, '-', '_' and '.'; it stands in its certificate's name)
             mesh.services[0].allow[0].principals:  (may be at least one; name who may, e.g. spiffe://RACK/node/*)
             mesh.services[0].allow[1].principals[0]: node/a (may be a name that begins with spiffe://; `purlin mesh show` has this node's own)
+            mesh.services[0].allow[1].principals[1]: spiffe://r1/node/*/workload/shop (may be a node's name and workload/NAMESPACE/NAME, container/NAME, unit/NAME.service or unit/NAME.service/INSTANCE; e.g. spiffe://RACK/node/*/workload/shop/checkout)
+            mesh.services[0].allow[1].principals[3]: spiffe://r1/node/a/unit/app@1.service (may be a node's name and workload/NAMESPACE/NAME, container/NAME, unit/NAME.service or unit/NAME.service/INSTANCE; e.g. spiffe://RACK/node/*/workload/shop/checkout)
             mesh.services[0].allow: shop (may be principals alone for protocol tcp; bytes have neither methods nor paths: leave them out)
             mesh.services[0].endpoints[2].address: 127.0.0.1:80 (may be each endpoint once; give it more weight instead)
             mesh.services[0].endpoints[3].node: c (may be one of mesh.peers; add it to mesh.peers with the address of its tunnel)

@@ -105,12 +105,14 @@ fn intercepted(lab: &Lab, mode: &str) -> Result {
         started.join().map_err(|_| "no server")?
     };
     let (_four, _six) = (far("10.78.2.2:80")?, far("[fd78:2::2]:80")?);
+    let own = rig.node.run(|| Upstream::start_at("own", "10.78.1.1:80"))?;
+    let _own = own.join().map_err(|_| "no server")??;
 
     let mut mesh = Mesh::in_space(lab, &rig.node)?;
     let document = |pass_through: bool| {
         format!(
             "[[mesh.listeners]]\nname = \"all\"\naddress = \"[::]:15001\"\nprotocol = \"tcp\"\n\
-             intercept = {{ mode = \"{mode}\", ports = [80, 443], networks = [\"10.78.2.0/24\", \"fd78:2::/64\"], pass_through = {pass_through} }}\n\
+             intercept = {{ mode = \"{mode}\", ports = [80, 443, 15001], networks = [\"10.78.0.0/16\", \"fd78:2::/64\"], pass_through = {pass_through} }}\n\
              [[mesh.services]]\nname = \"shop\"\nprotocol = \"tcp\"\nendpoints = [{{ address = \"{}\" }}]\n\
              virtual_addresses = [\"10.99.0.1\", \"fd99::1\"]\n",
             shop.address
@@ -132,10 +134,20 @@ fn intercepted(lab: &Lab, mode: &str) -> Result {
     // Who runs as the mesh does is not taken, or it would ask itself for ever.
     ensure!(curl(&mut rig.node.command("curl"), "10.78.2.2")? == "far", "the mesh's own user");
     ensure!(mesh.status()?.counts.connections == 8, "{:?}", mesh.status()?.counts);
+    // Nor what goes to this node itself, though it is in a network that is taken.
+    ensure!(curl(&mut rig.client.command("curl"), "10.78.1.1")? == "own", "the node itself");
+    ensure!(curl(&mut from_other(&rig), "10.78.1.1")? == "own", "the node itself");
+    ensure!(mesh.status()?.counts.connections == 8, "{:?}", mesh.status()?.counts);
     // What comes to the listener itself leads nowhere.
     let direct = curl(&mut rig.client.command("curl"), "10.78.1.1:15001")?;
     ensure!(direct.starts_with("exit status"), "{direct}");
     ensure!(mesh.status()?.counts.unmatched == 1, "{:?}", mesh.status()?.counts);
+
+    // What only has its port in common doesn't, where the kernel tells them apart.
+    if mode == "redirect" {
+        let answer = curl(&mut rig.client.command("curl"), "10.99.0.1:15001")?;
+        ensure!(answer == "shop", "at the listener's port: {answer}");
+    }
 
     let pid = mesh.status()?.pid;
     // Without a way through, only services are reached.

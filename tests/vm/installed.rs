@@ -34,9 +34,10 @@ const UNITS: [&str; 6] = [
     "purlin-cdi.path",
 ];
 /// `systemd-analyze security`, at most: 10 is a bare unit.
-const MOST_EXPOSED: [(&str, f64); 5] = [
+const MOST_EXPOSED: [(&str, f64); 6] = [
     ("purlind.service", 2.0),
     ("purlin-mesh.service", 1.5),
+    ("purlin-intercept.service", 2.5),
     ("purlin-helper@any.service", 4.0),
     ("purlin-gpu@any.service", 2.0),
     ("purlin-nic@any.service", 2.0),
@@ -66,6 +67,11 @@ pub fn tests() -> Vec<Test> {
         test("installed::a_reload_replaces_the_mesh_and_refuses_nobody", 600, |lab| {
             with(lab, reloaded)
         }),
+        test(
+            "installed::connections_are_taken_while_the_mesh_lives_and_go_as_before_when_not",
+            600,
+            |lab| with(lab, intercepted),
+        ),
         test("installed::an_agent_that_stands_still_is_started_again", 600, |lab| {
             with(lab, stands_still)
         }),
@@ -352,16 +358,17 @@ fn restarted(guest: &mut Guest) -> Result {
     })
 }
 
-/// Asks one after another, a connection each, until it is told to stop: who was refused a
+/// Asks ADDRESS/PORT one after another, a connection each, until it is told to stop: who was refused a
 /// connection, and who was answered with anything but 200.
 const CLIENT: &str = r#"
+rm -f /srv/stop
 asked=0 refused=0 wrong=0
 until [[ -e /srv/stop ]]; do
     asked=$((asked + 1)) line=
-    if { exec 3<>/dev/tcp/127.0.0.1/8080; } 2>/dev/null; then
+    if { exec 3<>/dev/tcp/$1; } 2>/dev/null; then
         printf "GET / HTTP/1.1\r\nHost: shop.rack\r\nConnection: close\r\n\r\n" >&3
         read -r -t 20 line <&3
-        [[ $line == "HTTP/1.1 200 OK"* ]] || wrong=$((wrong + 1))
+        [[ $line == "HTTP/1."?" 200 OK"* ]] || wrong=$((wrong + 1))
         exec 3>&-
     else
         refused=$((refused + 1))
@@ -405,17 +412,25 @@ fn asks_on(guest: &mut Guest) -> Result {
     })
 }
 
+/// The service's endpoint.
+fn shop(guest: &mut Guest) -> Result {
+    let start = "test -e /srv/www || { mkdir /srv/www && echo shop >/srv/www/index.html && \
+                 /srv/rootfs/bin/busybox httpd -p 127.0.0.1:8081 -h /srv/www; }";
+    guest.output(start).map(drop)
+}
+
+fn begin_to_ask(guest: &mut Guest, to: &str) -> Result {
+    write(guest, "/srv/client", CLIENT)?;
+    guest.output(&format!("bash /srv/client {to} >/dev/null 2>&1 & sleep 5"))?;
+    asks_on(guest)
+}
+
 fn reloaded(guest: &mut Guest) -> Result {
     let unit = "purlin-mesh.service";
     write(guest, "/srv/shop.toml", SHOP)?;
-    write(guest, "/srv/client", CLIENT)?;
-    guest.output(
-        "mkdir -p /srv/www && echo shop >/srv/www/index.html && \
-         /srv/rootfs/bin/busybox httpd -p 127.0.0.1:8081 -h /srv/www",
-    )?;
+    shop(guest)?;
     guest.output("purlin config apply /srv/shop.toml")?;
-    guest.output("bash /srv/client >/dev/null 2>&1 & sleep 5")?;
-    asks_on(guest)?;
+    begin_to_ask(guest, "127.0.0.1/8080")?;
     let began = show(guest, unit, "InvocationID")?;
     let mut pid = show(guest, unit, "MainPID")?;
     for n in 0..2 {
@@ -458,6 +473,99 @@ fn reloaded(guest: &mut Guest) -> Result {
         let state = show(guest, unit, "ActiveState").map_err(|e| format!("{e:?}"))?;
         if now != pid && state == "active" { Ok(()) } else { Err(format!("{now} {state}")) }
     })
+}
+
+/// A service at an address that is another server's, too.
+const TAKEN: &str = r#"
+[[mesh.listeners]]
+name = "taken"
+address = "[::]:15001"
+protocol = "tcp"
+intercept = { mode = "redirect", ports = [80] }
+[[mesh.services]]
+name = "shop"
+protocol = "tcp"
+endpoints = [{ address = "127.0.0.1:8081" }]
+virtual_addresses = ["10.99.0.1"]
+"#;
+
+/// By whom a connection to the virtual address is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// The service: there is what is asked for.
+    Mesh,
+    /// Who has been there all the time, and has nothing.
+    Before,
+}
+
+/// Waits until just that one answers, and its rules are there or not.
+fn is_answered(guest: &mut Guest, by: By, when: &str) -> Result {
+    let (line, tables) = match by {
+        By::Mesh => ("200", "table inet purlin_mesh"),
+        By::Before => ("404", ""),
+    };
+    let ask = "timeout 20 bash -c 'exec 3<>/dev/tcp/10.99.0.1/80 && \
+               printf \"GET / HTTP/1.0\\r\\n\\r\\n\" >&3 && read -r line <&3 && echo $line'";
+    let began = Instant::now();
+    wait::until(&format!("{by:?} answers {when}"), SOON, || {
+        let answer = guest.run(ask).map_err(|e| format!("{e:?}"))?;
+        let has = guest.output("nft list tables").map_err(|e| format!("{e:?}"))?;
+        let is_it = answer.stdout.split(' ').nth(1) == Some(line) && has.trim() == tables;
+        if is_it { Ok(()) } else { Err(format!("{answer:?}, {has:?}")) }
+    })?;
+    println!("{when}: {by:?} answers after {:.1} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn intercepted(guest: &mut Guest) -> Result {
+    let (mesh, units) = ("purlin-mesh.service", "purlin-intercept.service purlin-intercept.path");
+    shop(guest)?;
+    guest.output(
+        "ip addr add 10.99.0.1/32 dev lo && mkdir -p /srv/nothing && \
+         /srv/rootfs/bin/busybox httpd -p 10.99.0.1:80 -h /srv/nothing",
+    )?;
+    is_answered(guest, By::Before, "without interception")?;
+    // First the units, then what they are for: a table that changes is taken notice of.
+    guest.output(&format!("systemctl enable --now {units}"))?;
+    is_answered(guest, By::Before, "before a listener intercepts")?;
+    write(guest, "/srv/taken.toml", TAKEN)?;
+    guest.output("purlin config apply /srv/taken.toml")?;
+    is_answered(guest, By::Mesh, "with a listener that intercepts")?;
+
+    begin_to_ask(guest, "10.99.0.1/80")?;
+    let before = show(guest, mesh, "MainPID")?;
+    guest.output(&format!("systemctl reload {mesh}"))?;
+    wait::until("systemd has another main process", SOON, || {
+        let now = show(guest, mesh, "MainPID").map_err(|e| format!("{e:?}"))?;
+        if now != before && now != "0" { Ok(()) } else { Err(now) }
+    })?;
+    asks_on(guest)?;
+    guest.output("touch /srv/stop")?;
+    let [all, refused, wrong] = asked(guest)?;
+    println!("{all} connections over a reload: {refused} refused, {wrong} not the service's");
+    ensure!((refused, wrong) == (0, 0), "of {all}: {refused} refused, {wrong} not the service's");
+
+    guest.output(&format!("systemctl stop {mesh}"))?;
+    is_answered(guest, By::Before, "with the mesh stopped")?;
+    guest.output(&format!("systemctl start {mesh}"))?;
+    is_answered(guest, By::Mesh, "with the mesh started")?;
+    guest.output(&format!("systemctl restart {mesh}"))?;
+    is_answered(guest, By::Mesh, "with the mesh restarted")?;
+
+    // Long enough dead to be looked at.
+    guest.output(&format!(
+        "mkdir -p /run/systemd/system/{mesh}.d && \
+         printf '[Service]\\nRestartSec=20\\n' >/run/systemd/system/{mesh}.d/late.conf && \
+         systemctl daemon-reload && systemctl kill --kill-who=main --signal=KILL {mesh}"
+    ))?;
+    is_answered(guest, By::Before, "with the mesh killed")?;
+    let state = show(guest, mesh, "SubState")?;
+    ensure!(state == "auto-restart", "the mesh is {state} already");
+    is_answered(guest, By::Mesh, "with the mesh started again by systemd")?;
+    guest.output(&format!("rm -r /run/systemd/system/{mesh}.d && systemctl daemon-reload"))?;
+
+    guest.output(&format!("systemctl disable --now {units}"))?;
+    is_answered(guest, By::Before, "without interception again")
 }
 
 fn stands_still(guest: &mut Guest) -> Result {

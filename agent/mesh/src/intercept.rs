@@ -23,16 +23,19 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// nowhere but to itself.
 pub fn destination(client: &Client, mode: Mode) -> Option<SocketAddr> {
     let stream = client.stream.socket()?;
+    let here = canonical(stream.local_addr().ok()?);
     let to: SocketAddr = match mode {
-        Mode::Tproxy => stream.local_addr().ok()?,
+        // Nothing but its port tells one that was going elsewhere.
+        Mode::Tproxy => return (here.port() != client.at.port()).then_some(here),
         // A socket of IPv6 takes IPv4 too, whose destinations are told apart.
-        Mode::Redirect if client.peer.ip().to_canonical().is_ipv4() => {
-            ip_original_dst(stream).ok()?.into()
-        }
+        Mode::Redirect if here.is_ipv4() => ip_original_dst(stream).ok()?.into(),
         Mode::Redirect => ipv6_original_dst(stream).ok()?.into(),
     };
-    let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-    (to.port() != client.at.port()).then_some(to)
+    (to != here).then_some(to)
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Passes bytes on to where they were going.

@@ -99,7 +99,8 @@ pub fn rules(table: &Table, uid: u32) -> String {
 }
 
 /// What of a packet a listener takes it by, and its version of IP. A socket of IPv6 at [::]
-/// takes IPv4 too.
+/// takes IPv4 too. What goes to an address of this node itself goes nowhere else, though its
+/// network is taken.
 fn taken(table: &Table, listener: &Listener, it: &Intercept) -> Vec<(&'static str, String)> {
     let families = [("ip", true), ("ip6", false)];
     let ports = match &it.ports[..] {
@@ -116,7 +117,9 @@ fn taken(table: &Table, listener: &Listener, it: &Intercept) -> Vec<(&'static st
             taken.push((family, format!("{family} daddr {{ {addresses} }} {ports}")));
         }
         for Network { address, bits } in it.networks.iter().filter(|it| of(&&it.address)) {
-            taken.push((family, format!("{family} daddr {address}/{bits} {ports}")));
+            let network =
+                format!("{family} daddr {address}/{bits} fib daddr type != local {ports}");
+            taken.push((family, network));
         }
     }
     taken
@@ -184,14 +187,14 @@ mod tests {
             table inet purlin_mesh {
             	chain from_others {
             		type nat hook prerouting priority dstnat; policy accept;
-            		ip daddr 10.0.0.0/8 tcp dport { 80, 81 } redirect to :15001
-            		ip6 daddr fd00::/8 tcp dport { 80, 81 } redirect to :15001
+            		ip daddr 10.0.0.0/8 fib daddr type != local tcp dport { 80, 81 } redirect to :15001
+            		ip6 daddr fd00::/8 fib daddr type != local tcp dport { 80, 81 } redirect to :15001
             	}
             	chain from_here {
             		type nat hook output priority -100; policy accept;
             		meta skuid 990 accept
-            		ip daddr 10.0.0.0/8 tcp dport { 80, 81 } redirect to :15001
-            		ip6 daddr fd00::/8 tcp dport { 80, 81 } redirect to :15001
+            		ip daddr 10.0.0.0/8 fib daddr type != local tcp dport { 80, 81 } redirect to :15001
+            		ip6 daddr fd00::/8 fib daddr type != local tcp dport { 80, 81 } redirect to :15001
             	}
             }
         "#]],
@@ -212,12 +215,12 @@ mod tests {
             table inet purlin_mesh {
             	chain whole_from_others {
             		type filter hook prerouting priority mangle; policy accept;
-            		ip daddr 10.0.0.0/8 meta l4proto tcp meta mark set 7072 tproxy ip to :15001 accept
+            		ip daddr 10.0.0.0/8 fib daddr type != local meta l4proto tcp meta mark set 7072 tproxy ip to :15001 accept
             	}
             	chain whole_from_here {
             		type route hook output priority mangle; policy accept;
             		meta skuid 990 accept
-            		ip daddr 10.0.0.0/8 meta l4proto tcp meta mark set 7072
+            		ip daddr 10.0.0.0/8 fib daddr type != local meta l4proto tcp meta mark set 7072
             	}
             }
         "#]],

@@ -35,7 +35,7 @@ use crate::{
     live::Live,
     records::{Records, Source},
     scrape, show,
-    split::{self, Kept},
+    split::{self, Kept, Split},
     told::{self, Told},
     udp, wire,
     worker::{Command, Handle},
@@ -299,35 +299,38 @@ impl Owner {
     /// Steps back from new backends that fail.
     pub fn look_splits(&mut self) {
         let now_ms = self.started.elapsed().as_millis() as u64;
-        for split in self.live.splits() {
-            if let Some(why) = split.look(now_ms) {
-                let (route, rule, backend) = (&split.route, split.rule, &split.backend);
-                tracing::error!(route, rule, backend, why, "a new backend is stepped back from");
-                split.set(Some(why));
-            }
-        }
-        self.keep_splits();
+        self.change_splits(|split| {
+            let Some(why) = split.look(now_ms) else { return split.why() };
+            let (route, rule, backend) = (&split.route, split.rule, &split.backend);
+            tracing::error!(route, rule, backend, why, "a new backend is stepped back from");
+            Some(why)
+        });
     }
 
     /// Steps back from a route's new backends by hand, or takes that back; how many.
     pub fn step_back(&mut self, asked: &view::SetAside) -> usize {
-        let of_route = self.live.splits().filter(|it| it.route == asked.name);
         let why = (!asked.undo).then(|| "by hand".to_owned());
-        let count = of_route.map(|it| it.set(why.clone())).count();
-        self.keep_splits();
-        count
+        let is_of_route = |it: &Split| it.route == asked.name;
+        self.change_splits(|it| if is_of_route(it) { why.clone() } else { it.why() });
+        self.live.splits().filter(|it| is_of_route(it)).count()
     }
 
-    fn keep_splits(&mut self) {
-        let kept = split::kept(self.live.splits());
-        if kept == self.kept {
-            return;
-        }
-        match split::store(&self.dir, &kept) {
-            Ok(()) => self.kept = kept,
-            Err(error) => {
-                tracing::error!(%error, "what is stepped back from can't be kept over a restart");
+    /// Makes it durable why each new backend is stepped back from, and then holds to it. A
+    /// disk that can't be written keeps none in that fails: it is tried again.
+    fn change_splits(&mut self, why: impl Fn(&Split) -> Option<String>) {
+        let changed: Vec<_> = self.live.splits().map(|it| (it.clone(), why(it))).collect();
+        let kept = split::kept(&changed);
+        if kept != self.kept {
+            match split::store(&self.dir, &kept) {
+                Ok(()) => self.kept = kept,
+                Err(error) => {
+                    let what = "what is stepped back from can't be kept over a restart";
+                    tracing::error!(%error, what);
+                }
             }
+        }
+        for (split, why) in changed.into_iter().filter(|(split, why)| split.why() != *why) {
+            split.set(why);
         }
     }
 

@@ -135,13 +135,13 @@ impl Split {
     }
 }
 
-/// What of these is stepped back from, to be kept.
-pub fn kept<'a>(splits: impl Iterator<Item = &'a Arc<Split>>) -> Vec<Kept> {
-    let kept = |it: &Arc<Split>| {
+/// What of these is stepped back from, to be kept; each with why.
+pub fn kept(splits: &[(Arc<Split>, Option<String>)]) -> Vec<Kept> {
+    let kept = |(it, why): &(Arc<Split>, Option<String>)| {
         let (route, rule, mark) = (it.route.clone(), it.rule, it.by.mark);
-        Some(Kept { route, rule, mark, why: it.why()? })
+        Some(Kept { route, rule, mark, why: why.clone()? })
     };
-    splits.filter_map(kept).collect()
+    splits.iter().filter_map(kept).collect()
 }
 
 /// Makes it durable.
@@ -199,14 +199,15 @@ mod tests {
             why.as_deref(),
             Some("30 of its 30 requests failed within 60 s, and 0 of 30 of the others")
         );
+        assert!(!before.is_back(), "not before it is on disk");
+        store(dir.path(), &kept(&[(before.clone(), why.clone())])).expect("a write");
         before.set(why);
-        store(dir.path(), &kept([&before].into_iter())).expect("a write");
         let read = load(dir.path());
         restore(&read, [&same, &other].into_iter());
         assert!(same.is_back() && !other.is_back());
         assert_eq!(same.look(2000), None, "it is back already");
         same.set(None);
-        assert!(!same.is_back() && kept([&same].into_iter()).is_empty());
+        assert!(!same.is_back() && kept(&[(same.clone(), same.why())]).is_empty());
         fs::write(dir.path().join(NAME), "[").expect("a write");
         assert_eq!(load(dir.path()), []);
     }

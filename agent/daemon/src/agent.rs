@@ -616,7 +616,7 @@ impl Opened {
             link: link_now,
             nri: nri_now,
             kubelet,
-            mesh: mesh_now,
+            mesh: mesh_now.clone(),
             hardware: hardware_now,
             enforced: enforced.clone(),
             audit: audit.state(),
@@ -676,7 +676,11 @@ impl Opened {
             heard,
         };
         spawn_owner(tasks, "rack-alarms", told, |told| Box::pin(told.run()));
-        let told = mesh::offers::Owner { socket: boot::mesh_socket(&boot.socket), served: serving };
+        let told = mesh::offers::Owner {
+            socket: boot::mesh_socket(&boot.socket),
+            served: serving,
+            mesh: mesh_now,
+        };
         spawn_owner(tasks, "mesh-offers", told, |told| Box::pin(told.run()));
         let (power_view, power_now) = watch::channel(Arc::default());
         if boot.test.root.is_none() {

@@ -81,19 +81,20 @@ impl Task {
     /// Runs for ever.
     pub async fn run(self) -> Result<(), String> {
         let (mut backoff, mut again): (Option<(_, Backoff)>, _) = (None, Instant::now());
-        let chain = || self.node.held().ok().flatten().map(|held| held.chain);
-        let mut known = chain();
+        let mut known = None;
         if let Ok(Some(held)) = self.node.held() {
             self.learn(&held);
+            known = Some(held.chain);
         }
         loop {
-            let now = chain();
+            let held = self.node.held();
+            let now = held.as_ref().ok().and_then(|it| Some(it.as_ref()?.chain.clone()));
             if let Some(placed) = now.as_ref().filter(|_| now != known) {
                 // By files, or by hand with a token: on record like any other.
                 self.told("identity.placed", placed);
             }
             known = now;
-            let wait = match self.due() {
+            let wait = match held.map(|held| self.due(held)) {
                 Ok(Due::Nothing(wait)) => {
                     (backoff, again) = (None, Instant::now());
                     self.view.send_replace(None);
@@ -111,7 +112,7 @@ impl Task {
                     };
                     match self.get(&due).await {
                         Ok(()) => {
-                            known = chain();
+                            known = self.node.held().ok().flatten().map(|it| it.chain);
                             Duration::ZERO
                         }
                         Err(why) => {
@@ -134,30 +135,31 @@ impl Task {
         self.mqtt.floor.now()
     }
 
-    fn due(&self) -> Result<Due, String> {
+    /// By the certificate that is there.
+    fn due(&self, held: Option<Held>) -> Due {
         let now = self.now();
         if self.mqtt.certificate.is_some() {
-            return Ok(Due::Nothing(LOOK));
+            return Due::Nothing(LOOK);
         }
-        match self.node.held()? {
+        match held {
             // A clock that is behind begins nothing; one that is ahead asks, and not in a loop.
             Some(held) if held.certificate.not_after_unix_s > now => {
                 let at = held.renew_at();
-                Ok(match held.authority() {
+                match held.authority() {
                     Some(_) if at <= now => Due::Next(held),
                     _ => Due::Nothing(LOOK.min(Duration::from_secs(at.saturating_sub(now).max(1)))),
-                })
+                }
             }
             _ => match &self.first {
-                None => Ok(Due::Nothing(LOOK)),
-                Some(first) => Ok(match token::read(&first.token_file) {
+                None => Due::Nothing(LOOK),
+                Some(first) => match token::read(&first.token_file) {
                     Ok(Some(token)) => Due::First(first.clone().into(), token),
                     Ok(None) => Due::Nothing(LOOK),
                     Err(why) => {
                         tracing::warn!(why, "no certificate can be asked for");
                         Due::Nothing(LOOK)
                     }
-                }),
+                },
             },
         }
     }

@@ -8,11 +8,15 @@ use purlin_core::mesh::offer::MAX_OFFERS;
 use purlin_proto::mesh as view;
 use tokio::{sync::watch, time};
 
-use super::ask::{Failed, ask};
+use super::{
+    LOOK, Seen,
+    ask::{Failed, ask},
+};
 use crate::placement::Served;
 
-/// A mesh that came up meanwhile is told too. What changes is told at once.
-const EVERY: Duration = Duration::from_secs(5);
+/// They are told again, should the mesh have lost them. What changes, and another mesh, is
+/// told at once.
+const AGAIN: Duration = Duration::from_secs(300);
 
 /// What the task owns.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct Owner {
     pub socket: PathBuf,
     /// What the containers serve; `None` while that isn't known.
     pub served: watch::Receiver<Option<Arc<Served>>>,
+    /// Which mesh is there.
+    pub mesh: watch::Receiver<Seen>,
 }
 
 impl Owner {
@@ -29,9 +35,18 @@ impl Owner {
         let mut refused = None;
         loop {
             let served = self.served.borrow_and_update().clone();
+            let pid = self.mesh.borrow_and_update().view.pid;
+            let mut again = AGAIN;
             if let Some(served) = &served {
-                let why = self.tell(served).await;
-                // Once, and not every few seconds.
+                let why = match self.tell(served).await {
+                    Ok(()) => None,
+                    Err(Failed::Refused(why)) => Some(why),
+                    Err(Failed::Unreachable(_)) => {
+                        again = LOOK;
+                        None
+                    }
+                };
+                // Once, and not every few minutes.
                 if why != refused {
                     why.iter().for_each(|why| tracing::warn!(why, "the mesh takes no offers"));
                     refused = why;
@@ -39,13 +54,13 @@ impl Owner {
             }
             tokio::select! {
                 changed = self.served.changed() => if changed.is_err() { return },
-                () = time::sleep(EVERY), if served.is_some() => {}
+                seen = self.mesh.wait_for(|it| it.view.pid != pid) => if seen.is_err() { return },
+                () = time::sleep(again) => {}
             }
         }
     }
 
-    /// Why the mesh doesn't take them; one that isn't there is told when it is.
-    async fn tell(&self, served: &Served) -> Option<String> {
+    async fn tell(&self, served: &Served) -> Result<(), Failed> {
         let offer = |(service, address, container): &(String, std::net::SocketAddr, String)| {
             view::OfferAsked {
                 service: service.clone(),
@@ -56,13 +71,75 @@ impl Owner {
         };
         let offers: Vec<_> = served.iter().take(MAX_OFFERS).map(offer).collect();
         let body = serde_json::to_vec(&offers).unwrap_or_default().into();
-        let asked = ask::<view::Offers>(&self.socket, Method::PUT, "/v1/offers", body).await;
-        match asked {
-            Err(Failed::Refused(why)) => Some(why),
-            _ if served.len() > MAX_OFFERS => {
-                Some(format!("containers have {} endpoints; {MAX_OFFERS} are told", served.len()))
-            }
-            _ => None,
+        ask::<view::Offers>(&self.socket, Method::PUT, "/v1/offers", body).await?;
+        match served.len() {
+            count if count > MAX_OFFERS => Err(Failed::Refused(format!(
+                "containers have {count} endpoints; {MAX_OFFERS} are told"
+            ))),
+            _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Json, Router, body::Bytes, routing::put};
+    use purlin_proto::api;
+    use tokio::{net::UnixListener, sync::mpsc};
+
+    use super::*;
+    use crate::serve::Connections;
+
+    /// A mesh that passes on the services it is told of.
+    async fn stand_in(socket: PathBuf, told: mpsc::UnboundedSender<Vec<String>>) {
+        let listener = UnixListener::bind(socket).expect("a socket");
+        let mut connections = Connections::new(4, Duration::from_secs(10));
+        loop {
+            let told = told.clone();
+            let take = async move |body: Bytes| {
+                let all: Vec<view::OfferAsked> = serde_json::from_slice(&body).expect("offers");
+                _ = told.send(all.into_iter().map(|it| it.service).collect());
+                Json(view::Offers::default())
+            };
+            let (stream, _) = listener.accept().await.expect("a connection");
+            connections.serve(stream, Router::new().route("/v1/offers", put(take)));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_changes_and_another_mesh_is_told_at_once_and_the_same_mesh_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("mesh.sock");
+        let serves = |name: &str| {
+            let at = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
+            Some(Arc::new(vec![(name.to_owned(), at, "default/web".to_owned())]))
+        };
+        let is_pid = |pid| Seen {
+            view: api::Mesh { pid: Some(pid), ..api::Mesh::default() },
+            ..Seen::default()
+        };
+        let (told, mut hears) = mpsc::unbounded_channel();
+        tokio::spawn(stand_in(socket.clone(), told));
+        let (served, serving) = watch::channel(None);
+        let (mesh, seen) = watch::channel(is_pid(1));
+        let mut owner = Owner { socket, served: serving, mesh: seen };
+        tokio::spawn(async move { owner.run().await });
+        let mut hear = async |what: &str| {
+            let heard = time::timeout(LOOK, hears.recv()).await;
+            assert_eq!(heard, Ok(Some(vec![what.to_owned()])));
+            // It is looked at every few seconds, and is the same.
+            for _ in 0..10 {
+                mesh.send_modify(|_| {});
+                time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(hears.is_empty(), "told for nothing");
+        };
+
+        served.send_replace(serves("a"));
+        hear("a").await;
+        served.send_replace(serves("b"));
+        hear("b").await;
+        mesh.send_replace(is_pid(2));
+        hear("b").await;
     }
 }

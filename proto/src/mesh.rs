@@ -99,6 +99,9 @@ pub struct Counts {
     /// Requests and streams of a tunnel that no rule allowed.
     #[serde(default)]
     pub denied: u64,
+    /// Requests without the token that a rule asks for, by why.
+    #[serde(default)]
+    pub tokens_refused: std::collections::BTreeMap<String, u64>,
     /// Datagrams from clients, and to them.
     #[serde(default)]
     pub datagrams: [u64; 2],

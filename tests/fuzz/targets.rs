@@ -10,7 +10,13 @@ use prost::Message as _;
 use purlin_core::{
     chrony,
     idset::IdSet,
-    mesh::{credential::Revocations, dns, hello, intercept, model::Transport, proxy, strict},
+    mesh::{
+        credential::{Now, Revocations},
+        dns, hello, intercept,
+        jwt::{Claim, Jwt, Refused},
+        model::Transport,
+        proxy, strict,
+    },
     modbus::{
         pdu::{Request, Table},
         rtu::{self, Listener},
@@ -32,14 +38,14 @@ use purlin_drivers::{
     storage::smart,
     transceiver::{self, Pages},
 };
-use purlin_mesh::{identity::authority, probe};
+use purlin_mesh::{identity::authority, jwt::Token, probe};
 use purlin_proto::v1;
 
 /// A function of bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 35] = [
+pub const TARGETS: [(&str, Target); 36] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -71,6 +77,7 @@ pub const TARGETS: [(&str, Target); 35] = [
     ("tunnel", probe::tunnel),
     ("gossip", probe::gossip),
     ("dns", names),
+    ("jwt", token),
     ("identity", identity),
     ("sdr", sdr),
     ("sel", sel),
@@ -259,6 +266,29 @@ fn identity(bytes: &[u8]) {
     drop(root.answer(&id, bytes, 1_800_000_000, 60, &Revocations::default()));
     drop(authority::revocations(bytes, std::slice::from_ref(root.certificate()), "r1"));
     drop(authority::Authority::read(&String::from_utf8_lossy(bytes)));
+}
+
+/// A set of keys, and in the next line a token.
+fn token(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (jwks, token) = text.split_once('\n').unwrap_or(("", &text));
+    let issuer = v1::JwtIssuer {
+        name: "corp".into(),
+        issuer: "joe".into(),
+        jwks: jwks.into(),
+        ..Default::default()
+    };
+    assert!(Token::read(&[], token).is_err(), "nobody's is taken");
+    let mesh = v1::Mesh { jwt_issuers: vec![issuer], ..Default::default() };
+    let Ok(table) = purlin_mesh::wire::table(1, &mesh) else { return };
+    let Ok(token) = Token::read(&table.jwt_issuers, token) else { return };
+    let claim = |name: &str| Claim { name: name.into(), values: vec!["true".into()] };
+    for name in ["scope", "a.b", "http://example.com/is_root"] {
+        let jwt = Jwt { issuers: vec!["corp".into()], claims: vec![claim(name)] };
+        let late = Now { unix_s: u64::MAX, is_sure: true, is_least: false };
+        assert_eq!(token.admit(&jwt, late), Err(Refused::Expired), "none is good for ever");
+        _ = token.admit(&jwt, Now { unix_s: 0, is_sure: false, is_least: true });
+    }
 }
 
 fn route_table(bytes: &[u8]) {

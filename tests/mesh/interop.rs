@@ -39,7 +39,7 @@ pub fn tests() -> Vec<Test> {
     python.into_iter().chain(rest).collect()
 }
 
-fn python() -> String {
+pub fn python() -> String {
     env::var("PURLIN_INTEROP_PYTHON").unwrap_or("python3".into())
 }
 
@@ -59,7 +59,7 @@ fn no_corpus() -> Option<String> {
 }
 
 /// A server of `peer.py`, and where it listens.
-fn server(lab: &Lab, which: &str) -> Result<(Process, SocketAddr)> {
+pub fn server(lab: &Lab, which: &str) -> Result<(Process, SocketAddr)> {
     let told = lab.dir().join(which);
     let mut command = Command::new(python());
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("mesh/peer.py")).arg(which);
@@ -71,9 +71,10 @@ fn server(lab: &Lab, which: &str) -> Result<(Process, SocketAddr)> {
     Ok((process, ([127, 0, 0, 1], port).into()))
 }
 
-fn client(which: &str, at: SocketAddr) -> Result {
+pub fn client(which: &str, at: SocketAddr, more: &[&str]) -> Result {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("mesh/peer.py").display().to_string();
-    run(&python(), &[&script, which, &at.port().to_string()]).map(drop)
+    let port = at.port().to_string();
+    run(&python(), &[&[script.as_str(), which, &port], more].concat()).map(drop)
 }
 
 fn grpc(lab: &Lab) -> Result {
@@ -89,7 +90,7 @@ fn grpc(lab: &Lab) -> Result {
          rules = [{{ matches = [{{ grpc = {{ service = \"shop.Echo\" }} }}], \
          backend_refs = [{{ name = \"echo\" }}] }}]\n"
     ))?;
-    client("grpc-client", at)?;
+    client("grpc-client", at, &[])?;
     // It is asked how it is all the while, and says that it serves.
     let status = mesh.status()?;
     ensure!(status.problems.is_empty(), "{status:?}");
@@ -101,7 +102,7 @@ fn websocket(lab: &Lab) -> Result {
     let mesh = Mesh::standalone(lab)?;
     let at = free_port()?;
     mesh.put(&web(at, &[address]).replace("hostnames = [\"shop.rack\"]\n", ""))?;
-    client("ws-client", at)
+    client("ws-client", at, &[])
 }
 
 fn listeners(lab: &Lab) -> Result {

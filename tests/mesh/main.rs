@@ -31,6 +31,7 @@ mod datagrams;
 mod gossip;
 mod intercept;
 mod interop;
+mod jwt;
 mod names;
 mod namespaces;
 mod protection;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
     ];
     let mut all = Vec::from(tests);
     all.extend(interop::tests());
+    all.extend(jwt::tests());
     all.extend(tunnel::tests());
     all.extend(records::tests());
     all.extend(namespaces::tests());

@@ -100,6 +100,22 @@ def grpc_client(port):
         assert error.code() == grpc.StatusCode.UNIMPLEMENTED, error
 
 
+def grpc_tokens(port, good, poor):
+    call = grpc.insecure_channel(f"127.0.0.1:{port}").unary_unary("/shop.Echo/Unary")
+    assert call(b"x", metadata=[("authorization", f"Bearer {good}")], timeout=20) == b"x"
+    for token, code in [
+        (None, grpc.StatusCode.UNAUTHENTICATED),
+        (good + "A", grpc.StatusCode.UNAUTHENTICATED),
+        (poor, grpc.StatusCode.PERMISSION_DENIED),
+    ]:
+        metadata = [("authorization", f"Bearer {token}")] if token else []
+        try:
+            call(b"x", metadata=metadata, timeout=20)
+            raise AssertionError(code)
+        except grpc.RpcError as error:
+            assert error.code() == code, (code, error)
+
+
 async def ws_server():
     async def echo(socket):
         while (message := await socket.recv()) != "leave":
@@ -140,6 +156,8 @@ match sys.argv[1:]:
         grpc_server()
     case ["grpc-client", port]:
         grpc_client(port)
+    case ["grpc-tokens", port, good, poor]:
+        grpc_tokens(port, good, poor)
     case ["ws-server"]:
         asyncio.run(ws_server())
     case ["ws-client", port]:

@@ -37,12 +37,12 @@ pub fn tests() -> [Test; 6] {
 }
 
 /// Node `a`, where clients are, and node `b`, where the services are.
-struct Pair {
-    a: Member,
-    b: Member,
-    mesh: v1::Mesh,
+pub struct Pair {
+    pub a: Member,
+    pub b: Member,
+    pub mesh: v1::Mesh,
     tunnel: SocketAddr,
-    web: SocketAddr,
+    pub web: SocketAddr,
     raw: SocketAddr,
     shop: Upstream,
 }
@@ -66,7 +66,7 @@ impl Pair {
         Ok(Self { a, b, mesh, tunnel, web, raw, shop })
     }
 
-    fn of(rack: &Rack<'_>) -> Result<Self> {
+    pub fn of(rack: &Rack<'_>) -> Result<Self> {
         Self::new(rack.member("a", now(), LIFE)?, rack.member("b", now(), LIFE)?)
     }
 
@@ -76,7 +76,7 @@ impl Pair {
         v1::Mesh { listeners, routes: Vec::new(), ..self.mesh.clone() }
     }
 
-    fn start(&mut self) -> Result {
+    pub fn start(&mut self) -> Result {
         self.b.start(&self.of_b())?;
         self.a.start(&self.mesh.clone())
     }

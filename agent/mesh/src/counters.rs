@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use purlin_core::mesh::{dns::Outcome, strict::Violation};
+use purlin_core::mesh::{dns::Outcome, jwt, strict::Violation};
 
 use crate::identity::Refused;
 
@@ -105,6 +105,8 @@ pub struct Counters {
     pub refusals: [AtomicU64; TunnelRefusal::ALL.len()],
     /// Requests and streams of a tunnel that no rule allowed.
     pub denied: AtomicU64,
+    /// Requests without the token that a rule asks for, by why.
+    pub tokens: [AtomicU64; jwt::Refused::ALL.len()],
     /// Connections of other nodes' agents that were passed on to a broker of this node's.
     pub relayed: AtomicU64,
     /// Attempts on another endpoint after one failed.

@@ -67,6 +67,7 @@ mod http;
 pub mod identity;
 mod intercept;
 pub mod journal;
+pub mod jwt;
 pub mod keep;
 mod live;
 mod names;
@@ -158,15 +159,16 @@ async fn run(place: Place) -> io::Result<()> {
     let cores = thread::available_parallelism()?.get();
     let seats = Seat::all(cores).into_iter().enumerate();
     let tap = Arc::new(Tap::new(started));
+    let clock = Clock::new(place.clock_unix_s);
     let (release, released) = watch::channel(inherited.is_none());
     let workers = seats.map(|(n, seat)| {
         let seed = seed.wrapping_add(n as u64);
-        worker::start(n, seed, seat, started, tap.clone(), released.clone())
+        worker::start(n, seed, seat, started, clock.clone(), tap.clone(), released.clone())
     });
     let workers = workers.collect::<io::Result<Vec<_>>>()?;
     let handed = inherited.as_mut().map(|it| std::mem::take(&mut it.sockets));
     let dir = place.dir.clone();
-    let keeper = Keeper::new(&place.dir, Clock::new(place.clock_unix_s));
+    let keeper = Keeper::new(&place.dir, clock);
     let (scrapes, scraped) = watch::channel(None);
     let handed = handed.unwrap_or_default();
     let owner = Owner::start(place.dir, workers, started, keeper, handed, scrapes);

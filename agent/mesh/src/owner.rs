@@ -16,6 +16,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use purlin_core::{
     mesh::{
         dns::Outcome,
+        jwt,
         model::{Listener, Mode, Transport},
         offer::Offer,
         strict::Violation,
@@ -462,7 +463,7 @@ impl Owner {
 
     /// Which route and endpoint a request would take now.
     pub fn why(&self, asked: &view::WhyAsked) -> Result<view::Why, String> {
-        show::why(&self.live, asked, self.now_ms())
+        show::why(&self.live, asked, self.now_ms(), self.keeper.clock().now())
     }
 
     /// The workers' clock.
@@ -642,6 +643,9 @@ impl Owner {
             for (refusal, counter) in TunnelRefusal::ALL.into_iter().zip(&counters.refusals) {
                 *sum.tunnels_refused.entry(refusal.name().into()).or_default() +=
                     counter.load(Relaxed);
+            }
+            for (why, counter) in jwt::Refused::ALL.into_iter().zip(&counters.tokens) {
+                *sum.tokens_refused.entry(why.name().into()).or_default() += counter.load(Relaxed);
             }
             for (violation, counter) in Violation::ALL.into_iter().zip(&counters.violations) {
                 *sum.violations.entry(violation.name().into()).or_default() +=

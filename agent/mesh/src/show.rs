@@ -4,13 +4,15 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use purlin_core::mesh::{
     choose::{Asked, Place},
+    credential::Now,
     host,
-    model::{self, Backend, Listener, Match, Protocol, ValueMatch},
+    jwt::{Claim, Jwt, Refused},
+    model::{self, Backend, Listener, Match, Protocol, Rule, ValueMatch},
     path::{PathMatch, is_ambiguous},
 };
 use purlin_proto::mesh as view;
 
-use crate::{endpoint::Endpoint, live::Live, target::Target};
+use crate::{endpoint::Endpoint, http::bearer, jwt::Token, live::Live, target::Target};
 
 /// Every match, route by route.
 pub fn routes(live: &Live) -> view::Routes {
@@ -29,7 +31,7 @@ pub fn routes(live: &Live) -> view::Routes {
                     } else {
                         matched(it)
                     },
-                    to: to(live, place),
+                    to: to(live, place) + &needs(rule),
                 });
             }
         }
@@ -52,6 +54,21 @@ fn matched(it: &Match) -> String {
     let parts = parts.chain(it.query.iter().map(|it| value("query", it)));
     let parts = parts.chain(it.cookies.iter().map(|it| value("cookie", it)));
     parts.collect::<Vec<_>>().join(", ")
+}
+
+/// The token that a rule asks for.
+fn needs(rule: &Rule) -> String {
+    let Some(jwt) = &rule.jwt else { return String::new() };
+    let claim = |it: &Claim| format!(", {} {}", it.name, it.values.join(" or "));
+    let claims: String = jwt.claims.iter().map(claim).collect();
+    format!(", with a token of {}{claims}", jwt.issuers.join(" or "))
+}
+
+/// Whether a request shows it.
+fn shows(live: &Live, asked: &view::WhyAsked, jwt: &Jwt, now: Now) -> Result<(), Refused> {
+    let shown = asked.headers.iter().find(|(name, _)| name == "authorization");
+    let (_, value) = shown.ok_or(Refused::Missing)?;
+    Token::read(&live.table.jwt_issuers, bearer(value)?)?.admit(jwt, now)
 }
 
 fn to(live: &Live, place: Place) -> String {
@@ -136,7 +153,12 @@ pub fn set_aside(live: &Live, is_endpoint: bool, asked: &view::SetAside) -> usiz
 }
 
 /// Which route and endpoint a request would take.
-pub fn why(live: &Live, asked: &view::WhyAsked, now_ms: u32) -> Result<view::Why, String> {
+pub fn why(
+    live: &Live,
+    asked: &view::WhyAsked,
+    now_ms: u32,
+    now: Now,
+) -> Result<view::Why, String> {
     let listener = listener(live, asked.listener.as_deref())?;
     let host =
         host::normal(&asked.host).ok_or_else(|| format!("{} is no host name", asked.host))?;
@@ -172,14 +194,19 @@ pub fn why(live: &Live, asked: &view::WhyAsked, now_ms: u32) -> Result<view::Why
     let cost = |it: &view::Endpoint| it.latency_ms.unwrap_or_default() * (it.active + 1) as f32;
     endpoints.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     let to = || place.map(|place| to(live, place)).unwrap_or_default();
+    let refused = rule.and_then(|rule| shows(live, asked, rule.jwt.as_ref()?, now).err());
+    let token = rule.map(needs).unwrap_or_default();
     let outcome = match rule {
         _ if is_ambiguous(path) => "answered with 400: the path is ambiguous".into(),
         None => "answered with 404: no route matches".into(),
-        Some(rule) if rule.redirect.is_some() => format!("answered with a {}", to()),
+        _ if let Some(why) = refused => {
+            format!("answered with {}: {}{token}", why.status(), why.text().trim_end())
+        }
+        Some(rule) if rule.redirect.is_some() => format!("answered with a {}{token}", to()),
         Some(_) if endpoints.is_empty() => {
             format!("answered with 503: {} has no endpoint", to())
         }
-        Some(_) => format!("goes to {}", to()),
+        Some(_) => format!("goes to {}{token}", to()),
     };
     Ok(view::Why {
         listener: listener.name.clone(),

@@ -119,6 +119,7 @@ impl Told {
             ("purlin.mesh.refused", &counts.violations),
             ("purlin.mesh.tunnels.refused", &counts.tunnels_refused),
             ("purlin.mesh.gossip.refused", &counts.gossip_refused),
+            ("purlin.mesh.tokens.refused", &counts.tokens_refused),
         ];
         for (name, by) in reasons {
             for (why, count) in by {

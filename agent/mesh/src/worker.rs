@@ -31,7 +31,8 @@ use crate::{
     counters::{Counters, Open},
     handover::{Connection, Heir, Passed, Release, Stage},
     http,
-    identity::Identity,
+    identity::{Identity, clock::Clock},
+    jwt::Tokens,
     live::Live,
     numa::Seat,
     pool::Pool,
@@ -91,6 +92,9 @@ pub struct Worker {
     pub connections: Connections,
     /// Clients of UDP.
     pub sessions: Sessions,
+    /// Tokens whose signature is good.
+    pub tokens: Tokens,
+    clock: Clock,
     released: watch::Receiver<bool>,
     /// What is counted.
     pub counters: Arc<Counters>,
@@ -194,6 +198,7 @@ pub fn start(
     seed: u64,
     seat: Option<Seat>,
     started: Instant,
+    clock: Clock,
     tap: Arc<Tap>,
     released: watch::Receiver<bool>,
 ) -> io::Result<Handle> {
@@ -218,6 +223,8 @@ pub fn start(
             pipes: Pipes::default(),
             connections: Connections::default(),
             sessions: Sessions::default(),
+            tokens: Tokens::new(clock.now()),
+            clock,
             released,
             counters: of_worker,
             tap,
@@ -244,6 +251,9 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
         match command {
             Command::Live(live) => {
                 worker.sessions.follow(&live);
+                if live.table.jwt_issuers != worker.live().table.jwt_issuers {
+                    worker.tokens.forget();
+                }
                 worker.live.replace(Rc::new(live));
             }
             Command::Identity(identity) => {
@@ -323,6 +333,7 @@ async fn watch(worker: Rc<Worker>) {
         worker.connections.look(&worker);
         worker.pool.look(worker.tick.get());
         worker.sessions.look(worker.now_ms());
+        worker.tokens.tick(worker.clock.now());
     }
 }
 

@@ -276,6 +276,8 @@ fn counted(status: &Status, width: Width) -> String {
     let all = plain.into_iter().chain(violations).map(|(why, count)| (why.to_owned(), count));
     let gossip = counts.gossip_refused.iter();
     let gossip = gossip.map(|(why, &count)| (format!("gossip: {why}"), count));
+    let tokens = counts.tokens_refused.iter();
+    let tokens = tokens.map(|(why, &count)| (format!("token: {why}"), count));
     // What could be answered is not refused.
     let names = counts.names.iter().filter(|(why, _)| *why != "answered");
     let names = names.map(|(why, &count)| (format!("DNS: {why}"), count));
@@ -285,6 +287,7 @@ fn counted(status: &Status, width: Width) -> String {
     let records = records.map(|(why, &count)| (format!("service record: {why}"), count));
     let all = all
         .chain(tunnels)
+        .chain(tokens)
         .chain(gossip)
         .chain(lost)
         .chain(records)

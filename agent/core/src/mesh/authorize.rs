@@ -7,7 +7,12 @@ use alloc::{
 };
 use core::fmt;
 
-use super::{path::PathMatch, spiffe::Id, workload::Workload};
+use super::{
+    jwt::{Jwt, Refused},
+    path::PathMatch,
+    spiffe::Id,
+    workload::Workload,
+};
 use crate::pattern::like;
 
 /// Who asks: a name that a certificate proves, and below it a workload that its node speaks
@@ -66,6 +71,8 @@ pub struct Allow {
     pub methods: Vec<String>,
     /// Paths; none: any.
     pub paths: Vec<PathMatch>,
+    /// The token that a request must have.
+    pub jwt: Option<Jwt>,
 }
 
 impl Allow {
@@ -74,7 +81,7 @@ impl Allow {
     }
 
     fn is_for_any_request(&self) -> bool {
-        self.methods.is_empty() && self.paths.is_empty()
+        self.methods.is_empty() && self.paths.is_empty() && self.jwt.is_none()
     }
 }
 
@@ -83,12 +90,29 @@ pub fn may_connect(rules: &[Allow], principal: &Principal) -> bool {
     rules.iter().any(|it| it.names(principal))
 }
 
-/// Whether somebody may ask for this.
-pub fn may_ask(rules: &[Allow], principal: &Principal, method: &str, path: &str) -> bool {
-    rules.iter().filter(|it| it.names(principal)).any(|it| {
-        (it.methods.is_empty() || it.methods.iter().any(|it| it == method))
+/// Whether somebody may ask for this; if not, what is wrong with the token that would open
+/// it, where one would. `token` says whether the request has one.
+pub fn may_ask(
+    rules: &[Allow],
+    principal: &Principal,
+    method: &str,
+    path: &str,
+    mut token: impl FnMut(&Jwt) -> Result<(), Refused>,
+) -> Result<(), Option<Refused>> {
+    let are_for = |it: &&Allow| {
+        it.names(principal)
+            && (it.methods.is_empty() || it.methods.iter().any(|it| it == method))
             && (it.paths.is_empty() || it.paths.iter().any(|it| it.matches(path)))
-    })
+    };
+    let mut refused = None;
+    for rule in rules.iter().filter(are_for) {
+        match rule.jwt.as_ref().map_or(Ok(()), &mut token) {
+            Ok(()) => return Ok(()),
+            // The last reason in their order is the one that came closest.
+            Err(why) => refused = refused.max(Some(why)),
+        }
+    }
+    Err(refused)
 }
 
 /// Whether requests have to be looked at: a rule tells between them.
@@ -116,21 +140,27 @@ mod tests {
             principals: vec![principal.into()],
             methods: methods.iter().map(|it| (*it).into()).collect(),
             paths: paths.iter().map(|it| PathMatch::Prefix((*it).into())).collect(),
+            jwt: None,
         }
+    }
+
+    fn may(rules: &[Allow], principal: &Principal, method: &str, path: &str) -> bool {
+        let token = |_: &_| panic!("no rule wants one");
+        may_ask(rules, principal, method, path, token).is_ok()
     }
 
     #[test]
     fn what_no_rule_opens_is_closed() {
         let (a, b) = (&who("spiffe://r/node/a", ""), &who("spiffe://r/node/b", ""));
-        assert!(!may_connect(&[], a) && !may_ask(&[], a, "GET", "/"));
+        assert!(!may_connect(&[], a) && !may(&[], a, "GET", "/"));
         let rules = [
             allow("spiffe://r/node/a", &[], &[]),
             allow("spiffe://r/node/*", &["GET"], &["/public"]),
         ];
         assert!(looks_at_requests(&rules) && !looks_at_requests(&rules[..1]));
-        assert!(may_ask(&rules, a, "POST", "/x"));
-        assert!(may_connect(&rules, b) && may_ask(&rules, b, "GET", "/public/x"));
-        assert!(!may_ask(&rules, b, "POST", "/public/x") && !may_ask(&rules, b, "GET", "/x"));
+        assert!(may(&rules, a, "POST", "/x"));
+        assert!(may_connect(&rules, b) && may(&rules, b, "GET", "/public/x"));
+        assert!(!may(&rules, b, "POST", "/public/x") && !may(&rules, b, "GET", "/x"));
         assert!(!may_connect(&rules, &who("spiffe://other/node/a", "")));
     }
 
@@ -174,5 +204,27 @@ mod tests {
         // A node of that name.
         check("spiffe://r/node/unit", "spiffe://r/node/unit", "unit/x.service", true);
         check("spiffe://r/node/unit/unit/*", "spiffe://r/node/unit", "unit/x.service", true);
+    }
+
+    #[test]
+    fn a_token_opens_what_is_closed_without_it() {
+        let a = "spiffe://r/node/a";
+        let of = |issuer: &str| Some(Jwt { issuers: vec![issuer.into()], claims: vec![] });
+        let rules = [
+            allow(a, &["GET"], &["/public"]),
+            Allow { jwt: of("corp"), ..allow(a, &[], &["/orders"]) },
+            Allow { jwt: of("shop"), ..allow(a, &[], &["/orders"]) },
+        ];
+        assert!(looks_at_requests(&rules[1..2]), "a token is in a request");
+        let asked = |path, corp, shop| {
+            let token = |jwt: &Jwt| if jwt.issuers[0] == "corp" { corp } else { shop };
+            may_ask(&rules, &who(a, ""), "GET", path, token)
+        };
+        let (none, claims) = (Err(Refused::Missing), Err(Refused::Claims));
+        assert_eq!(asked("/public", none, none), Ok(()));
+        assert_eq!(asked("/orders", none, none), Err(Some(Refused::Missing)));
+        assert_eq!(asked("/orders", claims, Err(Refused::Issuer)), Err(Some(Refused::Claims)));
+        assert_eq!(asked("/orders", Err(Refused::Issuer), Ok(())), Ok(()));
+        assert_eq!(asked("/else", Ok(()), Ok(())), Err(None), "no rule, whatever the token");
     }
 }

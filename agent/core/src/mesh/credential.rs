@@ -46,6 +46,8 @@ pub struct Now {
     pub unix_s: u64,
     /// Whether a time service, or another node, agrees.
     pub is_sure: bool,
+    /// Whether it may be any time from then on: the clock shows what can't be.
+    pub is_least: bool,
 }
 
 impl Now {
@@ -53,8 +55,17 @@ impl Now {
     /// latest time that is surely past. A whole rack without batteries agrees on 1970.
     pub fn judged(clock: u64, is_served: bool, peers_agree: bool, past: u64) -> Self {
         let is_plausible = (past..=past.saturating_add(PLAUSIBLE_S)).contains(&clock);
-        let unix_s = if is_served || is_plausible { clock } else { past };
-        Self { unix_s, is_sure: is_served || is_plausible && peers_agree }
+        let is_least = !(is_served || is_plausible);
+        let unix_s = if is_least { past } else { clock };
+        Self { unix_s, is_sure: is_served || is_plausible && peers_agree, is_least }
+    }
+
+    /// The time as it was when it was sure last, and what has gone by since, while it isn't.
+    pub fn or_held(self, held: Option<u64>) -> Self {
+        match held {
+            Some(unix_s) if !self.is_sure => Self { unix_s, is_sure: false, is_least: false },
+            _ => self,
+        }
     }
 
     /// By how much a certificate is out of its time, if it is good all the same; else why
@@ -126,6 +137,17 @@ mod tests {
         assert_eq!(at(YEAR_2026 + 20 * 365 * DAY, false), YEAR_2026, "a jump ahead");
         assert_eq!(at(YEAR_2026 + 20 * 365 * DAY, true), YEAR_2026 + 20 * 365 * DAY);
         assert_eq!(at(YEAR_2026 + 90 * DAY, false), YEAR_2026 + 90 * DAY, "out of its box");
+    }
+
+    #[test]
+    fn what_was_sure_last_goes_on_until_something_else_is() {
+        let judged = |clock, is_served| Now::judged(clock, is_served, false, YEAR_2026);
+        let held = Some(YEAR_2026 + DAY);
+        let jumped = judged(YEAR_2026 + 90 * DAY, false).or_held(held);
+        assert_eq!((jumped.unix_s, jumped.is_sure), (YEAR_2026 + DAY, false));
+        let empty = judged(5, false);
+        assert!(empty.is_least && !empty.or_held(held).is_least);
+        assert_eq!(judged(YEAR_2026 + 90 * DAY, true).or_held(held).unix_s, YEAR_2026 + 90 * DAY);
     }
 
     #[test]

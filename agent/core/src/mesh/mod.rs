@@ -14,6 +14,7 @@
 //! | [`health`] | whether an endpoint is well by its checks |
 //! | [`spiffe`], [`credential`], [`authorize`] | who a node is, whether that is proved, and what it may |
 //! | [`workload`] | which of a node's workloads somebody is |
+//! | [`jwt`] | whose tokens are taken, by which keys, and until when |
 //! | [`offer`] | which endpoints that nodes offer of themselves are added to a table |
 //! | [`trace`] | which trace a request belongs to |
 //! | [`outlier`], [`rate`] | which endpoint is left out for a while, and what is too much |
@@ -29,6 +30,7 @@ pub mod health;
 pub mod hello;
 pub mod host;
 pub mod intercept;
+pub mod jwt;
 pub mod locality;
 pub mod model;
 pub mod offer;

@@ -14,7 +14,7 @@ use core::{
 
 use super::{
     authorize::Allow, canary::StepBack, health::Check, host::Hostname, intercept::Intercept,
-    locality::Tier, outlier::Ejection, path::PathMatch, spill::Spill,
+    jwt::Jwt, locality::Tier, outlier::Ejection, path::PathMatch, spill::Spill,
 };
 use crate::settings::{Impossible, one_of};
 
@@ -348,6 +348,8 @@ pub struct Rule {
     pub backends: Vec<Backend>,
     /// When one of these gets nothing any more.
     pub step_back: Option<StepBack>,
+    /// The token that a request must have.
+    pub jwt: Option<Jwt>,
 }
 
 /// What a request must be like. All that is given must match.

@@ -13,7 +13,12 @@ use super::model::{
 };
 use crate::{
     mesh::{
-        authorize, intercept::Intercept, locality::Network, path::PathMatch, spiffe,
+        authorize,
+        intercept::Intercept,
+        jwt::{Issuer, Jwt},
+        locality::Network,
+        path::PathMatch,
+        spiffe,
         workload::Workload,
     },
     settings::Refusal,
@@ -39,6 +44,9 @@ pub const MAX_PEERS: usize = 256;
 pub const MAX_ALLOWS: usize = 64;
 /// Ports or networks of a listener that intercepts: a rule of the packet filter each.
 pub const MAX_INTERCEPTED: usize = 64;
+/// Of keys of an issuer: two while they rotate. A token that doesn't say which is held
+/// against each.
+pub const MAX_KEYS: usize = 16;
 /// Of a name: what a DNS label may be.
 pub const MAX_NAME: usize = 63;
 
@@ -59,6 +67,8 @@ pub struct Table {
     pub peers: Vec<Peer>,
     /// Keys of the rack's gossip.
     pub discovery_keys: Vec<Key>,
+    /// Whose tokens may be taken.
+    pub jwt_issuers: Vec<Issuer>,
     /// Whether every request is a line in the log.
     pub access_log: bool,
     /// Port on loopback where the mesh itself is read.
@@ -87,6 +97,7 @@ impl Table {
         let mut check = Check::default();
         check.listeners(&self.listeners);
         check.peers(&self.peers);
+        check.jwt_issuers(&self.jwt_issuers);
         check.services(&self.services, &self);
         check.principals("mesh.relay_uplink_for", &self.relay_uplink_for);
         check.names("mesh.routes", self.routes.iter().map(|it| &it.name), MAX_ROUTES);
@@ -116,6 +127,7 @@ impl Table {
             && (&self.peers, &self.discovery_keys, self.grace_s, self.access_log)
                 == (&other.peers, &other.discovery_keys, other.grace_s, other.access_log)
             && self.openmetrics_port == other.openmetrics_port
+            && self.jwt_issuers == other.jwt_issuers
             && (&self.relay_uplink_for, &self.brokers) == (&other.relay_uplink_for, &other.brokers)
     }
 
@@ -319,7 +331,7 @@ impl Check {
             let path = format!("mesh.services[{n}].endpoints");
             self.at_most(&path, service.endpoints.len(), MAX_ENDPOINTS);
             self.spill(&format!("mesh.services[{n}].spill"), service, services);
-            self.allows(&format!("mesh.services[{n}].allow"), service);
+            self.allows(&format!("mesh.services[{n}].allow"), service, table);
             self.endpoints_from(&format!("mesh.services[{n}].endpoints_from"), service);
             self.virtual_addresses(&format!("mesh.services[{n}].virtual_addresses"), n, services);
             if service.protocol == AppProtocol::Udp {
@@ -435,7 +447,43 @@ impl Check {
         }
     }
 
-    fn allows(&mut self, path: &str, service: &Service) {
+    fn jwt_issuers(&mut self, issuers: &[Issuer]) {
+        self.names("mesh.jwt_issuers", issuers.iter().map(|it| &it.name), MAX_ITEMS);
+        for (n, issuer) in issuers.iter().enumerate() {
+            let path = format!("mesh.jwt_issuers[{n}]");
+            self.at_most(&format!("{path}.audiences"), issuer.audiences.len(), MAX_ITEMS);
+            self.at_most(&format!("{path}.jwks"), issuer.keys.len(), MAX_KEYS);
+            if let Some(before) = issuers[..n].iter().find(|it| it.issuer == issuer.issuer) {
+                let hint = format!("{} has it too; rules may ask for the claim aud", before.name);
+                let limit = "each issuer once";
+                self.refuse(format!("{path}.issuer"), &issuer.issuer, limit, &hint);
+            }
+        }
+    }
+
+    fn jwt(&mut self, path: &str, jwt: Option<&Jwt>, table: &Table) {
+        let Some(jwt) = jwt else { return };
+        self.at_most(&format!("{path}.issuers"), jwt.issuers.len(), MAX_ITEMS);
+        self.at_most(&format!("{path}.claims"), jwt.claims.len(), MAX_ITEMS);
+        if jwt.issuers.is_empty() {
+            let hint = "name whose tokens are taken, of mesh.jwt_issuers";
+            self.refuse(format!("{path}.issuers"), "", "at least one", hint);
+        }
+        let is_unknown = |it: &&String| !table.jwt_issuers.iter().any(|known| known.name == **it);
+        for (n, name) in jwt.issuers.iter().enumerate().filter(|(_, it)| is_unknown(it)) {
+            let limit = "the name of one of mesh.jwt_issuers";
+            self.refuse(format!("{path}.issuers[{n}]"), name, limit, "add it, or correct the name");
+        }
+        for (n, claim) in jwt.claims.iter().enumerate() {
+            let path = format!("{path}.claims[{n}].values");
+            self.at_most(&path, claim.values.len(), MAX_ITEMS);
+            if claim.values.is_empty() {
+                self.refuse(path, &claim.name, "at least one", "say what it may be");
+            }
+        }
+    }
+
+    fn allows(&mut self, path: &str, service: &Service, table: &Table) {
         self.at_most(path, service.allow.len(), MAX_ALLOWS);
         for (n, allow) in service.allow.iter().enumerate() {
             let path = format!("{path}[{n}]");
@@ -447,9 +495,10 @@ impl Check {
             }
             self.principals(&format!("{path}.principals"), &allow.principals);
             self.workloads(&format!("{path}.principals"), &allow.principals);
+            self.jwt(&format!("{path}.jwt"), allow.jwt.as_ref(), table);
         }
         if service.protocol == AppProtocol::Tcp && authorize::looks_at_requests(&service.allow) {
-            let hint = "bytes have neither methods nor paths: leave them out";
+            let hint = "bytes have neither methods, paths nor tokens: leave them out";
             self.refuse(path, &service.name, "principals alone for protocol tcp", hint);
         }
     }
@@ -518,6 +567,7 @@ impl Check {
     fn rule(&mut self, path: &str, rule: &Rule, kind: Kind, table: &Table) {
         self.at_most(&format!("{path}.matches"), rule.matches.len(), MAX_MATCHES);
         self.at_most(&format!("{path}.backend_refs"), rule.backends.len(), MAX_ITEMS);
+        self.jwt(&format!("{path}.jwt"), rule.jwt.as_ref(), table);
         if kind.is_for_bytes()
             && *rule
                 != (Rule {

@@ -11,6 +11,7 @@ use core::fmt::Debug;
 use super::{Origin, Setting};
 use crate::mesh::{
     hashed::hash,
+    jwt::Issuer,
     model::{Listener, Route, Service},
     table::{Key, Table},
 };
@@ -35,7 +36,10 @@ pub(super) fn rows(
         let services = table.services.iter().map(|it| row("services", &it.name, service(it), it));
         let routes = table.routes.iter().map(|it| row("routes", &it.name, route(it), it));
         let peers = table.peers.iter().map(|it| row("peers", &it.node, it.address.to_string(), it));
-        let rows = listeners.chain(services).chain(routes).chain(peers).chain(whole(table));
+        let issuers =
+            table.jwt_issuers.iter().map(|it| row("jwt_issuers", &it.name, issuer(it), it));
+        let rows = listeners.chain(services).chain(routes).chain(peers).chain(issuers);
+        let rows = rows.chain(whole(table));
         rows.map(|(path, value)| (path, value, &setting.origin))
     })
 }
@@ -72,6 +76,10 @@ fn marked(value: String, whole: &impl Debug) -> String {
 fn listener(it: &Listener) -> String {
     let side = it.zone.as_ref().map_or("egress".into(), |zone| format!("ingress from {zone}"));
     format!("{} at {}, {side}", it.protocol.name(), it.address)
+}
+
+fn issuer(it: &Issuer) -> String {
+    format!("{}, keys: {}", it.issuer, it.keys.len())
 }
 
 fn service(it: &Service) -> String {

@@ -12,12 +12,13 @@ use purlin_core::mesh::{
     authorize,
     choose::Asked,
     host,
+    jwt::Jwt,
     model::{PathEdit, Redirect, Rule},
     path::{PathMatch, is_ambiguous},
     trace::{self, Trace},
 };
 
-use super::{Body, body::Request as Begun, forward, headers, look};
+use super::{Body, body::Request as Begun, forward, headers, look, token};
 use crate::{
     connection::Connection, counters::Counters, signals::Decision, target::Target, worker::Worker,
 };
@@ -112,17 +113,27 @@ async fn answer(
         let text = "the path has dot segments, or a slash or backslash in disguise\n";
         return Err((Refusal(StatusCode::BAD_REQUEST, text), begun));
     }
+    let shows = |jwt: &Jwt| {
+        worker.tokens.admit(&live.table.jwt_issuers, token::shown(&parts.headers)?, jwt)
+    };
     if let Some(through) = &connection.through {
         begun.is_of(&live.of_tunnels);
-        let target = live.service_here(&through.service).cloned();
-        let is_allowed = |it: &Arc<Target>| {
-            authorize::may_ask(&it.service.allow, &through.principal, asked.method, asked.path)
-        };
-        let Some(target) = target.filter(is_allowed) else {
-            Counters::one(&worker.counters.denied);
-            live.of_tunnels.decided(Decision::Denied);
-            let text = "no rule of the service allows it\n";
-            return Err((Refusal(StatusCode::FORBIDDEN, text), begun));
+        let target = live.service_here(&through.service).cloned().ok_or(None);
+        let target = target.and_then(|it: Arc<Target>| {
+            let (rules, who) = (&it.service.allow, &through.principal);
+            authorize::may_ask(rules, who, asked.method, asked.path, shows).map(|()| it)
+        });
+        let target = match target {
+            Ok(target) => target,
+            Err(why) => {
+                live.of_tunnels.decided(Decision::Denied);
+                if let Some(why) = why {
+                    return Ok(token::refuse(&worker.counters, why, begun));
+                }
+                Counters::one(&worker.counters.denied);
+                let text = "no rule of the service allows it\n";
+                return Err((Refusal(StatusCode::FORBIDDEN, text), begun));
+            }
         };
         live.of_tunnels.decided(Decision::Allowed);
         let request = Request::from_parts(parts, body);
@@ -134,6 +145,11 @@ async fn answer(
     };
     let signals = &live.signals[place.route];
     begun.is_of(signals);
+    let rule = live.table.rule(place);
+    if let Err(why) = rule.jwt.as_ref().map_or(Ok(()), shows) {
+        signals.decided(Decision::Denied);
+        return Ok(token::refuse(&worker.counters, why, begun));
+    }
     if !live.is_within_rate(place, worker.now_ms()) {
         Counters::one(&worker.counters.limited);
         signals.decided(Decision::Limited);
@@ -143,7 +159,7 @@ async fn answer(
         ));
     }
     signals.decided(Decision::Allowed);
-    let (rule, matched) = (live.table.rule(place), &live.table.matched(place).path);
+    let matched = &live.table.matched(place).path;
     if let Some(redirect) = &rule.redirect {
         return Ok(redirected(redirect, matched, &parts, &host, begun));
     }
@@ -265,7 +281,7 @@ fn redirected(
 }
 
 /// An answer of our own.
-fn own(status: StatusCode, text: &'static str, begun: Begun) -> Response<Body> {
+pub fn own(status: StatusCode, text: &'static str, begun: Begun) -> Response<Body> {
     let mut answer = Response::new(Body::own(text, begun));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

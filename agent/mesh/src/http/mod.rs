@@ -28,11 +28,13 @@ mod handle;
 mod headers;
 pub mod io;
 mod look;
+mod token;
 mod upgrade;
 
 pub use body::{Body, Upload};
 pub use headers::of_trace;
 pub use look::At;
+pub use token::bearer;
 
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

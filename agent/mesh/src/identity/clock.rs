@@ -21,6 +21,8 @@ struct Inner {
     /// gone by since.
     past: AtomicU64,
     started: Instant,
+    /// The time that was sure last, less what had gone by since the start; 0: it never was.
+    held: AtomicU64,
     /// Whether other nodes of the rack have the same time.
     peers_agree: AtomicBool,
     /// For our own tests: how wrong the clock is, in seconds. It is nobody's then.
@@ -32,8 +34,14 @@ impl Clock {
     pub fn new(shows: Option<u64>) -> Self {
         let past = BUILT_UNIX_S.into();
         let wrong_by = shows.map(|it| it.cast_signed() - unix_s().cast_signed());
-        let started = Instant::now();
-        Self(Arc::new(Inner { past, started, peers_agree: AtomicBool::new(false), wrong_by }))
+        let inner = Inner {
+            past,
+            started: Instant::now(),
+            held: AtomicU64::new(0),
+            peers_agree: AtomicBool::new(false),
+            wrong_by,
+        };
+        Self(Arc::new(inner))
     }
 
     /// Somebody who is believed has told that it is later than this.
@@ -45,12 +53,14 @@ impl Clock {
     pub fn now(&self) -> Now {
         let is_served = self.0.wrong_by.is_none() && purlin_drivers::clock_is_synchronized();
         let peers_agree = self.0.peers_agree.load(Relaxed);
-        Now::judged(
-            self.shown(),
-            is_served,
-            peers_agree,
-            self.0.past.load(Relaxed) + self.elapsed_s(),
-        )
+        let elapsed = self.elapsed_s();
+        let past = self.0.past.load(Relaxed) + elapsed;
+        let now = Now::judged(self.shown(), is_served, peers_agree, past);
+        if now.is_sure {
+            self.0.held.store(now.unix_s.saturating_sub(elapsed), Relaxed);
+        }
+        let held = self.0.held.load(Relaxed);
+        now.or_held((held > 0).then_some(held + elapsed))
     }
 
     fn elapsed_s(&self) -> u64 {

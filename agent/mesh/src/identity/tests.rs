@@ -197,7 +197,7 @@ fn a_wrong_clock_expires_nobody_and_makes_no_certificate_of_another_century() {
         assert!(age <= 301, "at {clock} it is good from {} days away", age);
     }
     let told = rack.keeper(NOW + 40 * DAY);
-    let sure = Now { unix_s: NOW + 62 * DAY, is_sure: true };
+    let sure = Now { unix_s: NOW + 62 * DAY, is_sure: true, is_least: false };
     assert!(sure.admits(Parsed::read(&b[0]).expect("one").window, 30 * DAY).is_err());
     drop(told);
 }

@@ -20,6 +20,7 @@ use purlin_core::{
 };
 use purlin_proto::v1;
 
+mod jwt;
 mod service;
 
 pub use service::SECRET;
@@ -82,6 +83,9 @@ pub fn table(generation: u64, mesh: &v1::Mesh) -> Result<Table, Vec<Refusal>> {
             .filter_map(|(n, it)| reader.peer(&each("peers", n), it))
             .collect(),
         discovery_keys: reader.keys("mesh.discovery_keys", &mesh.discovery_keys),
+        jwt_issuers: (mesh.jwt_issuers.iter().enumerate())
+            .map(|(n, it)| reader.jwt_issuer(&each("jwt_issuers", n), it))
+            .collect(),
         access_log: mesh.access_log.unwrap_or_default(),
         openmetrics_port: mesh.openmetrics_port.map(|port| {
             reader.in_range("mesh.openmetrics_port", port, &HIGH_PORT);
@@ -315,6 +319,7 @@ impl Reader {
                 .step_back
                 .as_ref()
                 .map(|step| self.step_back(&format!("{path}.step_back"), step, &it.backend_refs)),
+            jwt: it.jwt.as_ref().map(|it| self.jwt(&format!("{path}.jwt"), it)),
         }
     }
 
@@ -667,6 +672,7 @@ mod tests {
         };
         let mesh = v1::Mesh {
             relay_uplink_for: Vec::new(),
+            jwt_issuers: Vec::new(),
             listeners: vec![listener("web", "localhost:80")],
             services: vec![service],
             routes: vec![route],
@@ -769,7 +775,7 @@ mod tests {
             mesh.services[0].allow[1].principals[0]: node/a (may be a name that begins with spiffe://; `purlin mesh show` has this node's own)
             mesh.services[0].allow[1].principals[1]: spiffe://r1/node/*/workload/shop (may be a node's name and workload/NAMESPACE/NAME, container/NAME, unit/NAME.service or unit/NAME.service/INSTANCE; e.g. spiffe://RACK/node/*/workload/shop/checkout)
             mesh.services[0].allow[1].principals[3]: spiffe://r1/node/a/unit/app@1.service (may be a node's name and workload/NAMESPACE/NAME, container/NAME, unit/NAME.service or unit/NAME.service/INSTANCE; e.g. spiffe://RACK/node/*/workload/shop/checkout)
-            mesh.services[0].allow: shop (may be principals alone for protocol tcp; bytes have neither methods nor paths: leave them out)
+            mesh.services[0].allow: shop (may be principals alone for protocol tcp; bytes have neither methods, paths nor tokens: leave them out)
             mesh.services[0].endpoints[2].address: 127.0.0.1:80 (may be each endpoint once; give it more weight instead)
             mesh.services[0].endpoints[3].node: c (may be one of mesh.peers; add it to mesh.peers with the address of its tunnel)
         "#]],

@@ -110,6 +110,7 @@ impl Reader {
             principals: it.principals.clone(),
             methods: it.methods.clone(),
             paths: paths.map(|(n, it)| self.path(&format!("{path}.paths[{n}]"), it)).collect(),
+            jwt: it.jwt.as_ref().map(|it| self.jwt(&format!("{path}.jwt"), it)),
         }
     }
 

@@ -1,0 +1,73 @@
+//! What a request's token costs, for `docs/benchmarks.md`: `cargo bench -p purlin-mesh`.
+//!
+//! One that is seen for the first time, by its algorithm, and one that is known. Median of
+//! many rounds that take turns.
+
+#![forbid(unsafe_code)]
+
+use std::{hint::black_box, time::Instant};
+
+use purlin_core::mesh::{
+    credential::Now,
+    jwt::{Issuer, Jwt},
+};
+use purlin_mesh::{
+    jwt::{Token, Tokens},
+    wire,
+};
+use purlin_proto::v1;
+
+const ROUNDS: usize = 51;
+const TIMES: u32 = 100;
+/// Keys and a token: the examples of RFC 7515, A.2 and A.3, and one of our own.
+const SAMPLES: [(&str, &str); 3] = [
+    ("RS256, 2048 bits", include_str!("../../../tests/fuzz/corpus/jwt/rfc7515-a2")),
+    ("ES256", include_str!("../../../tests/fuzz/corpus/jwt/rfc7515-a3")),
+    ("EdDSA", include_str!("../../../tests/fuzz/corpus/jwt/made")),
+];
+
+fn main() {
+    let samples = SAMPLES.map(|(name, text)| (name, issuers(text), token(text)));
+    let mut times: [[Vec<f64>; 2]; 3] = Default::default();
+    for _ in 0..ROUNDS {
+        for ((_, issuers, token), times) in samples.iter().zip(&mut times) {
+            let now = Now { unix_s: 1_300_000_000, is_sure: true, is_least: false };
+            let (tokens, jwt) = (Tokens::new(now), wanted());
+            times[0].push(took(|| Token::read(black_box(issuers), token).is_ok()));
+            times[1].push(took(|| tokens.admit(black_box(issuers), token, &jwt).is_ok()));
+        }
+    }
+    println!("µs                   bytes  new    known");
+    for ((name, _, token), times) in samples.iter().zip(times) {
+        let [new, known] = times.map(median);
+        println!("{name:20} {:5}  {new:5.1}  {known:5.1}", token.len());
+    }
+}
+
+fn issuers(text: &str) -> Vec<Issuer> {
+    let jwks = text.split_once('\n').map(|(jwks, _)| jwks.to_owned()).unwrap_or_default();
+    let issuer = v1::JwtIssuer { name: "i".into(), issuer: "joe".into(), jwks, audiences: vec![] };
+    let mesh = v1::Mesh { jwt_issuers: vec![issuer], ..Default::default() };
+    wire::table(1, &mesh).expect("keys").jwt_issuers
+}
+
+fn token(text: &str) -> &str {
+    text.split_once('\n').expect("a token").1
+}
+
+fn wanted() -> Jwt {
+    Jwt { issuers: vec!["i".into()], claims: Vec::new() }
+}
+
+/// µs for each time.
+fn took(one: impl Fn() -> bool) -> f64 {
+    let began = Instant::now();
+    let good = (0..TIMES).filter(|_| black_box(one())).count();
+    assert_eq!(good, TIMES as usize, "each is good");
+    began.elapsed().as_secs_f64() * 1e6 / f64::from(TIMES)
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}

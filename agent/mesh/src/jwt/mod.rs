@@ -137,7 +137,9 @@ fn is(value: &Value, wanted: &str) -> bool {
     match value {
         Value::String(text) => text == wanted,
         Value::Array(all) => all.iter().any(|it| it.as_str() == Some(wanted)),
-        Value::Bool(_) | Value::Number(_) => value.to_string() == wanted,
+        Value::Bool(_) | Value::Number(_) => {
+            serde_json::from_str::<Value>(wanted).is_ok_and(|it| it == *value)
+        }
         Value::Null | Value::Object(_) => false,
     }
 }

@@ -128,8 +128,13 @@ pub struct Counters {
 impl Counters {
     /// Counts one.
     pub fn one(counter: &AtomicU64) {
+        Self::add(counter, 1);
+    }
+
+    /// Counts several.
+    pub fn add(counter: &AtomicU64, several: u64) {
         // A load and a store: there is one writer.
-        counter.store(counter.load(Relaxed) + 1, Relaxed);
+        counter.store(counter.load(Relaxed) + several, Relaxed);
     }
 
     /// Counts an answer.

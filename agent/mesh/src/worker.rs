@@ -30,7 +30,7 @@ use crate::{
     connection::Connections,
     counters::{Counters, Open},
     handover::{Connection, Heir, Passed, Release, Stage},
-    http,
+    http::{self, Parked},
     identity::{Identity, clock::Clock},
     jwt::Tokens,
     live::Live,
@@ -90,6 +90,8 @@ pub struct Worker {
     pub pipes: Pipes,
     /// Connections from clients.
     pub connections: Connections,
+    /// Those of them that wait for their next request.
+    pub parked: Parked,
     /// Clients of UDP.
     pub sessions: Sessions,
     /// Tokens whose signature is good.
@@ -141,16 +143,10 @@ impl Worker {
 
     /// Passes a connection on to the mesh that took over; without one it ends.
     pub fn pass_on(&self, stage: Stage, client: Client) {
-        let Client { stream, peer, at, open, .. } = client;
-        let Stream::Tcp(stream) = stream else { return };
-        match (&*self.heir.borrow(), stream.into_std()) {
-            (Some(heir), Ok(stream)) => {
-                heir.take(Passed::Connection(Connection { stage, stream, peer, at }));
-            }
-            (None, _) => {}
-            (_, Err(error)) => tracing::warn!(%error, %peer, "a connection could not be passed on"),
+        let Client { stream, peer, at, .. } = client;
+        if let (Some(heir), Some(stream)) = (&*self.heir.borrow(), stream.into_socket()) {
+            heir.take(Passed::Connection(Connection { stage, stream, peer, at }));
         }
-        drop(open);
     }
 
     /// Whether somebody looks at each request, or it is a line in the log.
@@ -205,6 +201,7 @@ pub fn start(
     let (commands, inbox) = mpsc::unbounded_channel();
     let counters = Arc::new(Counters::default());
     let of_worker = counters.clone();
+    let parked = Parked::new()?;
     let runtime =
         move || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     thread::Builder::new().name(format!("mesh-{number}")).spawn(move || {
@@ -222,6 +219,7 @@ pub fn start(
             pool: Pool::default(),
             pipes: Pipes::default(),
             connections: Connections::default(),
+            parked,
             sessions: Sessions::default(),
             tokens: Tokens::new(clock.now()),
             clock,
@@ -246,6 +244,12 @@ pub fn start(
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
     spawn_local(watch(worker.clone()));
+    let taken_up = http::take_up(worker.clone());
+    spawn_local(async {
+        if let Err(error) = taken_up.await {
+            tracing::error!(%error, "idle connections can't be waited for any more");
+        }
+    });
     let mut listening: HashMap<_, Vec<AbortHandle>> = HashMap::new();
     while let Some(command) = inbox.recv().await {
         match command {
@@ -280,6 +284,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 worker.is_draining.set(true);
                 worker.sessions.drain(heir.as_ref().map(|(heir, _)| heir));
                 if let Some((heir, _)) = heir {
+                    worker.parked.pass_on(&worker, &heir);
                     worker.heir.replace(Some(heir));
                     worker.heir_came.notify_waiters();
                 }
@@ -319,7 +324,7 @@ fn adopt(worker: &Rc<Worker>, passed: Connection) {
     let (stream, open) = (Stream::Tcp(stream), Rc::new(Open::new(&worker.counters)));
     let client = Client { stream, peer, at, open, through: None };
     match stage {
-        Stage::Parked => _ = spawn_local(http::park(worker.clone(), client)),
+        Stage::Parked => http::park(worker, client),
         Stage::Fresh => _ = spawn_local(http::serve(worker.clone(), client, Vec::new())),
     }
 }
@@ -331,6 +336,7 @@ async fn watch(worker: Rc<Worker>) {
         ticks.tick().await;
         worker.tick.set(worker.started.elapsed().as_secs() as u32);
         worker.connections.look(&worker);
+        worker.parked.look(&worker);
         worker.pool.look(worker.tick.get());
         worker.sessions.look(worker.now_ms());
         worker.tokens.tick(worker.clock.now());

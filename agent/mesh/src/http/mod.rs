@@ -15,7 +15,6 @@ use tokio::{io::AsyncWriteExt, task::spawn_local, time};
 use crate::{
     accept::{self, Client},
     connection::{Ask, Connection, Connections},
-    counters::Counters,
     handover::Stage,
     tunnel::stream::Stream,
     worker::Worker,
@@ -28,12 +27,14 @@ mod handle;
 mod headers;
 pub mod io;
 mod look;
+mod parked;
 mod token;
 mod upgrade;
 
 pub use body::{Body, Upload};
 pub use headers::of_trace;
 pub use look::At;
+pub use parked::{Parked, park, take_up};
 pub use token::bearer;
 
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
@@ -143,26 +144,7 @@ async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
     {
         let (stream, _) = parts.io.into_inner().into_inner();
         drop((parts.service, connection));
-        // A task as large as what it holds: a socket and two addresses.
-        spawn_local(park(worker, Client { stream, peer, at, open, through }));
-    }
-}
-
-/// Waits for the next request without any buffer.
-pub async fn park(worker: Rc<Worker>, client: Client) {
-    if worker.is_draining.get() {
-        return worker.pass_on(Stage::Parked, client);
-    }
-    let Some(socket) = client.stream.socket() else { return };
-    Counters::one(&worker.counters.parked);
-    let is_readable = tokio::select! {
-        is_readable = time::timeout(IDLE, socket.readable()) => Some(is_readable),
-        () = worker.heir() => None,
-    };
-    Counters::one(&worker.counters.unparked);
-    let Some(is_readable) = is_readable else { return worker.pass_on(Stage::Parked, client) };
-    if let Ok(Ok(())) = is_readable {
-        spawn_local(serve_http1(worker, client, Vec::new()));
+        park(&worker, Client { stream, peer, at, open, through });
     }
 }
 

@@ -39,6 +39,14 @@ impl Stream {
         Stream::Tunnelled(Box::new(Tunnelled { send, receive, unread, is_shut: false }))
     }
 
+    /// The bare socket, if it is one.
+    pub fn into_socket(self) -> Option<std::net::TcpStream> {
+        match self {
+            Stream::Tcp(socket) => socket.into_std().ok(),
+            Stream::Tunnelled(_) => None,
+        }
+    }
+
     /// The socket, if it is one.
     pub fn socket(&self) -> Option<&TcpStream> {
         match self {

@@ -10,13 +10,14 @@ use std::{
     task::Waker,
 };
 
+use hyper::header::HeaderValue;
 use purlin_core::mesh::authorize::Principal;
 use slab::Slab;
 
 use crate::{
     accept::Client,
     counters::{Counters, Open},
-    http::io::Flags,
+    http::{self, io::Flags},
     worker::Worker,
 };
 
@@ -54,6 +55,8 @@ pub struct Through {
 pub struct Connection {
     /// Who is at the other end.
     pub peer: SocketAddr,
+    /// What endpoints are told of it.
+    pub forwarded: HeaderValue,
     /// The address it came in at.
     pub at: SocketAddr,
     /// Through whose tunnel it came.
@@ -75,6 +78,7 @@ impl Connection {
     pub fn new(client: &Client, tick: u32) -> Self {
         Self {
             peer: client.peer,
+            forwarded: http::of_peer(client.peer),
             at: client.at,
             through: client.through.clone(),
             _open: client.open.clone(),

@@ -220,7 +220,7 @@ fn for_endpoint(
     let headers = request.headers_mut();
     headers::end_hop(headers);
     headers.remove(header::EXPECT);
-    headers::forwarded(headers, connection.peer);
+    headers::forwarded(headers, &connection.forwarded);
     if let Some(authority) = authority {
         headers.insert(header::HOST, authority);
     }

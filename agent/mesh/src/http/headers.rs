@@ -47,22 +47,20 @@ pub fn wanted_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderVal
     headers.get_all(header::CONNECTION).iter().any(is_asked).then(|| upgrade.clone())
 }
 
+/// What is said of who asks.
+pub fn of_peer(peer: SocketAddr) -> HeaderValue {
+    let text = peer.ip().to_canonical().to_string();
+    HeaderValue::from_str(&text).expect("an address")
+}
+
 /// Says who asked; what the client says of it itself goes before.
-pub fn forwarded(headers: &mut HeaderMap, peer: SocketAddr) {
-    let peer = peer.ip().to_canonical().to_string();
+pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue) {
     match headers.entry(FORWARDED_FOR) {
-        Entry::Vacant(entry) => {
-            if let Ok(value) = HeaderValue::from_str(&peer) {
-                entry.insert(value);
-            }
-        }
+        Entry::Vacant(entry) => _ = entry.insert(peer.clone()),
         Entry::Occupied(mut entry) => {
-            let before = entry
-                .iter()
-                .map(|it| it.to_str().unwrap_or_default())
-                .collect::<Vec<_>>()
-                .join(", ");
-            if let Ok(value) = HeaderValue::from_str(&format!("{before}, {peer}")) {
+            let before: Vec<_> = entry.iter().map(HeaderValue::as_bytes).collect();
+            let all = [&before.join(&b", "[..]), &b", "[..], peer.as_bytes()].concat();
+            if let Ok(value) = HeaderValue::from_bytes(&all) {
                 entry.insert(value);
             }
         }
@@ -72,7 +70,7 @@ pub fn forwarded(headers: &mut HeaderMap, peer: SocketAddr) {
 
 /// Which trace something belongs to.
 pub fn of_trace(trace: Trace) -> HeaderValue {
-    HeaderValue::from_str(&trace.to_string()).expect("hexadecimal digits and dashes")
+    HeaderValue::from_bytes(&trace.header()).expect("hexadecimal digits and dashes")
 }
 
 /// Makes a rule's changes.
@@ -129,7 +127,7 @@ mod tests {
     #[test]
     fn the_last_in_the_row_is_the_one_we_saw() {
         let mut headers = map(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")]);
-        forwarded(&mut headers, "[::ffff:10.0.0.1]:7".parse().expect("an address"));
+        forwarded(&mut headers, &of_peer("[::ffff:10.0.0.1]:7".parse().expect("an address")));
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2, 10.0.0.1");
         assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
     }

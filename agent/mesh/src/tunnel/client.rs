@@ -2,7 +2,7 @@
 //! in it for each way to an endpoint.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     net::SocketAddr,
     rc::Rc,
@@ -13,7 +13,8 @@ use std::{
 use h2::client::{self, Connection, SendRequest};
 use hyper::{Method, Request, StatusCode, Uri, body::Bytes, header};
 use purlin_core::mesh::trace;
-use tokio::{net::TcpStream, sync::Mutex, task::spawn_local, time};
+use rustix::net::sockopt::set_tcp_user_timeout;
+use tokio::{net::TcpStream, sync::Notify, task::spawn_local, time};
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
@@ -32,13 +33,18 @@ use crate::{
     worker::Worker,
 };
 
-/// A node is asked so often whether it is there, and has so long to answer: what is under
-/// way to one that is not can go elsewhere within two seconds.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+/// A node is asked so often whether it is there, and has so long to answer: longer than a
+/// mesh is ever busy with something else.
+const ASK_EVERY: Duration = Duration::from_millis(300);
 const ANSWER_IN: Duration = Duration::from_millis(1500);
-/// After an attempt to reach a node that failed, others fail at once for this long: they
-/// would only wait in line for the same.
-const FAILS_FOR: Duration = Duration::from_millis(300);
+/// The kernel at the other end has so long to acknowledge what was sent, which it does
+/// however busy the mesh is there: that it doesn't is a cable or a node that is gone, and
+/// what is under way can go elsewhere within a second.
+const UNACKNOWLEDGED_MS: u32 = 600;
+/// For a node to be reached: on the wire and by TLS.
+const REACH: Duration = Duration::from_secs(2);
+/// Between two attempts to reach a node that could not be.
+const AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// For a node itself to answer: it signs, and reads no disk.
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// The longest answer that is taken from a node itself, in bytes.
@@ -46,13 +52,17 @@ const MAX_ANSWER: usize = 256 << 10;
 
 /// The way to a node.
 #[derive(Debug, Default)]
-pub struct Way(Mutex<State>);
+pub struct Way {
+    state: RefCell<State>,
+    was_tried: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
     open: Option<(SendRequest<Bytes>, Rc<Cell<bool>>)>,
-    /// When it was last tried in vain; also while it is being tried.
-    tried: Option<Instant>,
+    is_tried: bool,
+    /// When and why the last attempt came to nothing, or the connection was lost.
+    failed: Option<(Instant, String)>,
 }
 
 /// A way to an endpoint on another node, on behalf of a client.
@@ -75,7 +85,7 @@ pub async fn open(
     let mut sender = match sender.ready().await {
         Ok(sender) => sender,
         Err(_) => {
-            way.0.lock().await.open = None;
+            way.state.borrow_mut().open = None;
             way.sender(worker, node).await?.ready().await.map_err(io_error)?
         }
     };
@@ -104,28 +114,71 @@ pub async fn open(
 }
 
 impl Way {
-    async fn sender(&self, worker: &Rc<Worker>, node: &str) -> io::Result<SendRequest<Bytes>> {
-        let mut state = self.0.lock().await;
-        if let Some((sender, _)) = state.open.as_ref().filter(|(_, is_over)| !is_over.get()) {
-            return Ok(sender.clone());
+    /// Nobody waits for a node that was out of reach the last time: requests may go
+    /// elsewhere, and it is tried beside them.
+    async fn sender(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        node: &str,
+    ) -> io::Result<SendRequest<Bytes>> {
+        loop {
+            let was_tried = self.was_tried.notified();
+            {
+                let state = &mut *self.state.borrow_mut();
+                let open = state.open.as_ref().filter(|(_, is_over)| !is_over.get());
+                if let Some((sender, _)) = open {
+                    return Ok(sender.clone());
+                }
+                let is_due = |(at, _): &(Instant, String)| at.elapsed() >= AGAIN_AFTER;
+                if !state.is_tried && state.failed.as_ref().is_none_or(is_due) {
+                    state.is_tried = true;
+                    spawn_local(keep(self.clone(), worker.clone(), node.to_owned()));
+                }
+                if let Some((_, why)) = &state.failed {
+                    return Err(io::Error::other(format!("node {node} is not reached: {why}")));
+                }
+            }
+            was_tried.await;
         }
-        state.open = None;
-        if state.tried.is_some_and(|it| it.elapsed() < FAILS_FOR) {
-            return Err(io::Error::other(format!("node {node} was not reached just now")));
-        }
-        // Whoever gives up waiting drops this in the middle.
-        state.tried = Some(Instant::now());
+    }
+
+    /// An attempt is over.
+    fn tried(&self, reached: Result<(SendRequest<Bytes>, Rc<Cell<bool>>), String>) {
+        let state = &mut *self.state.borrow_mut();
+        state.is_tried = false;
+        (state.open, state.failed) = match reached {
+            Ok(open) => (Some(open), None),
+            Err(why) => (None, Some((Instant::now(), why))),
+        };
+        self.was_tried.notify_waiters();
+    }
+}
+
+/// Reaches a node, and keeps the connection as long as it lasts.
+async fn keep(way: Rc<Way>, worker: Rc<Worker>, node: String) {
+    let reached = async {
         let identity = worker.identity().ok_or_else(|| io::Error::other(NOBODY))?;
-        let address = worker.live().peer(node).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("no address of node {node} is known"))
-        })?;
-        let (stream, peer) = reach(&identity, node, address).await?;
-        let (sender, connection) = handshake(stream).await?;
-        let is_over = Rc::new(Cell::new(false));
-        spawn_local(drive(connection, Entry::new(worker, peer), is_over.clone()));
-        state.tried = None;
-        state.open = Some((sender.clone(), is_over));
-        Ok(sender)
+        let address = worker
+            .live()
+            .peer(&node)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address of it is known"))?;
+        let (stream, peer) = reach(&identity, &node, address).await?;
+        Ok((handshake(stream).await?, peer))
+    };
+    let reached: io::Result<_> =
+        time::timeout(REACH, reached).await.unwrap_or_else(|late| Err(late.into()));
+    let ((sender, connection), peer) = match reached {
+        Ok(reached) => reached,
+        Err(error) => return way.tried(Err(error.to_string())),
+    };
+    let is_over = Rc::new(Cell::new(false));
+    way.tried(Ok((sender, is_over.clone())));
+    let is_lost = drive(connection, Entry::new(&worker, peer)).await;
+    is_over.set(true);
+    let state = &mut *way.state.borrow_mut();
+    // There may be another one by now.
+    if is_lost && state.open.as_ref().is_some_and(|(_, it)| Rc::ptr_eq(it, &is_over)) {
+        state.failed = Some((Instant::now(), "it doesn't answer any more".into()));
     }
 }
 
@@ -143,18 +196,23 @@ async fn handshake(
     handshake.await.map_err(io_error)
 }
 
-async fn drive(
-    mut connection: Connection<TlsStream<TcpStream>>,
-    entry: Entry,
-    is_over: Rc<Cell<bool>>,
-) {
+/// Whether it ended because nothing came from the other end any more.
+async fn drive(mut connection: Connection<TlsStream<TcpStream>>, entry: Entry) -> bool {
     let ping = connection.ping_pong();
     tokio::select! {
-        _ = connection => {}
-        () = entry.end.notified() => {}
-        () = is_gone(ping, ASK_EVERY, ANSWER_IN) => {}
+        ended = connection => match ended {
+            Err(error) => error.get_io().is_some_and(|it| !is_hung_up(it.kind())),
+            Ok(()) => false,
+        },
+        () = entry.end.notified() => false,
+        () = is_gone(ping, ASK_EVERY, ANSWER_IN) => true,
     }
-    is_over.set(true);
+}
+
+/// Whether the other end said itself that it is over.
+fn is_hung_up(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Connects to a node, and makes sure that it is it.
@@ -165,6 +223,7 @@ async fn reach(
 ) -> io::Result<(TlsStream<TcpStream>, Peer)> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS)?;
     let name = ServerName::IpAddress(IpAddr::from(address.ip()));
     let stream = TlsConnector::from(identity.client.clone()).connect(name, stream).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();

@@ -35,12 +35,12 @@ use crate::{
 
 /// A node is asked so often whether it is there, and has so long to answer: longer than a
 /// mesh is ever busy with something else.
-const ASK_EVERY: Duration = Duration::from_millis(300);
+const ASK_EVERY: Duration = Duration::from_millis(250);
 const ANSWER_IN: Duration = Duration::from_millis(1500);
 /// The kernel at the other end has so long to acknowledge what was sent, which it does
 /// however busy the mesh is there: that it doesn't is a cable or a node that is gone, and
 /// what is under way can go elsewhere within a second.
-const UNACKNOWLEDGED_MS: u32 = 600;
+const UNACKNOWLEDGED_MS: u32 = 500;
 /// For a node to be reached: on the wire and by TLS.
 const REACH: Duration = Duration::from_secs(2);
 /// Between two attempts to reach a node that could not be.

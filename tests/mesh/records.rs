@@ -115,12 +115,15 @@ fn offered(lab: &Lab) -> Result {
     // Beside it what a container has, until that is gone.
     trio.containers(1, &[other.address])?;
     trio.offer(1, &["--undo", "shop", &at])?;
+    let expected = (format!("b/{other_at}"), "record of b: container shop/web-0/app".to_owned());
+    wait::until("a knows the container's alone", SOON, || {
+        let shown = trio.nodes[0].node.cli(&["mesh", "endpoints", "-o", "json"]);
+        let shown = shown.and_then(|it| it.json::<Endpoints>()).map_err(|e| format!("{e:?}"))?;
+        let found = shown.endpoints.into_iter().map(|it| (it.address, it.origin));
+        let found: Vec<_> = found.collect();
+        if found == [expected.clone()] { Ok(()) } else { Err(format!("{found:?}")) }
+    })?;
     trio.gets(200, "other")?;
-    let shown = trio.nodes[0].node.cli(&["mesh", "endpoints", "-o", "json"])?;
-    let shown: Endpoints = shown.json()?;
-    let found: Vec<_> = shown.endpoints.iter().map(|it| (&*it.address, &*it.origin)).collect();
-    let address = format!("b/{other_at}");
-    ensure!(found == [(&*address, "record of b: container shop/web-0/app")], "{found:?}");
     let why = trio.nodes[0].node.cli(&["mesh", "why", "http://shop.rack/"])?.stdout;
     ensure!(why.contains("record of b"), "{why}");
     let own = trio.nodes[1].node.cli(&["mesh", "endpoints"])?.stdout;

@@ -37,7 +37,7 @@ const UNITS: [&str; 6] = [
 const MOST_EXPOSED: [(&str, f64); 6] = [
     ("purlind.service", 2.0),
     ("purlin-mesh.service", 1.5),
-    ("purlin-intercept.service", 2.5),
+    ("purlin-intercept.service", 2.0),
     ("purlin-helper@any.service", 4.0),
     ("purlin-gpu@any.service", 2.0),
     ("purlin-nic@any.service", 2.0),

@@ -45,7 +45,7 @@ use purlin_proto::v1;
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 36] = [
+pub const TARGETS: [(&str, Target); 37] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),
@@ -76,6 +76,7 @@ pub const TARGETS: [(&str, Target); 36] = [
     ("route_table", route_table),
     ("tunnel", probe::tunnel),
     ("gossip", probe::gossip),
+    ("record", probe::records),
     ("dns", names),
     ("jwt", token),
     ("identity", identity),

@@ -1,10 +1,20 @@
 //! What bytes from outside meet, as functions of bytes, for the fuzz targets (`tests/fuzz`):
 //! nothing that serves uses this.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    env, fs,
+    net::SocketAddr,
+    process,
+    sync::{Arc, OnceLock},
+};
 
 use hyper::{Response, body::Bytes};
-use purlin_core::mesh::{choose::Asked, host, table::Table, workload::Workload};
+use prost::Message;
+use purlin_core::{
+    mesh::{choose::Asked, credential::Revocations, host, table::Table, workload::Workload},
+    trust::BUILT_UNIX_S,
+};
+use purlin_proto::v1;
 use tokio::io::{AsyncWriteExt, duplex, sink, split};
 
 use crate::{
@@ -12,9 +22,15 @@ use crate::{
         gossip::{Gossip, MAX_DATAGRAM, Member},
         seal::{Beside, Opener, Sealer},
     },
+    identity::{
+        self, Identity, Keeper,
+        authority::{Authority, NODE_LIFE_S, ROOT_LIFE_S},
+        clock::Clock,
+    },
     live::Live,
+    records::{Records, signed::seal},
     target::By,
-    tunnel,
+    tunnel, wire,
 };
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -72,6 +88,52 @@ pub fn gossip(bytes: &[u8]) {
     for _ in 0..64 {
         gossip.tick(gossip.next_at(), &beside("a"));
     }
+}
+
+/// What another node says of the services of the rack's nodes, as it is; and as what a node
+/// of the rack says of itself and has signed, added to a table.
+pub fn records(bytes: &[u8]) {
+    static MEMBERS: OnceLock<Option<[Arc<Identity>; 2]>> = OnceLock::new();
+    let Some([own, other]) = MEMBERS.get_or_init(members) else { return };
+    let records = Records::default();
+    if let Ok(said) = v1::ServiceRecords::decode(bytes) {
+        assert_eq!(records.take(own, said.records), 0, "nobody of the rack has signed it");
+    }
+    let Ok(said) = v1::ServiceRecord::decode(bytes) else { return };
+    let services: Vec<_> = said.endpoints.iter().take(4).map(|it| it.service.clone()).collect();
+    for who in [own, other] {
+        let said = v1::ServiceRecord { rack: "r1".into(), node: who.node.clone(), ..said.clone() };
+        if let Ok(signed) = seal(who, &said) {
+            records.take(own, vec![signed]);
+        }
+    }
+    let service =
+        |name| v1::Service { name, endpoints_from: vec!["*".into()], ..v1::Service::default() };
+    let services = services.into_iter().map(service).collect();
+    if let Ok(mut table) = wire::table(1, &v1::Mesh { services, ..v1::Mesh::default() }) {
+        drop(records.view(&table, Some("a")));
+        records.add_to(&mut table, Some("a"));
+        routes(table);
+    }
+}
+
+/// Two nodes of a rack.
+fn members() -> Option<[Arc<Identity>; 2]> {
+    let root = Authority::make("r1", BUILT_UNIX_S, ROOT_LIFE_S).ok()?;
+    let member = |name: &str| {
+        let none = Revocations::default();
+        let own = root.make_node(name, BUILT_UNIX_S, NODE_LIFE_S, &none).ok()?;
+        let dir = env::temp_dir().join(format!("purlin-probe-{}-{name}", process::id()));
+        let identity = dir.join(identity::DIR);
+        fs::create_dir_all(&identity).ok()?;
+        fs::write(identity.join(identity::NODE), own).ok()?;
+        fs::write(identity.join(identity::RACK), root.certificate_pem()).ok()?;
+        let mut keeper = Keeper::new(&dir, Clock::new(Some(BUILT_UNIX_S)));
+        keeper.look(0);
+        _ = fs::remove_dir_all(dir);
+        keeper.identity().cloned()
+    };
+    Some([member("a")?, member("b")?])
 }
 
 /// A table put in force, and a request to each of its listeners and hosts: both ways to

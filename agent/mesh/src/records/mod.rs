@@ -28,7 +28,7 @@ use self::signed::{Record, Refused, sign, verify, wire};
 use crate::{discovery::members::Members, identity::Identity, keep};
 
 pub mod fetch;
-mod signed;
+pub(crate) mod signed;
 #[cfg(test)]
 mod tests;
 
@@ -119,7 +119,7 @@ impl State {
         if is_same {
             return;
         }
-        self.number += 1;
+        self.number = self.number.saturating_add(1);
         match sign(identity, self.number, &offers) {
             Ok(signed) => self.own = Some(signed),
             Err(why) => tracing::error!(why, "what this node offers can't be signed"),

@@ -80,7 +80,7 @@ pub fn sign(
 }
 
 /// Signs whatever it says.
-pub(super) fn seal(
+pub(crate) fn seal(
     identity: &Identity,
     record: &v1::ServiceRecord,
 ) -> Result<v1::SignedServiceRecord, String> {

@@ -24,6 +24,7 @@
 //! | [`sensor`] | temperatures, fans, voltages | `hw-docs/sensor.md` |
 //! | [`smbios`] | the firmware's table: DIMMs, slots, names | the pages above |
 //! | [`power`] | lets cgroups stand still and caps packages | `hw-docs/power.md` |
+//! | [`tcp`] | which cgroup a connection is from | `docs/decisions/067` |
 //! | [`watchdog`] | feeds the machine's watchdog | `hw-docs/platform.md` |
 //! | [`sample`](mod@sample) | what changes: metrics | the pages above |
 //!
@@ -48,6 +49,7 @@ pub mod irq;
 pub mod kubelet;
 pub mod lldp;
 pub mod memory;
+mod netlink;
 pub mod nic;
 pub mod numa;
 pub mod pci;
@@ -61,6 +63,7 @@ pub mod sensor;
 pub mod smbios;
 pub mod storage;
 mod sys;
+pub mod tcp;
 pub mod transceiver;
 pub mod watchdog;
 

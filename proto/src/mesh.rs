@@ -28,6 +28,9 @@ pub struct Status {
     /// This node's brokers, HOST:PORT, that other nodes' agents may be passed on to.
     #[serde(default)]
     pub brokers: Vec<String>,
+    /// Containers of this node that rules may tell apart.
+    #[serde(default)]
+    pub workloads: usize,
     /// Connections of other nodes' agents that are passed on now.
     #[serde(default)]
     pub relays: u32,
@@ -96,7 +99,11 @@ pub struct Counts {
     /// Tunnels of other nodes that were refused, by why.
     #[serde(default)]
     pub tunnels_refused: std::collections::BTreeMap<String, u64>,
-    /// Requests and streams of a tunnel that no rule allowed.
+    /// Connections of this node's workloads that somebody asked about, by how it was found
+    /// which.
+    #[serde(default)]
+    pub workloads: std::collections::BTreeMap<String, u64>,
+    /// Requests, connections and streams of a tunnel that no rule allowed.
     #[serde(default)]
     pub denied: u64,
     /// Requests without the token that a rule asks for, by why.
@@ -239,8 +246,11 @@ pub struct Tapped {
     pub number: u64,
     /// When its answer began, in milliseconds since 1970.
     pub unix_ms: u64,
-    /// Who asked.
+    /// Who asked: an address, or through a tunnel a name.
     pub client: String,
+    /// Which workload of this node that is, where it made a difference.
+    #[serde(default)]
+    pub workload: Option<String>,
     /// Method.
     pub method: String,
     /// Host as it was asked for.
@@ -329,6 +339,17 @@ pub struct OfferAsked {
     /// Takes it back.
     #[serde(default)]
     pub undo: bool,
+}
+
+/// `PUT /v1/workloads`: all of the node's containers
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadTold {
+    /// `workload/NAMESPACE/NAME` or `container/NAME`.
+    pub name: String,
+    /// Its cgroup, below the mount.
+    pub cgroup: String,
+    /// IP addresses that it has for itself, or with others of its pod.
+    pub addresses: Vec<String>,
 }
 
 /// `GET /v1/offers`, and the answer to the others

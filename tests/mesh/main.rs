@@ -40,6 +40,7 @@ mod records;
 mod telemetry;
 mod tunnel;
 mod upstream;
+mod workloads;
 
 /// For whatever has to start, or to be told, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
     all.extend(gossip::tests());
     all.extend(names::tests());
     all.extend(intercept::tests());
+    all.extend(workloads::tests());
     purlin_tests::run(all)
 }
 

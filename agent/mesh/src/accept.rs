@@ -11,11 +11,13 @@ use std::{
 
 use hyper::header::HeaderValue;
 use purlin_core::mesh::{
+    authorize,
     hashed::hash,
     hello::{self, Hello},
     intercept::Intercept,
     model::{HashOn, Protocol},
     proxy,
+    workload::Workload,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -35,6 +37,7 @@ use crate::{
     split::Split,
     target::Target,
     tunnel::{self, stream::Stream},
+    who::{self, Asker},
     worker::Worker,
 };
 
@@ -53,6 +56,8 @@ pub struct From<'a> {
     pub at: SocketAddr,
     /// Which trace it belongs to, where that is known.
     pub trace: Option<&'a HeaderValue>,
+    /// Which of this node's workloads, for whoever is at the other end of a tunnel.
+    pub workload: Option<&'a Workload>,
 }
 
 /// A connection from a client.
@@ -120,6 +125,8 @@ pub async fn serve(worker: Rc<Worker>, mut client: Client) {
 /// Where a connection goes.
 struct Found {
     target: Arc<Target>,
+    /// Whose requests it has, while that one's rack is full.
+    spilled_from: Option<Arc<Target>>,
     route: Arc<Signals>,
     of_split: Option<(Arc<Split>, bool)>,
 }
@@ -128,7 +135,8 @@ impl Found {
     /// The service that an address stands for; no route is asked.
     fn by_address(live: &Live, address: IpAddr) -> Option<Self> {
         let target = live.stands_for(address)?.clone();
-        Some(Self { target, route: live.other_routes.clone(), of_split: None })
+        let route = live.other_routes.clone();
+        Some(Self { target, spilled_from: None, route, of_split: None })
     }
 
     fn is_over(&self, class: Class) {
@@ -148,7 +156,8 @@ fn chosen(worker: &Worker, at: SocketAddr, name: Option<&str>) -> Option<Found> 
     if chosen.is_spilled {
         route.decided(Decision::Spilled);
     }
-    Some(Found { target: chosen.target.clone(), route, of_split: chosen.of_split })
+    let spilled_from = chosen.is_spilled.then(|| chosen.own.clone());
+    Some(Found { target: chosen.target.clone(), spilled_from, route, of_split: chosen.of_split })
 }
 
 /// Reads the PROXY header; what comes after it is left in `first`.
@@ -188,18 +197,40 @@ pub async fn more(stream: &mut Stream, first: &mut Vec<u8>, most: usize) -> io::
 async fn pass_on(worker: &Rc<Worker>, found: Found, mut client: Client, first: Vec<u8>) {
     let (target, route) = (&*found.target, &found.route);
     let _active = Active::begin(route);
+    let asker = Asker::new(worker, &client);
+    for target in found.spilled_from.iter().chain([&found.target]) {
+        let may = match asker.asks(worker, client.at, target).await {
+            Ok(None) => true,
+            Ok(Some(who)) => {
+                let may = authorize::may_connect(&target.service.allow, &who);
+                if !may {
+                    who::denied(worker, &who);
+                }
+                may
+            }
+            Err(why) => {
+                tracing::info!(peer = %client.peer, why, "a connection is refused");
+                false
+            }
+        };
+        if !may {
+            return route.decided(Decision::Denied);
+        }
+    }
     let Some(of_service) = target.begin() else {
         route.decided(Decision::Broken);
         return Counters::one(&worker.counters.broken);
     };
     route.decided(Decision::Allowed);
-    let from = From { peer: client.peer, at: client.at, trace: None };
     let hash = source_hash(&target.service.hash_on, client.peer);
     let mut tried = Vec::new();
     while tried.len() < MAX_ATTEMPTS && (tried.is_empty() || target.may_retry()) {
         let endpoint = target.pick(&worker.by(&tried, hash)).cloned();
         let Some(endpoint) = endpoint else { break };
         let under = Under::way(&endpoint);
+        let workload = if endpoint.via.is_some() { asker.workload(worker).await } else { None };
+        let workload = workload.as_deref();
+        let from = From { peer: client.peer, at: client.at, trace: None, workload };
         match connect(worker, &endpoint, target, &from).await {
             Ok(mut stream) => {
                 target.ended(&endpoint, true, worker.now_ms());

@@ -11,13 +11,15 @@ use std::{
 };
 
 use hyper::header::HeaderValue;
-use purlin_core::mesh::authorize::Principal;
+use purlin_core::mesh::{authorize::Principal, workload::Workload};
 use slab::Slab;
 
 use crate::{
     accept::Client,
     counters::{Counters, Open},
+    endpoint::Endpoint,
     http::{self, io::Flags},
+    who::Asker,
     worker::Worker,
 };
 
@@ -61,6 +63,8 @@ pub struct Connection {
     pub at: SocketAddr,
     /// Through whose tunnel it came.
     pub through: Option<Rc<Through>>,
+    /// Which workload of this node it is from.
+    pub asker: Asker,
     /// Requests under way.
     pub active: Cell<u32>,
     /// What its bytes tell.
@@ -75,19 +79,26 @@ pub struct Connection {
 
 impl Connection {
     /// A new one.
-    pub fn new(client: &Client, tick: u32) -> Self {
+    pub fn new(worker: &Worker, client: &Client) -> Self {
         Self {
             peer: client.peer,
             forwarded: http::of_peer(client.peer),
             at: client.at,
             through: client.through.clone(),
+            asker: Asker::new(worker, client),
             _open: client.open.clone(),
             active: Cell::new(0),
             flags: Arc::default(),
             ask: Cell::default(),
             waker: RefCell::default(),
-            since: Cell::new((tick, 0)),
+            since: Cell::new((worker.tick.get(), 0)),
         }
+    }
+
+    /// The workload that a way to an endpoint is to be opened for; nobody but another node
+    /// wants to know.
+    pub async fn speaks_for(&self, worker: &Worker, to: &Endpoint) -> Option<Rc<Workload>> {
+        if to.via.is_some() { self.asker.workload(worker).await } else { None }
     }
 
     /// Keeps what wakes it.

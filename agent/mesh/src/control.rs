@@ -163,6 +163,7 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
                 | "/v1/step-back"
                 | "/v1/alarms"
                 | "/v1/offers"
+                | "/v1/workloads"
         );
     if is_change && !may_change {
         let what = "only root, the agent and the mesh's own user may change it; try sudo";
@@ -198,6 +199,7 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
         (&Method::GET, "/v1/offers") => json(StatusCode::OK, &control.owner().offers()),
         (&Method::PUT, "/v1/offers") => offer(control, &body, containers),
         (&Method::POST, "/v1/offers") => offer(control, &body, by_hand),
+        (&Method::PUT, "/v1/workloads") => workloads(&mut control.owner(), &body),
         (&Method::POST, "/v1/alarms") => exchange(&control.owner(), &body),
         (&Method::POST, "/v1/stop") => {
             control.stop.notify_one();
@@ -211,7 +213,7 @@ async fn answer(control: &Arc<Control>, request: Request<Incoming>, may_change: 
             })
         }
         _ => {
-            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/peers, /v1/metrics, /v1/why, /v1/tap, /v1/drain, /v1/break, /v1/step-back, /v1/table, /v1/offers, /v1/alarms, /v1/upgrade, /v1/stop";
+            let what = "there are /v1/status, /v1/routes, /v1/endpoints, /v1/peers, /v1/metrics, /v1/why, /v1/tap, /v1/drain, /v1/break, /v1/step-back, /v1/table, /v1/offers, /v1/workloads, /v1/alarms, /v1/upgrade, /v1/stop";
             failed(StatusCode::NOT_FOUND, what, Vec::new())
         }
     }
@@ -252,6 +254,23 @@ fn exchange(owner: &Owner, body: &[u8]) -> Answer {
     let said = serde_json::from_slice::<view::Alarms>(body).map_err(|error| error.to_string());
     match said.and_then(|it| Raised::checked(it.alarms)) {
         Ok(alarms) => json(StatusCode::OK, &owner.live().members.exchange(alarms)),
+        Err(why) => failed(StatusCode::BAD_REQUEST, &why, Vec::new()),
+    }
+}
+
+/// All of the node's containers.
+fn workloads(owner: &mut Owner, body: &[u8]) -> Answer {
+    let told = serde_json::from_slice::<Vec<view::WorkloadTold>>(body);
+    let taken = told.map_err(|error| error.to_string()).and_then(|all| {
+        let wire = |view::WorkloadTold { name, cgroup, addresses }| v1::LocalWorkload {
+            name,
+            cgroup,
+            addresses,
+        };
+        owner.has_workloads(all.into_iter().map(wire).collect())
+    });
+    match taken {
+        Ok(()) => json(StatusCode::OK, &()),
         Err(why) => failed(StatusCode::BAD_REQUEST, &why, Vec::new()),
     }
 }

@@ -81,6 +81,31 @@ impl Lost {
     }
 }
 
+/// How it was found which workload a connection is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// By its client's cgroup.
+    Cgroup,
+    /// By its client's address.
+    Address,
+    /// It was not.
+    Nobody,
+}
+
+impl Known {
+    /// All of them, in the order of their values.
+    pub const ALL: [Known; 3] = [Known::Cgroup, Known::Address, Known::Nobody];
+
+    /// For people and machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Known::Cgroup => "by cgroup",
+            Known::Address => "by address",
+            Known::Nobody => "not known",
+        }
+    }
+}
+
 /// Counters of one worker, all of them growing.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
@@ -121,6 +146,9 @@ pub struct Counters {
     pub lost: [AtomicU64; Lost::ALL.len()],
     /// Queries for names, by what came of them.
     pub names: [AtomicU64; Outcome::ALL.len()],
+    /// Connections of this node's workloads that somebody asked about, by how it was found
+    /// which.
+    pub known: [AtomicU64; Known::ALL.len()],
     /// Sessions that ended for others to begin.
     pub displaced: AtomicU64,
 }
@@ -152,6 +180,11 @@ impl Counters {
     /// Counts a datagram that went nowhere.
     pub fn lost(&self, why: Lost) {
         Self::one(&self.lost[why as usize]);
+    }
+
+    /// Counts that somebody asked which workload a connection is from.
+    pub fn known(&self, how: Known) {
+        Self::one(&self.known[how as usize]);
     }
 
     /// Counts a violation.

@@ -1,5 +1,5 @@
-//! What the mesh starts from when nobody is there to tell it anything: the last table, and
-//! what nodes offered last, a file each.
+//! What the mesh starts from when nobody is there to tell it anything: the last table, what
+//! nodes offered last, and which containers this one had, a file each.
 //!
 //! ```text
 //! magic "PURLMSH" | version 1        8 bytes
@@ -23,6 +23,8 @@ const HEADER_BYTES: usize = 12;
 pub const TABLE: &str = "table";
 /// What nodes offer: purlin.v1.KeptRecords.
 pub const RECORDS: &str = "records";
+/// The node's containers: purlin.v1.KeptWorkloads.
+pub const WORKLOADS: &str = "workloads";
 /// Many times a document's limit.
 pub const MAX_BYTES: usize = 4 << 20;
 

@@ -16,6 +16,7 @@
 //! | [`discovery`] | which nodes of the rack are there |
 //! | [`records`] | which endpoints they offer |
 //! | [`tunnel`] | from node to node: HBONE |
+//! | [`who`] | which workload of this node a connection is from |
 //! | [`uplink`] | the agent's way to its broker through another node |
 //! | [`handover`] | sockets and idle connections, from one process to the next |
 //! | [`live`], [`target`], [`endpoint`] | what is known of services and endpoints, node-wide |
@@ -53,6 +54,7 @@ use crate::{
     numa::Seat,
     owner::Owner,
     tap::Tap,
+    who::finder::Finder,
 };
 
 mod accept;
@@ -89,6 +91,7 @@ mod told;
 mod tunnel;
 mod udp;
 mod uplink;
+mod who;
 pub mod wire;
 mod worker;
 
@@ -161,17 +164,23 @@ async fn run(place: Place) -> io::Result<()> {
     let tap = Arc::new(Tap::new(started));
     let clock = Clock::new(place.clock_unix_s);
     let (release, released) = watch::channel(inherited.is_none());
-    let workers = seats.map(|(n, seat)| {
-        let seed = seed.wrapping_add(n as u64);
-        worker::start(n, seed, seat, started, clock.clone(), tap.clone(), released.clone())
-    });
+    let finder = Finder::start()?;
+    let shared = worker::Shared {
+        started,
+        clock: clock.clone(),
+        tap: tap.clone(),
+        released,
+        finder: finder.clone(),
+    };
+    let workers =
+        seats.map(|(n, seat)| worker::start(n, seed.wrapping_add(n as u64), seat, shared.clone()));
     let workers = workers.collect::<io::Result<Vec<_>>>()?;
     let handed = inherited.as_mut().map(|it| std::mem::take(&mut it.sockets));
     let dir = place.dir.clone();
     let keeper = Keeper::new(&place.dir, clock);
     let (scrapes, scraped) = watch::channel(None);
     let handed = handed.unwrap_or_default();
-    let owner = Owner::start(place.dir, workers, started, keeper, handed, scrapes);
+    let owner = Owner::start(place.dir, workers, started, keeper, handed, scrapes, finder);
     let control = Arc::new(Control::new(owner, place.agents, executable, socket, tap));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
     match inherited {

@@ -246,7 +246,7 @@ impl Live {
         let elsewhere = own.service.spill.as_ref().filter(|_| own.goes_elsewhere(by));
         let elsewhere = elsewhere.and_then(|spill| self.targets.get(spill.index));
         let is_spilled = elsewhere.is_some();
-        Some(Chosen { target: elsewhere.unwrap_or(own), is_spilled, of_split })
+        Some(Chosen { own, target: elsewhere.unwrap_or(own), is_spilled, of_split })
     }
 
     /// What a backend of a rule has of its requests now.
@@ -268,12 +268,21 @@ impl Live {
 /// Where a request goes.
 #[derive(Debug)]
 pub struct Chosen<'a> {
-    /// The service.
+    /// The service that the rule names.
+    pub own: &'a Arc<Target>,
+    /// The service that it goes to.
     pub target: &'a Arc<Target>,
     /// Whether it is another one, because the rack is full.
     pub is_spilled: bool,
     /// The split that it is counted in, and whether as one of the new backend's.
     pub of_split: Option<(Arc<Split>, bool)>,
+}
+
+impl Chosen<'_> {
+    /// The services whose rules are to be asked: what goes elsewhere is still for the first.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Target>> {
+        [self.own].into_iter().chain(self.is_spilled.then_some(self.target))
+    }
 }
 
 fn weight(backends: &[Backend], split: Option<&Arc<Split>>, n: usize) -> u64 {

@@ -28,7 +28,7 @@ use purlin_proto::{mesh as view, v1};
 use tokio::{net::TcpSocket, sync::watch};
 
 use crate::{
-    counters::{Lost, TunnelRefusal},
+    counters::{Known, Lost, TunnelRefusal},
     handover::{Heir, Passed, Sockets},
     health::Checks,
     identity::{self, Keeper},
@@ -38,7 +38,9 @@ use crate::{
     scrape, show,
     split::{self, Kept, Split},
     told::{self, Told},
-    udp, wire,
+    udp,
+    who::{containers::Containers, finder::Finder},
+    wire,
     worker::{Command, Handle},
 };
 
@@ -80,6 +82,10 @@ pub struct Owner {
     checks: Checks,
     /// Who this node is.
     pub keeper: Keeper,
+    /// Its containers, as its agent told last, and checked.
+    workloads: v1::KeptWorkloads,
+    containers: Arc<Containers>,
+    finder: Finder,
     /// Why its certificate could not be renewed.
     renewal: Option<String>,
     /// Addresses that the workers listen at, and the sockets, for the next mesh.
@@ -109,6 +115,7 @@ impl Owner {
         keeper: Keeper,
         handed: HashMap<At, Vec<OwnedFd>>,
         scraped: watch::Sender<Option<Scraped>>,
+        finder: Finder,
     ) -> Self {
         let mut owner = Self {
             dir,
@@ -120,6 +127,9 @@ impl Owner {
             judged: started,
             checks: Checks::new(),
             keeper,
+            workloads: v1::KeptWorkloads::default(),
+            containers: Arc::default(),
+            finder,
             renewal: None,
             bound: Vec::new(),
             handed,
@@ -134,6 +144,14 @@ impl Owner {
             Ok(records) => {
                 owner.live = Arc::new(Live::knowing(records));
             }
+            Err(error) => owner.problems.push(error.to_string()),
+        }
+        match keep::read::<v1::KeptWorkloads>(&owner.dir, keep::WORKLOADS) {
+            Ok(None) => {}
+            Ok(Some(kept)) => match Containers::checked(&kept.workloads) {
+                Ok(checked) => owner.follow(kept, checked),
+                Err(why) => owner.problems.push(why),
+            },
             Err(error) => owner.problems.push(error.to_string()),
         }
         match keep::load(&owner.dir) {
@@ -273,6 +291,25 @@ impl Owner {
         if self.live.records.offer(from, offers, identity) {
             self.records_changed();
         }
+    }
+
+    /// These are the node's containers from now on.
+    pub fn has_workloads(&mut self, all: Vec<v1::LocalWorkload>) -> Result<(), String> {
+        let kept = v1::KeptWorkloads { workloads: all };
+        if kept == self.workloads {
+            return Ok(());
+        }
+        let checked = Containers::checked(&kept.workloads)?;
+        if let Err(error) = keep::write(&self.dir, keep::WORKLOADS, &kept) {
+            tracing::error!(%error, "which containers there are can't be kept over a restart");
+        }
+        self.follow(kept, checked);
+        Ok(())
+    }
+
+    fn follow(&mut self, kept: v1::KeptWorkloads, checked: Containers) {
+        (self.workloads, self.containers) = (kept, Arc::new(checked));
+        self.tell(|| Command::Containers(self.containers.clone()));
     }
 
     /// Takes records that another node passed on; how many are news.
@@ -548,11 +585,13 @@ impl Owner {
                         .iter()
                         .map(|why| format!("the certificate can't be renewed: {why}")),
                 )
+                .chain(self.strangers())
                 .chain(self.panics())
                 .chain(self.stepped_back())
                 .collect(),
             lapsed: self.keeper.lapsed(),
             brokers: self.table.brokers.clone(),
+            workloads: self.containers.count(),
             relays: self.live.relays.count(),
             identity: self.keeper.identity().map(|it| view::Identity {
                 id: it.id.clone(),
@@ -583,6 +622,13 @@ impl Owner {
                 dir.display()
             )
         })
+    }
+
+    /// Rules that name workloads, where the kernel doesn't tell who is who.
+    fn strangers(&self) -> Option<String> {
+        let why = self.finder.told()?;
+        let is_asked = self.live.targets.iter().any(|it| it.tells_workloads);
+        is_asked.then(|| format!("rules name workloads, and not all of them are known: {why}"))
     }
 
     /// Services whose every endpoint looks ill, so that all are tried.
@@ -633,6 +679,9 @@ impl Owner {
             }
             for (why, counter) in Lost::ALL.into_iter().zip(&counters.lost) {
                 *sum.datagrams_lost.entry(why.name().into()).or_default() += counter.load(Relaxed);
+            }
+            for (how, counter) in Known::ALL.into_iter().zip(&counters.known) {
+                *sum.workloads.entry(how.name().into()).or_default() += counter.load(Relaxed);
             }
             for (outcome, counter) in Outcome::ALL.into_iter().zip(&counters.names) {
                 *sum.names.entry(outcome.name().into()).or_default() += counter.load(Relaxed);

@@ -13,7 +13,7 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::TokioIo;
-use purlin_core::mesh::model::AppProtocol;
+use purlin_core::mesh::{model::AppProtocol, workload::Workload};
 use tokio::task::spawn_local;
 
 use crate::{
@@ -89,10 +89,19 @@ struct Idle {
     since: u32,
 }
 
-/// A worker's idle connections, by endpoint.
+/// Which requests may share a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The endpoint that they go to.
+    pub endpoint: u64,
+    /// Through a tunnel, on whose behalf: its way was opened for that workload alone.
+    pub workload: Option<Rc<Workload>>,
+}
+
+/// A worker's idle connections.
 #[derive(Debug, Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<u64, Vec<Idle>>>,
+    idle: RefCell<HashMap<Key, Vec<Idle>>>,
     opened: Cell<u64>,
 }
 
@@ -100,14 +109,14 @@ pub struct Pool {
 #[derive(Debug)]
 pub struct Lease {
     worker: Rc<Worker>,
-    endpoint: u64,
+    key: Key,
     sender: Sender,
 }
 
 impl Lease {
     /// A connection in use.
-    pub fn new(worker: &Rc<Worker>, endpoint: u64, sender: Sender) -> Self {
-        Self { worker: worker.clone(), endpoint, sender }
+    pub fn new(worker: &Rc<Worker>, key: Key, sender: Sender) -> Self {
+        Self { worker: worker.clone(), key, sender }
     }
 
     /// To send a request on it.
@@ -117,16 +126,16 @@ impl Lease {
 
     /// The answer was read to its end: another request may use it.
     pub fn give_back(self) {
-        let Self { worker, endpoint, sender } = self;
-        worker.pool.put(endpoint, sender, worker.tick.get());
+        let Self { worker, key, sender } = self;
+        worker.pool.put(key, sender, worker.tick.get());
     }
 }
 
 impl Pool {
     /// One that is ready for a request.
-    pub fn take(&self, endpoint: u64) -> Option<Sender> {
+    pub fn take(&self, key: &Key) -> Option<Sender> {
         let mut idle = self.idle.borrow_mut();
-        let idle = idle.get_mut(&endpoint)?;
+        let idle = idle.get_mut(key)?;
         if let Some(Idle { sender: Sender::Http2(shared), .. }) = idle.last() {
             let shared = shared.clone();
             return if shared.is_closed() {
@@ -141,9 +150,9 @@ impl Pool {
         Some(idle.swap_remove(found).sender)
     }
 
-    fn put(&self, endpoint: u64, sender: Sender, since: u32) {
+    fn put(&self, key: Key, sender: Sender, since: u32) {
         let mut idle = self.idle.borrow_mut();
-        let idle = idle.entry(endpoint).or_default();
+        let idle = idle.entry(key).or_default();
         let is_shared = matches!((&sender, idle.last()), (Sender::Http2(_), Some(_)));
         if idle.len() < MAX_IDLE && !sender.is_closed() && !is_shared {
             idle.push(Idle { sender, since });

@@ -9,6 +9,7 @@ use std::{
 };
 
 use purlin_core::mesh::{
+    authorize,
     hashed::{self, Places},
     locality::{self, Load, Network, Tier},
     model::{Endpoint as EndpointModel, Policy, Service},
@@ -25,6 +26,8 @@ use crate::{endpoint::Endpoint, signals::Class};
 pub struct Target {
     /// As the table has it.
     pub service: Service,
+    /// Whether its rules tell a node's workloads apart.
+    pub tells_workloads: bool,
     /// Its endpoints, in the table's order.
     pub endpoints: Vec<Arc<Endpoint>>,
     /// How far each of them is; empty if all are as far.
@@ -87,6 +90,7 @@ impl Target {
     ) -> Self {
         Self {
             endpoints: service.endpoints.iter().map(endpoint).collect(),
+            tells_workloads: authorize::names_workloads(&service.allow),
             tiers: tiers(service, rack, own),
             places: places(service),
             shared: before.map_or_else(|| Arc::new(Shared::new()), |it| it.shared.clone()),

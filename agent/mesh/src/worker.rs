@@ -41,6 +41,7 @@ use crate::{
     target::By,
     tunnel::{Tunnels, stream::Stream},
     udp::{self, Sessions, socket::Socket},
+    who::{Who, containers::Containers, finder::Finder},
 };
 
 /// Between two looks at what is idle or too slow.
@@ -57,6 +58,8 @@ const RELEASE: Duration = Duration::from_secs(5);
 pub enum Command {
     /// This table is in force from now on.
     Live(Arc<Live>),
+    /// These are the node's containers from now on.
+    Containers(Arc<Containers>),
     /// This is who the node is from now on.
     Identity(Option<Arc<Identity>>),
     /// Take what comes at this address, by its socket of this number.
@@ -82,6 +85,8 @@ pub type InForce = Rc<Arc<Live>>;
 pub struct Worker {
     live: RefCell<InForce>,
     identity: RefCell<Option<Arc<Identity>>>,
+    /// Which workload a connection is from.
+    pub who: Who,
     /// Connections to and from other nodes.
     pub tunnels: Tunnels,
     /// Connections to endpoints that wait for a request.
@@ -188,16 +193,24 @@ pub struct Handle {
     pub counters: Arc<Counters>,
 }
 
-/// Starts a worker. `started` is the same for all of them.
-pub fn start(
-    number: usize,
-    seed: u64,
-    seat: Option<Seat>,
-    started: Instant,
-    clock: Clock,
-    tap: Arc<Tap>,
-    released: watch::Receiver<bool>,
-) -> io::Result<Handle> {
+/// What all workers start with.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// When the process started.
+    pub started: Instant,
+    /// What time it is, for tokens.
+    pub clock: Clock,
+    /// Who looks at requests.
+    pub tap: Arc<Tap>,
+    /// Whether the mesh before this one reads no datagrams any more.
+    pub released: watch::Receiver<bool>,
+    /// Who finds cgroups.
+    pub finder: Finder,
+}
+
+/// Starts a worker.
+pub fn start(number: usize, seed: u64, seat: Option<Seat>, shared: Shared) -> io::Result<Handle> {
+    let Shared { started, clock, tap, released, finder } = shared;
     let (commands, inbox) = mpsc::unbounded_channel();
     let counters = Arc::new(Counters::default());
     let of_worker = counters.clone();
@@ -215,6 +228,7 @@ pub fn start(
         let worker = Rc::new(Worker {
             live: RefCell::new(Rc::new(Arc::new(Live::default()))),
             identity: RefCell::default(),
+            who: Who::new(finder),
             tunnels: Tunnels::default(),
             pool: Pool::default(),
             pipes: Pipes::default(),
@@ -260,6 +274,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 }
                 worker.live.replace(Rc::new(live));
             }
+            Command::Containers(all) => worker.who.follow(all),
             Command::Identity(identity) => {
                 worker.tunnels.follow(identity.as_deref());
                 worker.identity.replace(identity);

@@ -14,6 +14,7 @@ use purlin_core::{
 
 use crate::{Dir, Root, probe::Probe};
 
+pub mod ids;
 mod memory;
 mod mount;
 mod write;

@@ -14,8 +14,8 @@ use std::{
 use nix::errno::Errno;
 use purlin_core::inventory::{Fec, LinkModes, Nic, Queues, Rings, Rss, Transceiver};
 
-use super::netlink::{Netlink, attribute, attributes, list, nested, number, text, u16_at, u32_at};
 use crate::{
+    netlink::{Netlink, attribute, attributes, list, nested, number, text, u16_at, u32_at},
     probe::{Probe, label, reason},
     sys,
     transceiver::{self, Page, Pages},

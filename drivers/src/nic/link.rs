@@ -7,10 +7,8 @@ use std::{collections::BTreeMap, io};
 
 use purlin_core::inventory::Vf;
 
-use super::{
-    mac,
-    netlink::{DUMP, Netlink, attribute, attributes, list, number, text, u32_at},
-};
+use super::mac;
+use crate::netlink::{DUMP, Netlink, attribute, attributes, list, number, text, u32_at};
 
 const NETLINK_ROUTE: isize = 0;
 const RTM_GETLINK: u16 = 18;
@@ -88,7 +86,8 @@ fn virtual_function(nested: &[u8]) -> Option<Vf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::netlink::nested, *};
+    use super::*;
+    use crate::netlink::nested;
 
     fn vf(index: u32, kind: u16, rest: &[u8]) -> Vec<u8> {
         attribute(kind, &[&index.to_ne_bytes(), rest].concat())

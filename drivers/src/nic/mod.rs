@@ -10,7 +10,6 @@ mod blink;
 mod ethtool;
 mod function;
 mod link;
-mod netlink;
 
 use std::collections::BTreeMap;
 

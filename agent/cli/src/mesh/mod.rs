@@ -208,6 +208,7 @@ impl Page for Status {
                 pair("identity", &identity(self), width),
                 pair("connections", &open, width),
                 pair("requests", &requests, width),
+                workloads(self, width),
                 match counts.datagrams {
                     [0, 0] => String::new(),
                     [from, to] => {
@@ -241,6 +242,19 @@ fn identity(status: &Status) -> String {
             format!("{}, good until {until}{issuer}", it.id)
         }
     }
+}
+
+/// Which workloads of this node connections are from, once it made a difference.
+fn workloads(status: &Status, width: Width) -> String {
+    let asked = status.counts.workloads.iter().filter(|(_, count)| **count > 0);
+    let asked = asked.map(|(how, count)| format!("{count} connections {how}"));
+    let asked: Vec<_> = asked.collect();
+    if status.workloads == 0 && asked.is_empty() {
+        return String::new();
+    }
+    let containers = format!("{} containers are named", status.workloads);
+    let all: Vec<_> = [containers].into_iter().chain(asked).collect();
+    pair("workloads", &all.join(", "), width)
 }
 
 fn listeners(status: &Status, width: Width) -> String {

@@ -38,9 +38,10 @@ pub async fn run(count: Option<u64>, client: &Client, output: &Output) -> Ended 
 
 fn line(it: &Tapped) -> String {
     let by = it.endpoint.as_deref().unwrap_or("the mesh");
+    let workload = it.workload.as_ref().map(|it| format!(" ({it})")).unwrap_or_default();
     let trace = it.trace.as_ref().map(|it| format!(" trace {it}")).unwrap_or_default();
     format!(
-        "{} {} {} {}{} {} by {by} in {:.1} ms{trace}",
+        "{} {}{workload} {} {}{} {} by {by} in {:.1} ms{trace}",
         units::time(it.unix_ms),
         it.client,
         it.method,

@@ -18,7 +18,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    container::{Container, Via},
+    container::{Container, Identity, Via},
     decide::{self, Decision, Placed, Placement, Refusal, Situation, Why},
     kubelet::Kubelet,
     machine::Machine,
@@ -246,6 +246,12 @@ impl Book {
             all.collect::<Vec<_>>()
         };
         self.entries.values().flat_map(of).collect()
+    }
+
+    /// Who its containers are, for rules of the mesh.
+    pub fn identities(&self) -> Vec<Identity> {
+        let of = |it: &Entry| it.container.identity(it.asked.identity.as_deref());
+        self.entries.values().filter_map(of).collect()
     }
 
     /// True if a plan was made for a machine before.

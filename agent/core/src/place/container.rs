@@ -8,7 +8,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
-use crate::idset::IdSet;
+use crate::{cpuset::path_of, idset::IdSet, mesh::workload::Workload};
 
 /// Labels, or annotations, kept of one container: what a workload is matched by is short,
 /// and what else tools leave there is not.
@@ -95,7 +95,37 @@ pub enum Via {
     Found,
 }
 
+/// Who a container is, and how its connections are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// What rules of the mesh call it.
+    pub workload: Workload,
+    /// Its cgroup's path below the mount.
+    pub cgroup: String,
+    /// The addresses of its pod.
+    pub addresses: Vec<String>,
+}
+
+/// Labels of a pod that say what it runs (Kubernetes' "Recommended Labels", and what was
+/// used before them).
+const NAMED_BY: [&str; 2] = ["app.kubernetes.io/name", "app"];
+
 impl Container {
+    /// Who it is: the name that it gives itself by its annotation, else that by which its
+    /// pod's labels say what runs there, else its own, in its pod's namespace. A namespace is
+    /// never its own to choose. `None` if its name is no name, or its cgroup isn't known.
+    pub fn identity(&self, annotated: Option<&str>) -> Option<Identity> {
+        let pod = self.pod.as_ref();
+        let labels = pod.map(|pod| &pod.labels);
+        let label = NAMED_BY.iter().find_map(|it| labels?.get(*it));
+        let name = annotated.or(label.map(String::as_str)).unwrap_or(&self.name);
+        Some(Identity {
+            workload: Workload::container(pod.map(|pod| &*pod.namespace), name)?,
+            cgroup: path_of(self.cgroup.as_ref()?)?,
+            addresses: pod.map(|pod| pod.ips.clone()).unwrap_or_default(),
+        })
+    }
+
     /// For messages: `namespace/pod/name`, `name`, or the id's beginning.
     pub fn title(&self) -> String {
         match (&self.pod, self.name.is_empty()) {
@@ -120,5 +150,33 @@ impl Container {
             bounded(&mut pod.annotations);
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_who_its_annotation_its_pods_labels_or_its_name_say() {
+        let mut it = Container { name: "main".into(), ..Container::default() };
+        it.cgroup = Some("/docker/1".into());
+        let who = |it: &Container, annotated: Option<&str>| {
+            it.identity(annotated).map(|it| alloc::format!("{}", it.workload))
+        };
+        assert_eq!(who(&it, None).as_deref(), Some("container/main"));
+        let ips = alloc::vec!["10.88.0.7".into()];
+        it.pod = Some(Pod { namespace: "shop".into(), ips: ips.clone(), ..Pod::default() });
+        assert_eq!(who(&it, None).as_deref(), Some("workload/shop/main"));
+        for (label, name) in [("app", "old"), ("app.kubernetes.io/name", "checkout")] {
+            it.pod.as_mut().map(|pod| pod.labels.insert(label.into(), name.into()));
+            assert_eq!(who(&it, None), Some(alloc::format!("workload/shop/{name}")));
+        }
+        assert_eq!(who(&it, Some("x")).as_deref(), Some("workload/shop/x"));
+        assert_eq!(who(&it, Some("../other/x")), None);
+        let identity = it.identity(None).map(|it| (it.cgroup, it.addresses));
+        assert_eq!(identity, Some(("/docker/1".into(), ips)));
+        it.cgroup = None;
+        assert_eq!(who(&it, None), None);
     }
 }

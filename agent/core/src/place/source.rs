@@ -75,6 +75,9 @@ pub struct Asked {
     /// Services of the mesh that it has endpoints of, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub services: BTreeMap<String, Door>,
+    /// What rules of the mesh call it, if it says so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 /// What a container asks for; the error says everything that is wrong with how it asks.
@@ -91,14 +94,16 @@ pub fn asked(container: &Container, rules: &Rules) -> Result<Asked, String> {
     }
     let annotated = annotated(container)?;
     wishes.overlay(&annotated);
-    // Where it goes has nothing to do with how much it matters, and what it serves.
-    let services = annotated.services;
-    if (Wishes { priority: None, services: BTreeMap::new(), ..annotated }) != Wishes::default() {
+    // Where it goes has nothing to do with how much it matters, what it serves and who it is.
+    let (services, identity) = (annotated.services, annotated.identity);
+    let of_its_place =
+        Wishes { priority: None, services: BTreeMap::new(), identity: None, ..annotated };
+    if of_its_place != Wishes::default() {
         by = Source::Annotations;
     }
     let priority = wishes.priority;
     if by == Source::Nobody {
-        return Ok(Asked { priority, services, ..Asked::default() });
+        return Ok(Asked { priority, services, identity, ..Asked::default() });
     }
     Ok(Asked {
         by,
@@ -106,6 +111,7 @@ pub fn asked(container: &Container, rules: &Rules) -> Result<Asked, String> {
         isolated: wishes.isolated.unwrap_or(false),
         priority,
         services,
+        identity,
     })
 }
 

@@ -12,11 +12,12 @@ use serde::Serialize;
 use super::{door::Door, machine::Crossing, request::Policy};
 use crate::{
     idset::MAX_ID,
+    mesh::workload::Workload,
     settings::{Impossible, one_of},
 };
 
 /// Names that [`Wishes::read`] knows.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "exclusive-cpus",
     "full-cores",
     "shared-millicpus",
@@ -29,6 +30,7 @@ const NAMES: [&str; 12] = [
     "isolated",
     "priority",
     "services",
+    "identity",
 ];
 
 /// Wishes, each of which may be left out.
@@ -59,6 +61,9 @@ pub struct Wishes {
     /// Services of the mesh that it has endpoints of, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub services: BTreeMap<String, Door>,
+    /// What rules of the mesh call it, below its pod's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 /// Of a workload: who has none is never shed for it.
@@ -80,6 +85,9 @@ impl Wishes {
         self.isolated = other.isolated.or(self.isolated);
         self.priority = other.priority.or(self.priority);
         self.services.extend(other.services.iter().map(|(name, door)| (name.clone(), *door)));
+        if other.identity.is_some() {
+            self.identity.clone_from(&other.identity);
+        }
     }
 
     /// Takes one of them as text; the error says what may stand there.
@@ -110,6 +118,12 @@ impl Wishes {
                 for (service, door) in pairs(value)? {
                     self.services.insert(service.to_string(), door.parse().map_err(told)?);
                 }
+            }
+            "identity" => {
+                let is_one = Workload::container(None, value).is_some();
+                let limit = "letters, digits, '-', '_' and '.'";
+                self.identity =
+                    Some(is_one.then(|| value.into()).ok_or_else(|| format!("it may be {limit}"))?);
             }
             _ => return Err(format!("there is no such wish; it may be {}", one_of(&NAMES))),
         }

@@ -1,10 +1,11 @@
-//! The task `mesh-offers`: tells the mesh which endpoints this node's containers have, by
-//! their annotations. The mesh keeps them, and offers them on while the agent is dead.
+//! The task `mesh-offers`: tells the mesh who this node's containers are, and which endpoints
+//! they have by their annotations. The mesh keeps both, and goes by them while the agent is
+//! dead.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hyper::Method;
-use purlin_core::mesh::offer::MAX_OFFERS;
+use purlin_core::{mesh::offer::MAX_OFFERS, place::container::Identity};
 use purlin_proto::mesh as view;
 use tokio::{sync::watch, time};
 
@@ -23,7 +24,7 @@ const AGAIN: Duration = Duration::from_secs(300);
 pub struct Owner {
     /// The mesh's socket.
     pub socket: PathBuf,
-    /// What the containers serve; `None` while that isn't known.
+    /// Who the containers are, and what they serve; `None` while that isn't known.
     pub served: watch::Receiver<Option<Arc<Served>>>,
     /// Which mesh is there.
     pub mesh: watch::Receiver<Seen>,
@@ -48,7 +49,10 @@ impl Owner {
                 };
                 // Once, and not every few minutes.
                 if why != refused {
-                    why.iter().for_each(|why| tracing::warn!(why, "the mesh takes no offers"));
+                    let told = why.iter();
+                    told.for_each(|why| {
+                        tracing::warn!(why, "the mesh does not take what it is told")
+                    });
                     refused = why;
                 }
             }
@@ -69,10 +73,18 @@ impl Owner {
                 ..Default::default()
             }
         };
-        let offers: Vec<_> = served.iter().take(MAX_OFFERS).map(offer).collect();
+        let workload = |it: &Identity| view::WorkloadTold {
+            name: it.workload.to_string(),
+            cgroup: it.cgroup.clone(),
+            addresses: it.addresses.clone(),
+        };
+        let workloads: Vec<_> = served.identities.iter().map(workload).collect();
+        let body = serde_json::to_vec(&workloads).unwrap_or_default().into();
+        ask::<()>(&self.socket, Method::PUT, "/v1/workloads", body).await?;
+        let offers: Vec<_> = served.services.iter().take(MAX_OFFERS).map(offer).collect();
         let body = serde_json::to_vec(&offers).unwrap_or_default().into();
         ask::<view::Offers>(&self.socket, Method::PUT, "/v1/offers", body).await?;
-        match served.len() {
+        match served.services.len() {
             count if count > MAX_OFFERS => Err(Failed::Refused(format!(
                 "containers have {count} endpoints; {MAX_OFFERS} are told"
             ))),
@@ -84,25 +96,32 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use axum::{Json, Router, body::Bytes, routing::put};
+    use purlin_core::mesh::workload::Workload;
     use purlin_proto::api;
     use tokio::{net::UnixListener, sync::mpsc};
 
     use super::*;
     use crate::serve::Connections;
 
-    /// A mesh that passes on the services it is told of.
+    /// A mesh that passes on the services and the workloads it is told of.
     async fn stand_in(socket: PathBuf, told: mpsc::UnboundedSender<Vec<String>>) {
         let listener = UnixListener::bind(socket).expect("a socket");
         let mut connections = Connections::new(4, Duration::from_secs(10));
         loop {
-            let told = told.clone();
+            let (named, told) = (told.clone(), told.clone());
+            let name = async move |body: Bytes| {
+                let all: Vec<view::WorkloadTold> = serde_json::from_slice(&body).expect("them");
+                _ = named.send(all.into_iter().map(|it| it.name).collect());
+                Json(())
+            };
             let take = async move |body: Bytes| {
                 let all: Vec<view::OfferAsked> = serde_json::from_slice(&body).expect("offers");
                 _ = told.send(all.into_iter().map(|it| it.service).collect());
                 Json(view::Offers::default())
             };
             let (stream, _) = listener.accept().await.expect("a connection");
-            connections.serve(stream, Router::new().route("/v1/offers", put(take)));
+            let router = Router::new().route("/v1/offers", put(take));
+            connections.serve(stream, router.route("/v1/workloads", put(name)));
         }
     }
 
@@ -112,7 +131,13 @@ mod tests {
         let socket = dir.path().join("mesh.sock");
         let serves = |name: &str| {
             let at = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
-            Some(Arc::new(vec![(name.to_owned(), at, "default/web".to_owned())]))
+            let services = vec![(name.to_owned(), at, "default/web".to_owned())];
+            let identity = Identity {
+                workload: Workload::container(Some("shop"), name).expect("a name"),
+                cgroup: "/1".into(),
+                addresses: Vec::new(),
+            };
+            Some(Arc::new(Served { services, identities: vec![identity] }))
         };
         let is_pid = |pid| Seen {
             view: api::Mesh { pid: Some(pid), ..api::Mesh::default() },
@@ -125,8 +150,10 @@ mod tests {
         let mut owner = Owner { socket, served: serving, mesh: seen };
         tokio::spawn(async move { owner.run().await });
         let mut hear = async |what: &str| {
-            let heard = time::timeout(LOOK, hears.recv()).await;
-            assert_eq!(heard, Ok(Some(vec![what.to_owned()])));
+            for what in [format!("workload/shop/{what}"), what.to_owned()] {
+                let heard = time::timeout(LOOK, hears.recv()).await;
+                assert_eq!(heard, Ok(Some(vec![what])));
+            }
             // It is looked at every few seconds, and is the same.
             for _ in 0..10 {
                 mesh.send_modify(|_| {});

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use purlin_core::place::{
     book::{Grant, Overview, Rules},
-    container::{Container, Via},
+    container::{Container, Identity, Via},
     decide::{Answer, Refusal},
     repack::Plan,
     request::Request,
@@ -30,8 +30,14 @@ pub use tell::Teller;
 /// Questions that may wait for the owner: each takes it about a millisecond.
 pub const INBOX: usize = 64;
 
-/// What containers serve, by their annotations: a service, where, and which container.
-pub type Served = Vec<(String, SocketAddr, String)>;
+/// What the mesh is told of containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// What they serve, by their annotations: a service, where, and which container.
+    pub services: Vec<(String, SocketAddr, String)>,
+    /// Who they are, for its rules.
+    pub identities: Vec<Identity>,
+}
 
 /// What the owner is asked.
 #[derive(Debug)]

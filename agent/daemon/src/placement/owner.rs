@@ -244,7 +244,8 @@ impl Owner {
     }
 
     fn publish(&mut self) {
-        let served = self.book.services();
+        let (services, identities) = (self.book.services(), self.book.identities());
+        let served = Served { services, identities };
         self.sources.served.send_if_modified(|now| {
             let is_other = now.as_deref() != Some(&served);
             if is_other {
@@ -392,7 +393,8 @@ mod tests {
         let grant = client.create(db).await.expect("an answer").expect("room");
         let at = "127.0.0.1:8080".parse().expect("an address");
         let expected = vec![("shop".to_owned(), at, "db".to_owned())];
-        assert_eq!(serving.borrow_and_update().as_deref(), Some(&expected));
+        let services = serving.borrow_and_update().as_ref().map(|it| it.services.clone());
+        assert_eq!(services, Some(expected));
         assert_eq!(grant.target.expect("a cpuset").cpus.to_string(), "2-3");
         assert_eq!(targets.borrow_and_update().shared.to_string(), "0-1");
         let refused = client.create(pod("other")).await.expect("an answer");

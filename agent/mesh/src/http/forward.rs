@@ -31,7 +31,7 @@ use crate::{
     connection::Connection,
     counters::Counters,
     endpoint::{Endpoint, Under},
-    pool::{Lease, Outgoing, Sender},
+    pool::{Key, Lease, Outgoing, Sender},
     signals::Decision,
     target::Target,
     worker::Worker,
@@ -93,9 +93,12 @@ pub async fn forward(
         }
         is_granted = false;
         let under = Under::way(&endpoint);
-        let from = accept::From { peer: connection.peer, at: connection.at, trace: trace.as_ref() };
+        let workload = connection.speaks_for(worker, &endpoint).await;
+        let (peer, at, trace) = (connection.peer, connection.at, trace.as_ref());
+        let from = accept::From { peer, at, trace, workload: workload.as_deref() };
+        let key = Key { endpoint: endpoint.id, workload: workload.clone() };
         let (mut lease, is_fresh) =
-            match lease(worker, &from, &endpoint, target, stale < MAX_ATTEMPTS).await {
+            match lease(worker, &from, &endpoint, target, key, stale < MAX_ATTEMPTS).await {
                 Ok(leased) => leased,
                 Err(error) => {
                     refusal = Refusal::unconnected(&error);
@@ -179,16 +182,17 @@ async fn lease(
     from: &accept::From<'_>,
     endpoint: &Endpoint,
     target: &Target,
+    key: Key,
     may_be_old: bool,
 ) -> std::io::Result<(Lease, bool)> {
-    if may_be_old && let Some(sender) = worker.pool.take(endpoint.id) {
-        return Ok((Lease::new(worker, endpoint.id, sender), false));
+    if may_be_old && let Some(sender) = worker.pool.take(&key) {
+        return Ok((Lease::new(worker, key, sender), false));
     }
     let stream = accept::connect(worker, endpoint, target, from).await?;
     let sender =
         Sender::start(stream, target.service.protocol).await.map_err(std::io::Error::other)?;
     worker.pool.opened();
-    Ok((Lease::new(worker, endpoint.id, sender), true))
+    Ok((Lease::new(worker, key, sender), true))
 }
 
 /// The endpoint says itself that it can't, and another may.

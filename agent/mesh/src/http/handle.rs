@@ -9,10 +9,10 @@ use hyper::{
     http::request::Parts,
 };
 use purlin_core::mesh::{
-    authorize,
+    authorize::{self, Principal},
     choose::Asked,
     host,
-    jwt::Jwt,
+    jwt::{Jwt, Refused},
     model::{PathEdit, Redirect, Rule},
     path::{PathMatch, is_ambiguous},
     trace::{self, Trace},
@@ -20,7 +20,12 @@ use purlin_core::mesh::{
 
 use super::{Body, body::Request as Begun, forward, headers, look, token};
 use crate::{
-    connection::Connection, counters::Counters, signals::Decision, target::Target, worker::Worker,
+    connection::Connection,
+    counters::Counters,
+    signals::{Decision, Signals},
+    target::Target,
+    who,
+    worker::Worker,
 };
 
 /// Answers one request.
@@ -46,7 +51,7 @@ pub async fn handle(
     }
     if let Some(looked_at) = looked_at {
         let by = answer.extensions().get::<forward::By>();
-        looked_at.over(worker, status, by.map(|it| it.0.shown()));
+        looked_at.over(worker, status, by.map(|it| it.0.shown()), connection.asker.known());
     }
     if worker.is_draining.get() && is_http1 && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Only this loses none: a close without it crosses the next request.
@@ -82,7 +87,10 @@ impl Refusal {
     /// No way to an endpoint was had.
     pub fn unconnected(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::PermissionDenied {
-            return Self(StatusCode::FORBIDDEN, "the service's rules don't allow this node\n");
+            return Self(
+                StatusCode::FORBIDDEN,
+                "the service's rules don't allow this node, or this workload of it\n",
+            );
         }
         Self(StatusCode::BAD_GATEWAY, "no endpoint of the service can be connected to\n")
     }
@@ -113,26 +121,22 @@ async fn answer(
         let text = "the path has dot segments, or a slash or backslash in disguise\n";
         return Err((Refusal(StatusCode::BAD_REQUEST, text), begun));
     }
-    let shows = |jwt: &Jwt| {
-        worker.tokens.admit(&live.table.jwt_issuers, token::shown(&parts.headers)?, jwt)
+    let shows = |headers: &HeaderMap, jwt: &Jwt| {
+        worker.tokens.admit(&live.table.jwt_issuers, token::shown(headers)?, jwt)
     };
     if let Some(through) = &connection.through {
         begun.is_of(&live.of_tunnels);
         let target = live.service_here(&through.service).cloned().ok_or(None);
         let target = target.and_then(|it: Arc<Target>| {
             let (rules, who) = (&it.service.allow, &through.principal);
+            let shows = |jwt: &Jwt| shows(&parts.headers, jwt);
             authorize::may_ask(rules, who, asked.method, asked.path, shows).map(|()| it)
         });
         let target = match target {
             Ok(target) => target,
             Err(why) => {
-                live.of_tunnels.decided(Decision::Denied);
-                if let Some(why) = why {
-                    return Ok(token::refuse(&worker.counters, why, begun));
-                }
-                Counters::one(&worker.counters.denied);
-                let text = "no rule of the service allows it\n";
-                return Err((Refusal(StatusCode::FORBIDDEN, text), begun));
+                let who = &through.principal;
+                return refused(worker, &live.of_tunnels, why, who, begun);
             }
         };
         live.of_tunnels.decided(Decision::Allowed);
@@ -146,7 +150,7 @@ async fn answer(
     let signals = &live.signals[place.route];
     begun.is_of(signals);
     let rule = live.table.rule(place);
-    if let Err(why) = rule.jwt.as_ref().map_or(Ok(()), shows) {
+    if let Err(why) = rule.jwt.as_ref().map_or(Ok(()), |jwt| shows(&parts.headers, jwt)) {
         signals.decided(Decision::Denied);
         return Ok(token::refuse(&worker.counters, why, begun));
     }
@@ -158,9 +162,9 @@ async fn answer(
             begun,
         ));
     }
-    signals.decided(Decision::Allowed);
     let matched = &live.table.matched(place).path;
     if let Some(redirect) = &rule.redirect {
+        signals.decided(Decision::Allowed);
         return Ok(redirected(redirect, matched, &parts, &host, begun));
     }
     if let Err(refusal) = rewrite(rule, matched, &mut parts) {
@@ -176,6 +180,20 @@ async fn answer(
     if chosen.is_spilled {
         signals.decided(Decision::Spilled);
     }
+    for target in chosen.all() {
+        let who = match connection.asker.asks(worker, connection.at, target).await {
+            Ok(Some(who)) => who,
+            Ok(None) => continue,
+            Err(text) => return Err((Refusal(StatusCode::FORBIDDEN, text), begun)),
+        };
+        let (method, path) = (parts.method.as_str(), parts.uri.path());
+        let shows = |jwt: &Jwt| shows(&parts.headers, jwt);
+        let may = authorize::may_ask(&target.service.allow, &who, method, path, shows);
+        if let Err(why) = may {
+            return refused(worker, signals, why, &who, begun);
+        }
+    }
+    signals.decided(Decision::Allowed);
     let request = Request::from_parts(parts, body);
     let forwarded = forward::forward(worker, connection, chosen.target, request, begun).await;
     if let Some((split, is_new)) = &chosen.of_split {
@@ -190,6 +208,21 @@ async fn answer(
     let mut answer = forwarded?;
     headers::edit(answer.headers_mut(), &rule.response_headers);
     Ok(answer)
+}
+
+/// A service's rules don't let somebody in: for want of a token, or at all.
+fn refused(
+    worker: &Worker,
+    signals: &Signals,
+    why: Option<Refused>,
+    who: &Principal,
+    begun: Begun,
+) -> Result<Response<Body>, (Refusal, Begun)> {
+    signals.decided(Decision::Denied);
+    match why {
+        Some(why) => Ok(token::refuse(&worker.counters, why, begun)),
+        None => Err((Refusal(StatusCode::FORBIDDEN, who::denied(worker, who)), begun)),
+    }
 }
 
 /// Whether an answer says that the server failed. gRPC says so in trailers, or where it has

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc, time::Instant};
 
 use hyper::{Request, body::Incoming, header};
-use purlin_core::mesh::{authorize::Principal, trace::Trace};
+use purlin_core::mesh::{authorize::Principal, trace::Trace, workload::Workload};
 use purlin_proto::mesh::Tapped;
 
 use crate::{connection::Connection, worker::Worker};
@@ -51,15 +51,25 @@ impl At {
     }
 
     /// Its answer begins.
-    pub fn over(mut self, worker: &Worker, status: u16, endpoint: Option<String>) {
+    pub fn over(
+        mut self,
+        worker: &Worker,
+        status: u16,
+        endpoint: Option<String>,
+        workload: Option<Rc<Workload>>,
+    ) {
         let it = &mut self.tapped;
+        it.workload = workload.map(|it| it.to_string());
         it.status = status;
         it.ms = self.began.elapsed().as_secs_f32() * 1000.0;
         it.endpoint = endpoint;
         if worker.live().table.access_log {
-            let Tapped { client, method, host, path, status, endpoint, ms, trace, .. } = &*it;
-            let (endpoint, trace) = (endpoint.as_deref(), trace.as_deref());
-            tracing::info!(client, method, host, path, status, endpoint, ms, trace, "request");
+            let Tapped { client, method, host, path, status, ms, .. } = &*it;
+            let (endpoint, trace) = (it.endpoint.as_deref(), it.trace.as_deref());
+            let workload = it.workload.as_deref();
+            tracing::info!(
+                client, workload, method, host, path, status, endpoint, ms, trace, "request"
+            );
         }
         if worker.tap.is_on() {
             worker.tap.note(self.tapped);

@@ -99,7 +99,7 @@ async fn first_bytes(stream: &mut Stream, first: &mut Vec<u8>) -> std::io::Resul
 }
 
 async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
-    let connection = Rc::new(Connection::new(&client, worker.tick.get()));
+    let connection = Rc::new(Connection::new(&worker, &client));
     let Client { stream, peer, at, open, through } = client;
     let io = io::Io::guarded(stream, first, connection.flags.clone());
     let (of_service, to_serve) = (worker.clone(), connection.clone());
@@ -149,7 +149,7 @@ async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
 }
 
 async fn serve_http2(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
-    let connection = Rc::new(Connection::new(&client, worker.tick.get()));
+    let connection = Rc::new(Connection::new(&worker, &client));
     let stream = client.stream;
     let io = io::Io::plain(stream, first, connection.flags.clone());
     let (of_service, to_serve) = (worker.clone(), connection.clone());

@@ -84,12 +84,14 @@ pub async fn connect(
     let mut tried = Vec::new();
     let mut refusal = Refusal::NO_ENDPOINT;
     let trace = request.headers().get(trace::HEADER).cloned();
-    let from = From { peer: connection.peer, at: connection.at, trace: trace.as_ref() };
     let hash = accept::source_hash(&target.service.hash_on, connection.peer);
     while tried.len() < MAX_ATTEMPTS && (tried.is_empty() || target.may_retry()) {
         let endpoint = target.pick(&worker.by(&tried, hash)).cloned();
         let Some(endpoint) = endpoint else { break };
         let under = Under::way(&endpoint);
+        let workload = connection.speaks_for(worker, &endpoint).await;
+        let (peer, at, trace) = (connection.peer, connection.at, trace.as_ref());
+        let from = From { peer, at, trace, workload: workload.as_deref() };
         let stream = match accept::connect(worker, &endpoint, target, &from).await {
             Ok(stream) => stream,
             Err(error) => {

@@ -12,7 +12,7 @@ use std::{
 
 use h2::client::{self, Connection, SendRequest};
 use hyper::{Method, Request, StatusCode, Uri, body::Bytes, header};
-use purlin_core::mesh::trace;
+use purlin_core::mesh::{trace, workload};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::{net::TcpStream, sync::Notify, task::spawn_local, time};
 use tokio_rustls::{
@@ -96,9 +96,12 @@ pub async fn open(
         .uri(uri)
         // RFC 7239, 4.
         .header(header::FORWARDED, format!("for=\"{}\"", from.peer))
-        .header(trace::HEADER, trace)
-        .body(())
-        .map_err(io::Error::other)?;
+        .header(trace::HEADER, trace);
+    let request = match from.workload {
+        Some(workload) => request.header(workload::HEADER, workload.baggage()),
+        None => request,
+    };
+    let request = request.body(()).map_err(io::Error::other)?;
     let (answer, send) = sender.send_request(request, false).map_err(io_error)?;
     let answer = answer.await.map_err(io_error)?;
     match answer.status() {

@@ -37,6 +37,7 @@ use crate::{
     relay::{self, Passed},
     signals::{Active, Class, Decision, Signals},
     target::Target,
+    who::denied,
     worker::Worker,
 };
 
@@ -190,10 +191,8 @@ impl Asked {
             authorize::may_connect(&it.0.service.allow, &principal)
         };
         let Some((target, endpoint)) = places.iter().find(may).cloned() else {
-            Counters::one(&worker.counters.denied);
             live.of_tunnels.decided(Decision::Denied);
-            tracing::info!(who = %principal, %to, "no rule allows it");
-            return reply.no(StatusCode::FORBIDDEN, "no rule of the service allows it\n");
+            return reply.no(StatusCode::FORBIDDEN, denied(&worker, &principal));
         };
         let signals = live.of_tunnels.clone();
         drop(live);
@@ -273,7 +272,7 @@ impl Asked {
         };
         let under = Under::way(endpoint).stays(of_service);
         signals.decided(Decision::Allowed);
-        let from = From { peer: self.from, at: self.at, trace: None };
+        let from = From { peer: self.from, at: self.at, trace: None, workload: None };
         let mut to = match accept::connect(&worker, endpoint, target, &from).await {
             Ok(to) => to,
             Err(error) => {
@@ -317,7 +316,7 @@ impl Reply {
 
     fn is_over(&mut self, status: StatusCode, endpoint: Option<String>) {
         if let Some(it) = self.looked_at.take() {
-            it.over(&self.worker, status.as_u16(), endpoint);
+            it.over(&self.worker, status.as_u16(), endpoint, None);
         }
     }
 }

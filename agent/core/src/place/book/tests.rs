@@ -181,8 +181,21 @@ fn annotations_ask_and_correct_what_kubernetes_asks() {
         refusal.reason,
         "annotation purlin.dev/cpu: there is no such wish; it may be one of exclusive-cpus, \
          full-cores, shared-millicpus, memory-mib, far-memory, hugepages-mib, devices, near, \
-         policy, isolated, priority, services; annotation purlin.dev/near: it may be switch, root or node"
+         policy, isolated, priority, services, identity; annotation purlin.dev/near: it may be switch, root or node"
     );
+}
+
+#[test]
+fn an_annotation_says_who_a_container_is_and_asks_for_nothing() {
+    let mut book = book();
+    let mut container = annotated("a", &[("purlin.dev/identity", "checkout")]);
+    container.cgroup = Some("/docker/a".into());
+    assert_eq!(book.admit(0, container).expect("it shares").by, Source::Nobody);
+    let who: Vec<_> = book.identities().iter().map(|it| it.workload.to_string()).collect();
+    assert_eq!(who, ["container/checkout"]);
+    let refusal = book.admit(0, annotated("b", &[("purlin.dev/identity", "../b")]));
+    let limit = "annotation purlin.dev/identity: it may be letters, digits, '-', '_' and '.'";
+    assert_eq!(refusal.expect_err("no name").reason, limit);
 }
 
 #[test]

@@ -32,15 +32,15 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 /// `NLM_F_DUMP`: everything, instead of one thing.
-pub(super) const DUMP: u16 = 0x300;
+pub(crate) const DUMP: u16 = 0x300;
 
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     socket: Socket,
     sequence: u32,
 }
 
 impl Netlink {
-    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -49,7 +49,7 @@ impl Netlink {
     }
 
     /// The payloads of the messages that answer `payload`.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &mut self,
         kind: u16,
         flags: u16,
@@ -106,12 +106,12 @@ fn status(payload: &[u8]) -> io::Result<()> {
 }
 
 /// The attributes in `bytes` by kind; the last one of a kind wins.
-pub(super) fn attributes(bytes: &[u8]) -> BTreeMap<u16, &[u8]> {
+pub(crate) fn attributes(bytes: &[u8]) -> BTreeMap<u16, &[u8]> {
     list(bytes).into_iter().collect()
 }
 
 /// The attributes in `bytes`, in order, as far as they make sense.
-pub(super) fn list(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
+pub(crate) fn list(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
     let mut list = Vec::new();
     while let (Some(length), Some(kind)) = (u16_at(bytes, 0), u16_at(bytes, 2)) {
         let length = usize::from(length);
@@ -123,7 +123,7 @@ pub(super) fn list(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
 }
 
 /// One attribute, padded.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
@@ -133,25 +133,25 @@ pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// An attribute made of attributes.
-pub(super) fn nested(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn nested(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
     attribute(kind | NESTED, &attributes.concat())
 }
 
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// A number of one or four bytes.
-pub(super) fn number(value: &[u8]) -> Option<u32> {
+pub(crate) fn number(value: &[u8]) -> Option<u32> {
     u32_at(value, 0).or_else(|| value.first().map(|byte| u32::from(*byte)))
 }
 
 /// A text that ends in a NUL.
-pub(super) fn text(value: &[u8]) -> String {
+pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }

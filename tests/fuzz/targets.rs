@@ -26,6 +26,7 @@ use purlin_core::{
 };
 use purlin_daemon::{
     document::{self, Format},
+    enrol::{self, Certificate, Chain, certificate},
     nri::codec,
     rack::{map::Map, nmea},
     spool::segment,
@@ -80,6 +81,7 @@ pub const TARGETS: [(&str, Target); 37] = [
     ("dns", names),
     ("jwt", token),
     ("identity", identity),
+    ("enrol", enrol),
     ("sdr", sdr),
     ("sel", sel),
     ("fru", |bytes| drop(ipmi::fru::decode(bytes))),
@@ -289,6 +291,30 @@ fn token(bytes: &[u8]) {
         let late = Now { unix_s: u64::MAX, is_sure: true, is_least: false };
         assert_eq!(token.admit(&jwt, late), Err(Refused::Expired), "none is good for ever");
         _ = token.admit(&jwt, Now { unix_s: 0, is_sure: false, is_least: true });
+    }
+}
+
+/// What is said over the broker for a certificate, whom anybody may say it to; a token, and
+/// a file with what came.
+fn enrol(bytes: &[u8]) {
+    if let Ok(token) = enrol::token::parse(&String::from_utf8_lossy(bytes)) {
+        let again = enrol::token::parse(&enrol::token::write(&token));
+        assert_eq!(again, Ok(token), "what is written reads back");
+    }
+    if let Ok(request) = v1::EnrolRequest::decode(bytes)
+        && let Some(v1::enrol_request::By::Certificate(by)) = request.by
+    {
+        let said = enrol::token::renewal("lab", "n1", &request.csr);
+        drop(Certificate::read(&by.certificate).map(|it| it.lifetime_s()));
+        _ = certificate::has_signed(&by.certificate.to_vec().into(), &said, &by.signature);
+    }
+    let answered = v1::EnrolAnswer::decode(bytes).map(|it| it.chain).unwrap_or_default();
+    let answered: Chain = answered.into_iter().map(|der| der.to_vec().into()).collect();
+    for chain in [answered, certificate::chain(bytes).unwrap_or_default()] {
+        if let Some(authority) = chain.last() {
+            drop(certificate::pin(authority));
+            drop(certificate::verify(&chain, authority, 1_800_000_000));
+        }
     }
 }
 

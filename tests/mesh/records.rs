@@ -19,8 +19,11 @@ use crate::{
 
 const LIFE: u64 = 30 * 86_400;
 
-pub fn tests() -> [Test; 1] {
-    [test("what_a_node_offers_is_reached_by_the_others_and_gone_with_it", 120, offered)]
+pub fn tests() -> [Test; 2] {
+    [
+        test("what_a_node_offers_is_reached_by_the_others_and_gone_with_it", 120, offered),
+        test("a_record_that_nobody_of_the_rack_vouches_for_is_refused_and_counted", 90, foreign),
+    ]
 }
 
 /// Nodes that all name the service `shop` and no endpoint of it; `a` has clients.
@@ -156,5 +159,52 @@ fn offered(lab: &Lab) -> Result {
     let why: Vec<_> = of_b.iter().map(|it| it.unused.as_deref()).collect();
     ensure!(why == [Some("revoked certificate")], "{of_b:?}");
     ensure!(foe.requests.load(std::sync::atomic::Ordering::Relaxed) == 0, "c was asked");
+    Ok(())
+}
+
+/// A node of another rack of this name, and one that trusts both and passes on what it says.
+fn foreign(lab: &Lab) -> Result {
+    let (rack, other) = (Rack::new(lab, "r1")?, Rack::new(lab, "r1")?);
+    let names = ["a", "c", "x"];
+    let tunnels = [free_port()?, free_port()?, free_port()?];
+    let member = |rack: &Rack<'_>, name| rack.member(name, now(), LIFE);
+    let [mut a, mut c, mut x] = [member(&rack, "a")?, member(&rack, "c")?, member(&other, "x")?];
+    let both = rack.root.certificate_pem() + &other.root.certificate_pem();
+    for it in [&c, &x] {
+        it.write(purlin_mesh::identity::RACK, &both)?;
+    }
+    let shop = v1::Service { endpoints_from: vec!["*".into()], ..service("shop", "http", &[]) };
+    let all = names.into_iter().zip(tunnels);
+    let all: Vec<_> =
+        all.map(|(name, at)| (listener("tunnel", at, "tunnel"), peer(name, at))).collect();
+    for (member, (tunnel, _)) in [&mut a, &mut c, &mut x].into_iter().zip(&all) {
+        member.start(&v1::Mesh {
+            listeners: vec![tunnel.clone()],
+            services: vec![shop.clone()],
+            peers: all.iter().map(|(_, peer)| peer.clone()).collect(),
+            discovery_keys: vec!["cd".repeat(32)],
+            ..Default::default()
+        })?;
+    }
+    let foe = Upstream::start("foe")?;
+    let offer = ["mesh", "offer", "shop", &foe.address.to_string()];
+    ensure!(x.node.cli(&offer)?.code == 0, "{offer:?}");
+    let endpoints = |of: &Member| -> Result<Endpoints> {
+        of.node.cli(&["mesh", "endpoints", "-o", "json"])?.json()
+    };
+    wait::until("who trusts both believes it", SOON, || match endpoints(&c) {
+        Ok(shown) if shown.endpoints.len() == 1 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    let refused = |it: &purlin_proto::mesh::Status| {
+        it.counts.records_refused.get("foreign certificate").is_some_and(|count| *count > 0)
+    };
+    a.status_when(refused)?;
+    let shown = a.node.cli(&["mesh", "show"])?.stdout;
+    ensure!(shown.contains("service record: foreign certificate"), "{shown}");
+    ensure!(endpoints(&a)?.endpoints.is_empty(), "it adds nothing");
+    let offers: Offers = a.node.cli(&["mesh", "offers", "-o", "json"])?.json()?;
+    ensure!(offers.offers.iter().all(|it| it.node != "x"), "{offers:?}");
+    ensure!(foe.requests.load(std::sync::atomic::Ordering::Relaxed) == 0, "it was asked");
     Ok(())
 }

@@ -10,12 +10,12 @@ use std::{
 
 use purlin_core::mesh::credential::Revocations;
 use purlin_mesh::identity::{self, Keeper, REVOKED, clock::Clock};
-use purlin_proto::v1;
-use purlin_tests::{Lab, Result, ensure, lab::Test, test, wait};
+use purlin_proto::{api::Alarms, v1};
+use purlin_tests::{Lab, Node, Result, ensure, lab::Test, test, wait};
 use tokio_rustls::rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
 
 use crate::{
-    SOON,
+    Mesh, SOON,
     client::{Connection, Restless, get, there_and_back},
     echoes, free_port,
     rack::{Member, Rack, SOME_TIME, allow, listener, now, peer, route, service},
@@ -25,13 +25,14 @@ use crate::{
 const DAY: u64 = 86_400;
 const LIFE: u64 = 30 * DAY;
 
-pub fn tests() -> [Test; 6] {
+pub fn tests() -> [Test; 7] {
     [
         test("an_endpoint_on_another_node_is_reached_through_its_tunnel", 90, through),
         test("what_no_rule_allows_gets_no_further_than_the_tunnel", 90, denied),
         test("who_is_not_of_the_rack_is_refused_and_counted", 90, foreign),
         test("a_revoked_node_is_cut_off_at_once_and_let_in_again", 90, revoked),
         test("certificates_are_renewed_within_the_rack_whatever_the_clock", 120, renewed),
+        test("a_node_that_is_let_in_by_grace_is_an_alarm_until_it_is_renewed", 120, grace),
         test("a_flood_in_a_tunnel_is_cut_off", 90, flood),
     ]
 }
@@ -263,6 +264,47 @@ fn renewed(lab: &Lab) -> Result {
     ensure!(pair.gets()? == 200, "one that merely expired is let in");
     let told = pair.b.status()?.lapsed;
     ensure!(told.iter().any(|it| it.contains("node a is out of its time")), "{told:?}");
+    Ok(())
+}
+
+fn grace(lab: &Lab) -> Result {
+    let rack = Rack::new(lab, "r1")?;
+    // It ended ten days ago.
+    let ended = rack.member("a", now() - 40 * DAY, LIFE)?;
+    let mut pair = Pair::new(ended, rack.member("b", now(), LIFE)?)?;
+    let mut node = Node::standalone(lab, "b")?;
+    node.set("PURLIN_TEST__CONFIRM_AFTER_MS", "100");
+    node.start()?;
+    let agent = Mesh { lab, node };
+    agent.put(&format!(
+        "[mesh]\npeers = [{{ node = \"a\", address = \"{}\" }}, {{ node = \"b\", address = \"{}\" }}]\n\
+         [[mesh.listeners]]\nname = \"tunnel\"\naddress = \"{}\"\nprotocol = \"tunnel\"\n\
+         [[mesh.services]]\nname = \"shop\"\nendpoints = [{{ address = \"{}\", node = \"b\" }}]\n\
+         allow = [{{ principals = [\"spiffe://r1/node/a\"] }}]\n",
+        free_port()?, pair.tunnel, pair.tunnel, pair.shop.address
+    ))?;
+    let raised = |is_it: bool| {
+        wait::until(&format!("the alarm is raised: {is_it}"), 2 * SOON, || {
+            // Each request may be another tunnel, and each tells who it is.
+            let status = pair.gets().map_err(|e| format!("{e:?}"))?;
+            let answer = agent.node.cli(&["alarm", "list", "-o", "json"]);
+            let alarms: Alarms = answer.and_then(|it| it.json()).map_err(|e| format!("{e:?}"))?;
+            let told = |it: &&purlin_proto::api::Alarm| it.id.contains("peer-certificate-ended");
+            match alarms.raised.iter().find(told) {
+                Some(alarm) if is_it && status == 200 => Ok(alarm.text.clone()),
+                None if !is_it && status == 200 => Ok(String::new()),
+                _ => Err(format!("{status}, {:?}", alarms.raised)),
+            }
+        })
+    };
+    pair.a.start(&pair.mesh)?;
+    let text = raised(true)?;
+    ensure!(text.contains("the certificate of node a is out of its time"), "{text}");
+    let next = rack.root.make_node("a", now(), LIFE, &Revocations::default())?;
+    pair.a.write(identity::NODE, next)?;
+    pair.a.kill()?;
+    pair.a.start_again()?;
+    raised(false)?;
     Ok(())
 }
 

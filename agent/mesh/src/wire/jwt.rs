@@ -261,4 +261,69 @@ mod tests {
             "#]],
         );
     }
+
+    #[test]
+    fn what_asks_for_a_token_is_for_requests_and_names_its_issuers() {
+        let x = BASE64_URL_SAFE_NO_PAD.encode([1; 32]);
+        let issuer = |name: &str| v1::JwtIssuer {
+            name: name.into(),
+            issuer: "https://id.example".into(),
+            jwks: format!(r#"{{"keys": [{{"kty": "OKP", "crv": "Ed25519", "x": "{x}"}}]}}"#),
+            ..Default::default()
+        };
+        let named = |issuers: &[&str], claim: &str| {
+            let claim = v1::JwtClaim { name: claim.into(), values: Vec::new() };
+            let claims = if claim.name.is_empty() { Vec::new() } else { vec![claim] };
+            Some(v1::Jwt { issuers: issuers.iter().map(|it| (*it).into()).collect(), claims })
+        };
+        let rule = |jwt| v1::Rule {
+            backend_refs: vec![v1::BackendRef { name: "raw".into(), weight: None }],
+            jwt,
+            ..Default::default()
+        };
+        let at = |name: &str, address: &str| v1::Listener {
+            name: name.into(),
+            address: address.into(),
+            protocol: Some(name.into()),
+            ..Default::default()
+        };
+        let route = |kind: &str, rules| v1::Route {
+            name: kind.into(),
+            kind: Some(kind.into()),
+            listeners: vec![kind.into()],
+            rules,
+            ..Default::default()
+        };
+        let mesh = v1::Mesh {
+            listeners: vec![at("http", "[::1]:80"), at("tcp", "[::1]:81")],
+            jwt_issuers: vec![issuer("plant"), issuer("again")],
+            services: vec![v1::Service {
+                name: "raw".into(),
+                protocol: Some("tcp".into()),
+                allow: vec![v1::Allow {
+                    principals: vec!["spiffe://r1/node/*".into()],
+                    jwt: named(&["plant"], ""),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            routes: vec![
+                route("http", vec![rule(named(&["plan"], "scope")), rule(named(&[], ""))]),
+                route("tcp", vec![rule(named(&["plant"], ""))]),
+            ],
+            ..Default::default()
+        };
+        let line = |r: &purlin_core::settings::Refusal| {
+            format!("{}: {} (may be {}; {})\n", r.path, r.value, r.limit, r.hint)
+        };
+        let refusals = super::super::table(1, &mesh).expect_err("none of it is right");
+        expect![[r#"
+            mesh.jwt_issuers[1].issuer: https://id.example (may be each issuer once; plant has it too; rules may ask for the claim aud)
+            mesh.services[0].allow: raw (may be principals alone for protocol tcp; bytes have neither methods, paths nor tokens: leave them out)
+            mesh.routes[0].rules[0].jwt.issuers[0]: plan (may be the name of one of mesh.jwt_issuers; add it, or correct the name)
+            mesh.routes[0].rules[0].jwt.claims[0].values: scope (may be at least one; say what it may be)
+            mesh.routes[0].rules[1].jwt.issuers:  (may be at least one; name whose tokens are taken, of mesh.jwt_issuers)
+            mesh.routes[1].rules[0]: tcp (may be backend_refs and step_back, and nothing else; bytes are passed on as they are)
+        "#]].assert_eq(&refusals.iter().map(line).collect::<String>());
+    }
 }

@@ -46,7 +46,7 @@ use purlin_proto::v1;
 pub type Target = fn(&[u8]);
 
 /// Every target by name; its seeds are in `corpus/NAME`.
-pub const TARGETS: [(&str, Target); 37] = [
+pub const TARGETS: [(&str, Target); 38] = [
     ("smbios", |bytes| drop(smbios::decode(bytes))),
     ("transceiver", |bytes| drop(transceiver::decode(&Pages::from_flat(bytes)))),
     ("lldp", |bytes| drop(lldp::decode(bytes))),

@@ -400,6 +400,9 @@ pub struct WhyAsked {
     pub path: String,
     /// Headers, names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Which workload of this node asks, as rules name it; left out: nobody knows.
+    #[serde(default)]
+    pub workload: Option<String>,
 }
 
 /// Which route and endpoint a request would take, and why.

@@ -26,7 +26,7 @@ use crate::{
 const DAY: u64 = 86_400;
 const LIFE: u64 = 30 * DAY;
 
-pub fn tests() -> [Test; 7] {
+pub fn tests() -> [Test; 8] {
     [
         test("an_endpoint_on_another_node_is_reached_through_its_tunnel", 90, through),
         test("what_no_rule_allows_gets_no_further_than_the_tunnel", 90, denied),
@@ -34,6 +34,7 @@ pub fn tests() -> [Test; 7] {
         test("a_revoked_node_is_cut_off_at_once_and_let_in_again", 90, revoked),
         test("certificates_are_renewed_within_the_rack_whatever_the_clock", 120, renewed),
         test("a_node_that_is_let_in_by_grace_is_an_alarm_of_the_agents", 120, grace),
+        test("what_a_node_says_of_its_workloads_is_checked", 60, said),
         test("a_flood_in_a_tunnel_is_cut_off", 90, flood),
     ]
 }
@@ -304,6 +305,60 @@ fn grace(lab: &Lab) -> Result {
     ensure!(pair.gets()? == 200, "with another one");
     let told = agent.status()?.lapsed;
     ensure!(told.is_empty(), "what it was raised for is over: {told:?}");
+    Ok(())
+}
+
+fn said(lab: &Lab) -> Result {
+    let mut pair = Pair::of(&Rack::new(lab, "r1")?)?;
+    pair.mesh.services[0].allow = vec![
+        allow("spiffe://r1/node/a/workload/shop/checkout"),
+        allow("spiffe://r1/node/b/workload/shop/boss"),
+    ];
+    pair.start()?;
+    // HPACK by literals, without indexing: how a stream that says so is answered.
+    let ask = |said: &str| -> Result<Vec<u8>> {
+        let literal = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+        let mut block = [&[0x02][..], &literal("CONNECT"), &[0x01]].concat();
+        block.extend(literal(&pair.shop.address.to_string()));
+        block.extend([&[0x00][..], &literal("baggage"), &literal(said)].concat());
+        let mut stream = tls(&pair)?;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+        stream.write_all(&[frame(4, 0, 0, &[]), frame(1, 4, 1, &block)].concat())?;
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head)?;
+            let mut rest = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            stream.read_exact(&mut rest)?;
+            if head[3] == 1 {
+                return Ok(rest);
+            }
+        }
+    };
+    // Statuses of HPACK's static table (RFC 7541, A).
+    let [ok, bad] = [0x88, 0x8c];
+    let answer = ask("k8s.namespace.name=shop,service.name=checkout")?;
+    ensure!(answer[0] == ok, "its own workload: {answer:?}");
+    for said in [
+        "k8s.namespace.name=shop,service.name=../../../b/workload/shop/boss",
+        "k8s.namespace.name=..,service.name=checkout",
+        "k8s.namespace.name=shop,service.name=checkout,service.name=checkout",
+        "service.name=checkout",
+        "container.name=spiffe:%2f%2fr1",
+        "container.name=*",
+    ] {
+        let answer = ask(said)?;
+        ensure!(answer[0] == bad, "{said}: {answer:?}");
+    }
+    let status = pair.b.status()?;
+    let garbage = status.counts.tunnels_refused.get("garbage").copied();
+    ensure!(garbage == Some(6) && status.counts.denied == 0, "{status:?}");
+    // What could be said, and is another's or nobody's.
+    for said in ["k8s.namespace.name=shop,service.name=boss", "x=1", "container.name=checkout"] {
+        let answer = ask(said)?;
+        ensure!(answer[0] != ok && answer[0] != bad, "{said}: {answer:?}");
+    }
+    let denied = pair.b.status()?.counts.denied;
+    ensure!(denied == 3, "{denied} are counted");
     Ok(())
 }
 

@@ -242,6 +242,15 @@ fn told_apart(lab: &Lab) -> Result {
     let refused = "no rule allows it who=spiffe://r1/node/a/unit/other.service";
     ensure!(log(&rig.a)?.contains(refused), "{}", log(&rig.a)?);
 
+    let why = |arguments: &[&str]| -> Result<String> {
+        let url = "http://shop.rack/";
+        Ok(rig.a.node.cli(&[&["mesh", "why", url][..], arguments].concat())?.stdout)
+    };
+    ensure!(why(&["--as", "unit/checkout.service"])?.contains("goes to shop"), "who may");
+    let refused = why(&["--as", "unit/other.service"])?;
+    ensure!(refused.contains("403: no rule of shop allows spiffe://r1/node/a/unit/"), "{refused}");
+    ensure!(why(&[])?.contains("`--as` names no workload"), "{}", why(&[])?);
+
     // Of whom this node's own table says nothing, the other one decides.
     let mut bare = rig.mesh.clone();
     bare.services.iter_mut().for_each(|it| it.allow.clear());

@@ -15,7 +15,7 @@ use nix::{
 };
 use purlin_proto::{
     api::{Nri, NriState},
-    mesh::Endpoints,
+    mesh::{Endpoints, Status},
     nri,
 };
 use purlin_tests::{Lab, Need, Node, Result, Test, ensure, process::Process, test, wait};
@@ -477,6 +477,9 @@ fn services(lab: &Lab) -> Result {
         Ok(2) => Ok(()),
         it => Err(format!("{it:?}")),
     })?;
+    // Rules may name both.
+    let status: Status = node.cli(&["mesh", "show", "-o", "json"])?.json()?;
+    ensure!(status.workloads == 2, "{status:?}");
     containerd.cri.remove(&web)?;
     becomes("one is left", &[("127.0.0.2:90", "container default/other/main")])?;
     containerd.cri.remove(&other)?;

@@ -439,6 +439,7 @@ Examples:
 Examples:
   purlin mesh why http://shop.rack/cart
   purlin mesh why -X POST -H 'x-canary: 1' http://shop.rack/cart
+  purlin mesh why --as workload/shop/checkout http://payments.rack/
   purlin mesh why --listener plant http://shop.rack/")]
     Why(WhyArgs),
 }
@@ -457,6 +458,10 @@ pub struct WhyArgs {
     /// The listener it comes in at, where there are more than one for HTTP
     #[arg(long, value_name = "NAME")]
     pub listener: Option<String>,
+    /// The workload of this node that asks, e.g. workload/shop/checkout, container/checkout,
+    /// unit/checkout.service; left out: one that nobody knows
+    #[arg(long = "as", value_name = "WORKLOAD")]
+    pub workload: Option<String>,
 }
 
 /// `purlin hw`

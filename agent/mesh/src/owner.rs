@@ -500,7 +500,8 @@ impl Owner {
 
     /// Which route and endpoint a request would take now.
     pub fn why(&self, asked: &view::WhyAsked) -> Result<view::Why, String> {
-        show::why(&self.live, asked, self.now_ms(), self.keeper.clock().now())
+        let own = self.keeper.identity().map(|it| it.id.as_str());
+        show::why(&self.live, asked, own, self.now_ms(), self.keeper.clock().now())
     }
 
     /// The workers' clock.

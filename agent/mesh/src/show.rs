@@ -3,16 +3,25 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use purlin_core::mesh::{
+    authorize::{self, Principal},
     choose::{Asked, Place},
     credential::Now,
     host,
     jwt::{Claim, Jwt, Refused},
     model::{self, Backend, Listener, Match, Protocol, Rule, ValueMatch},
     path::{PathMatch, is_ambiguous},
+    spiffe::Id,
+    workload::Workload,
 };
 use purlin_proto::mesh as view;
 
-use crate::{endpoint::Endpoint, http::bearer, jwt::Token, live::Live, target::Target};
+use crate::{
+    endpoint::Endpoint,
+    http::{self, bearer},
+    jwt::Token,
+    live::Live,
+    target::Target,
+};
 
 /// Every match, route by route.
 pub fn routes(live: &Live) -> view::Routes {
@@ -152,14 +161,54 @@ pub fn set_aside(live: &Live, is_endpoint: bool, asked: &view::SetAside) -> usiz
     count
 }
 
+/// Which workload of this node asks; `None` if the node is in no rack.
+fn who(asked: &view::WhyAsked, own: Option<&str>) -> Result<Option<Principal>, String> {
+    let named = asked.workload.as_ref().map(|it| {
+        let what = "may be workload/NAMESPACE/NAME, container/NAME, unit/NAME.service or unit/NAME.service/INSTANCE";
+        Workload::parse(it).ok_or_else(|| format!("{it} {what}"))
+    });
+    let named = named.transpose()?;
+    Ok(own.and_then(Id::parse).map(|own| Principal::new(&own, named.as_ref())))
+}
+
+/// What becomes of a request of a workload of this node that a service's rules don't let in.
+fn shut(
+    target: &Target,
+    who: Option<&Principal>,
+    method: &str,
+    path: &str,
+    token: impl FnMut(&Jwt) -> Result<(), Refused>,
+) -> Option<String> {
+    let name = &target.service.name;
+    if !target.tells_workloads {
+        return None;
+    }
+    let Some(who) = who else {
+        return Some(format!(
+            "answered with 403: the rules of {name} name workloads, and this node is in no rack"
+        ));
+    };
+    match authorize::may_ask(&target.service.allow, who, method, path, token).err()? {
+        Some(why) => Some(format!("answered with {}: {}", why.status(), why.text().trim_end())),
+        None if who.has_workload() => {
+            Some(format!("answered with 403: no rule of {name} allows {who}"))
+        }
+        None => Some(format!(
+            "answered with 403: no rule of {name} allows {who}, and `--as` names no workload of it"
+        )),
+    }
+}
+
 /// Which route and endpoint a request would take.
 pub fn why(
     live: &Live,
     asked: &view::WhyAsked,
+    own: Option<&str>,
     now_ms: u32,
     now: Now,
 ) -> Result<view::Why, String> {
     let listener = listener(live, asked.listener.as_deref())?;
+    let who = who(asked, own)?;
     let host =
         host::normal(&asked.host).ok_or_else(|| format!("{} is no host name", asked.host))?;
     let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
@@ -183,6 +232,16 @@ pub fn why(
         let backends = live.table.rule(*place).backends.iter().enumerate();
         backends.filter(|(n, _)| live.weight(*place, *n) > 0).map(|(_, it)| it.index)
     });
+    let shut = place.filter(|_| listener.zone.is_none()).and_then(|place| {
+        let (rule, matched) = (live.table.rule(place), &live.table.matched(place).path);
+        let edit = rule.rewrite.as_ref().and_then(|it| it.path.as_ref());
+        let path = edit.map_or_else(|| path.to_owned(), |it| http::changed(it, matched, path));
+        targets.clone().find_map(|index| {
+            shut(live.targets.get(index)?, who.as_ref(), &asked.method, &path, |jwt| {
+                shows(live, asked, jwt, now).map(drop)
+            })
+        })
+    });
     let mut endpoints: Vec<_> = targets
         .filter_map(|index| {
             let own = live.targets.get(index)?;
@@ -203,6 +262,7 @@ pub fn why(
             format!("answered with {}: {}{token}", why.status(), why.text().trim_end())
         }
         Some(rule) if rule.redirect.is_some() => format!("answered with a {}{token}", to()),
+        _ if let Some(why) = shut => why,
         Some(_) if endpoints.is_empty() => {
             format!("answered with 503: {} has no endpoint", to())
         }

@@ -173,6 +173,7 @@ fn asked(args: &WhyArgs) -> Result<WhyAsked, Failure> {
         host: host.into(),
         path: format!("{slash}{path}"),
         headers: args.headers.iter().map(header).collect::<Result<_, Failure>>()?,
+        workload: args.workload.clone(),
     })
 }
 

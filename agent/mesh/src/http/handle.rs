@@ -270,7 +270,8 @@ fn rewrite(rule: &Rule, matched: &PathMatch, parts: &mut Parts) -> Result<(), Re
     Ok(())
 }
 
-fn changed(edit: &PathEdit, matched: &PathMatch, path: &str) -> String {
+/// A path as a rule has it.
+pub fn changed(edit: &PathEdit, matched: &PathMatch, path: &str) -> String {
     match edit {
         PathEdit::Full(full) => full.clone(),
         PathEdit::Prefix(prefix) => matched.replace_prefix(path, prefix),

@@ -32,6 +32,7 @@ mod token;
 mod upgrade;
 
 pub use body::{Body, Upload};
+pub use handle::changed;
 pub use headers::{of_peer, of_trace};
 pub use look::At;
 pub use parked::{Parked, park, take_up};

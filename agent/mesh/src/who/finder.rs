@@ -16,7 +16,7 @@ use std::{
 use purlin_drivers::cgroup::ids;
 use tokio::{sync::oneshot, time};
 
-/// From one walk's end to the next one's beginning: a walk of 1500 cgroups takes some 20 ms.
+/// From one walk's end to the next one's beginning: a walk of 1500 cgroups takes some 35 ms.
 const REST: Duration = Duration::from_millis(200);
 /// For an answer: two walks and their rest, on a slow machine.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -56,6 +56,11 @@ impl Finder {
             tracing::warn!(why, "whose connections of this node are is not known");
             *trouble = Some(why);
         }
+    }
+
+    /// The kernel can be asked, after all.
+    pub fn well(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Why workloads are not known as they could be.

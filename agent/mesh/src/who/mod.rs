@@ -89,7 +89,15 @@ impl Who {
         let mut kernel = self.kernel.borrow_mut();
         let asked = match &mut *kernel {
             Some(kernel) => kernel.whose(client, server),
-            none => Connections::open().and_then(|it| none.insert(it).whose(client, server)),
+            none => {
+                let asked =
+                    Connections::open().and_then(|it| none.insert(it).whose(client, server));
+                // Whatever it was is over.
+                if asked.is_ok() {
+                    self.finder.well();
+                }
+                asked
+            }
         };
         asked.unwrap_or_else(|error| {
             *kernel = None;
@@ -113,7 +121,7 @@ impl Who {
                 path
             }
             Err(why) => {
-                self.finder.trouble(format!("a connection's cgroup was not found: {why}"));
+                tracing::warn!(why, "a connection's cgroup was not found");
                 None
             }
         }

@@ -532,6 +532,12 @@ fn intercepted(guest: &mut Guest) -> Result {
     guest.output("purlin config apply /srv/taken.toml")?;
     is_answered(guest, By::Mesh, "with a listener that intercepts")?;
 
+    // However often there is another table, or another mesh.
+    for unit in ["purlin-intercept.service", "purlin-intercept-reload.service"] {
+        let limit = show(guest, unit, "StartLimitIntervalUSec")?;
+        ensure!(limit == "0", "{unit} gives up when it is started too often within {limit}");
+    }
+
     begin_to_ask(guest, "10.99.0.1/80")?;
     let before = show(guest, mesh, "MainPID")?;
     guest.output(&format!("systemctl reload {mesh}"))?;

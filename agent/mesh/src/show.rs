@@ -259,7 +259,12 @@ pub fn why(
         _ if is_ambiguous(path) => "answered with 400: the path is ambiguous".into(),
         None => "answered with 404: no route matches".into(),
         _ if let Some(why) = refused => {
-            format!("answered with {}: {}{token}", why.status(), why.text().trim_end())
+            let goes_on = token.trim_start_matches(',');
+            format!(
+                "answered with {}: {}; it goes on{goes_on}",
+                why.status(),
+                why.text().trim_end()
+            )
         }
         Some(rule) if rule.redirect.is_some() => format!("answered with a {}{token}", to()),
         _ if let Some(why) = shut => why,

@@ -10,7 +10,7 @@ use std::{
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::{errno::Errno, libc};
 
-use crate::netlink::{Netlink, attributes, u32_at};
+use crate::netlink::{Netlink, attributes};
 
 /// linux/sock_diag.h, linux/inet_diag.h.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -97,11 +97,9 @@ fn read(ends: [SocketAddr; 2], answer: &[u8]) -> Whose {
         return Whose::Elsewhere;
     }
     let attributes = attributes(answer.get(MESSAGE..).unwrap_or_default());
-    let cgroup = attributes.get(&INET_DIAG_CGROUP_ID).and_then(|value| {
-        let (low, high) = (u32_at(value, 0)?, u32_at(value, 4)?);
-        let of = |at: u32| at.to_ne_bytes();
-        Some(u64::from_ne_bytes([of(low), of(high)].concat().try_into().ok()?))
-    });
+    let cgroup = attributes.get(&INET_DIAG_CGROUP_ID);
+    let cgroup =
+        cgroup.and_then(|value| Some(u64::from_ne_bytes(value.get(..8)?.try_into().ok()?)));
     cgroup.map_or(Whose::Unsaid, Whose::Cgroup)
 }
 

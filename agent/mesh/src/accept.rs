@@ -228,7 +228,7 @@ async fn pass_on(worker: &Rc<Worker>, found: Found, mut client: Client, first: V
         let endpoint = target.pick(&worker.by(&tried, hash)).cloned();
         let Some(endpoint) = endpoint else { break };
         let under = Under::way(&endpoint);
-        let workload = if endpoint.via.is_some() { asker.workload(worker).await } else { None };
+        let workload = asker.speaks_for(worker, &endpoint).await;
         let workload = workload.as_deref();
         let from = From { peer: client.peer, at: client.at, trace: None, workload };
         match connect(worker, &endpoint, target, &from).await {

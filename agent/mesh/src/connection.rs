@@ -11,13 +11,12 @@ use std::{
 };
 
 use hyper::header::HeaderValue;
-use purlin_core::mesh::{authorize::Principal, workload::Workload};
+use purlin_core::mesh::authorize::Principal;
 use slab::Slab;
 
 use crate::{
     accept::Client,
     counters::{Counters, Open},
-    endpoint::Endpoint,
     http::{self, io::Flags},
     who::Asker,
     worker::Worker,
@@ -93,12 +92,6 @@ impl Connection {
             waker: RefCell::default(),
             since: Cell::new((worker.tick.get(), 0)),
         }
-    }
-
-    /// The workload that a way to an endpoint is to be opened for; nobody but another node
-    /// wants to know.
-    pub async fn speaks_for(&self, worker: &Worker, to: &Endpoint) -> Option<Rc<Workload>> {
-        if to.via.is_some() { self.asker.workload(worker).await } else { None }
     }
 
     /// Keeps what wakes it.

@@ -9,6 +9,7 @@
 //! | [`accept`] | what a connection is: PROXY protocol, HTTP, TLS by name, bytes |
 //! | [`intercept`] | where a connection was going that was taken on its way |
 //! | [`http`] | requests: guarded, routed, forwarded; parking and upgrades |
+//! | [`jwt`] | a request's token: read, verified, known for a while |
 //! | [`relay`] | bytes, spliced |
 //! | [`names`] | DNS for services |
 //! | [`udp`] | clients of UDP, and where each one's datagrams go |

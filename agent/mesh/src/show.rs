@@ -11,7 +11,7 @@ use purlin_core::mesh::{
     model::{self, Backend, Listener, Match, Protocol, Rule, ValueMatch},
     path::{PathMatch, is_ambiguous},
     spiffe::Id,
-    workload::Workload,
+    workload::{self, Workload},
 };
 use purlin_proto::mesh as view;
 
@@ -163,10 +163,10 @@ pub fn set_aside(live: &Live, is_endpoint: bool, asked: &view::SetAside) -> usiz
 
 /// Which workload of this node asks; `None` if the node is in no rack.
 fn who(asked: &view::WhyAsked, own: Option<&str>) -> Result<Option<Principal>, String> {
-    let named = asked.workload.as_ref().map(|it| {
-        let what = "may be workload/NAMESPACE/NAME, container/NAME, unit/NAME.service or unit/NAME.service/INSTANCE";
-        Workload::parse(it).ok_or_else(|| format!("{it} {what}"))
-    });
+    let named = asked
+        .workload
+        .as_ref()
+        .map(|it| Workload::parse(it).ok_or_else(|| format!("{it} may be {}", workload::FORMS)));
     let named = named.transpose()?;
     Ok(own.and_then(Id::parse).map(|own| Principal::new(&own, named.as_ref())))
 }

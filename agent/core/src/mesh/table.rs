@@ -19,7 +19,7 @@ use crate::{
         locality::Network,
         path::PathMatch,
         spiffe,
-        workload::Workload,
+        workload::{self, Workload},
     },
     settings::Refusal,
 };
@@ -410,10 +410,6 @@ impl Check {
             let hint = "no tunnel leads to it: leave it out";
             self.refuse(format!("{path}.allow"), &service.name, "none for udp", hint);
         }
-        if !service.endpoints_from.is_empty() {
-            let hint = "what nodes offer is reached through tunnels: leave it out";
-            self.refuse(format!("{path}.endpoints_from"), &service.name, "none for udp", hint);
-        }
     }
 
     fn principals(&mut self, path: &str, all: &[String]) {
@@ -430,9 +426,9 @@ impl Check {
         for (n, it) in all.iter().enumerate() {
             let name = authorize::of_workloads(it).map(|(_, name)| name);
             if name.is_some_and(|it| !it.contains('*') && Workload::parse(it).is_none()) {
-                let limit = "a node's name and workload/NAMESPACE/NAME, container/NAME, unit/NAME.service or unit/NAME.service/INSTANCE";
+                let limit = alloc::format!("a node's name and {}", workload::FORMS);
                 let hint = "e.g. spiffe://RACK/node/*/workload/shop/checkout";
-                self.refuse(format!("{path}[{n}]"), it, limit, hint);
+                self.refuse(format!("{path}[{n}]"), it, &limit, hint);
             }
         }
     }

@@ -33,6 +33,10 @@ const SERVICE: &str = "service.name";
 const CONTAINER: &str = "container.name";
 const UNIT: &str = "systemd.unit.name";
 
+/// The forms of a name, for people.
+pub const FORMS: &str =
+    "workload/NAMESPACE/NAME, container/NAME, unit/NAME.service or unit/NAME.service/INSTANCE";
+
 /// A workload of a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Workload {

@@ -93,7 +93,7 @@ pub async fn forward(
         }
         is_granted = false;
         let under = Under::way(&endpoint);
-        let workload = connection.speaks_for(worker, &endpoint).await;
+        let workload = connection.asker.speaks_for(worker, &endpoint).await;
         let (peer, at, trace) = (connection.peer, connection.at, trace.as_ref());
         let from = accept::From { peer, at, trace, workload: workload.as_deref() };
         let key = Key { endpoint: endpoint.id, workload: workload.clone() };

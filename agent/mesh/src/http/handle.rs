@@ -184,7 +184,10 @@ async fn answer(
         let who = match connection.asker.asks(worker, connection.at, target).await {
             Ok(Some(who)) => who,
             Ok(None) => continue,
-            Err(text) => return Err((Refusal(StatusCode::FORBIDDEN, text), begun)),
+            Err(text) => {
+                signals.decided(Decision::Denied);
+                return Err((Refusal(StatusCode::FORBIDDEN, text), begun));
+            }
         };
         let (method, path) = (parts.method.as_str(), parts.uri.path());
         let shows = |jwt: &Jwt| shows(&parts.headers, jwt);

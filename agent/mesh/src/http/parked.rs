@@ -104,6 +104,7 @@ pub fn park(worker: &Rc<Worker>, client: Client) {
     }
     let Client { stream, peer, at, open, .. } = client;
     let Some(stream) = stream.into_socket() else { return };
+    // Nobody else has it by now; else that one ends by itself.
     let open = Rc::try_unwrap(open).unwrap_or_else(|_| Open::new(&worker.counters));
     match worker.parked.put(Idle { stream, peer, at, open, since: worker.tick.get() }) {
         Ok(()) => Counters::one(&worker.counters.parked),

@@ -89,7 +89,7 @@ pub async fn connect(
         let endpoint = target.pick(&worker.by(&tried, hash)).cloned();
         let Some(endpoint) = endpoint else { break };
         let under = Under::way(&endpoint);
-        let workload = connection.speaks_for(worker, &endpoint).await;
+        let workload = connection.asker.speaks_for(worker, &endpoint).await;
         let (peer, at, trace) = (connection.peer, connection.at, trace.as_ref());
         let from = From { peer, at, trace, workload: workload.as_deref() };
         let stream = match accept::connect(worker, &endpoint, target, &from).await {

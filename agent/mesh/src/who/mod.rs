@@ -20,6 +20,7 @@ use self::{containers::Containers, finder::Finder};
 use crate::{
     accept::Client,
     counters::{Counters, Known},
+    endpoint::Endpoint,
     intercept,
     target::Target,
     worker::Worker,
@@ -157,6 +158,12 @@ impl Asker {
         found
     }
 
+    /// The workload that a way to an endpoint is to be opened for; nobody but another node
+    /// wants to know.
+    pub async fn speaks_for(&self, worker: &Worker, to: &Endpoint) -> Option<Rc<Workload>> {
+        if to.via.is_some() { self.workload(worker).await } else { None }
+    }
+
     /// The same as far as somebody has asked.
     pub fn known(&self) -> Option<Rc<Workload>> {
         self.known.borrow().as_ref()?.1.clone()
@@ -200,7 +207,10 @@ fn ends(worker: &Worker, client: &Client) -> Option<Ends> {
     let taken = listener.intercept.as_ref().map(Intercept::how);
     let to = match taken {
         Some((mode, _)) => intercept::destination(client, mode)?,
-        None => socket.local_addr().ok()?,
+        // The kernel is asked for what isn't known: each connection comes by here.
+        None if client.at.ip().is_unspecified() => socket.local_addr().ok()?,
+        None => client.at,
     };
-    Some((socket.peer_addr().ok()?, to))
+    let from = if listener.proxy_protocol { socket.peer_addr().ok()? } else { client.peer };
+    Some((from, to))
 }

@@ -15,7 +15,8 @@ use purlin_core::{
         dns, hello, intercept,
         jwt::{Claim, Jwt, Refused},
         model::Transport,
-        proxy, strict,
+        proxy,
+        strict::{Framer, Length, Step, Violation},
     },
     modbus::{
         pdu::{Request, Table},
@@ -39,7 +40,7 @@ use purlin_drivers::{
     storage::smart,
     transceiver::{self, Pages},
 };
-use purlin_mesh::{identity::authority, jwt::Token, probe};
+use purlin_mesh::{http::message, identity::authority, jwt::Token, probe};
 use purlin_proto::v1;
 
 /// A function of bytes.
@@ -251,12 +252,58 @@ fn proxy_header(bytes: &[u8]) {
     assert!(half == proxy::Header::More || half == whole, "{half:?} became {whole:?}");
 }
 
-/// However a connection's bytes come, they are refused or not; what for may differ.
+/// However a connection's bytes come, they are refused or are the same messages, and what is
+/// sent on of them is as strict.
 fn http1(bytes: &[u8]) {
-    let (mut whole, mut cut) = (strict::Guard::default(), strict::Guard::default());
-    let at_once = whole.feed(bytes);
-    let one_by_one = bytes.iter().try_for_each(|byte| cut.feed(std::slice::from_ref(byte)));
+    let (at_once, one_by_one) = (messages(bytes, bytes.len()), messages(bytes, 1));
     assert_eq!(at_once.is_ok(), one_by_one.is_ok(), "{at_once:?}, {one_by_one:?}");
+    if let (Ok(at_once), Ok(one_by_one)) = (at_once, one_by_one) {
+        assert_eq!(at_once, one_by_one);
+        let heads = at_once.into_iter().filter(|(is_head, _)| *is_head);
+        for parts in heads.filter_map(|(_, head)| message::request(&head.into())) {
+            let mut sent = Vec::new();
+            message::put_request(&mut sent, &parts, Length::Exact(0));
+            let read = messages(&sent, sent.len()).expect("what is sent is strict");
+            assert_eq!(read, [(true, sent)]);
+        }
+    }
+    let mut looked = 0;
+    if let Some(end) = message::end_of_head(bytes, &mut looked) {
+        drop(message::answer(&bytes[..end].to_vec().into(), false));
+    }
+}
+
+/// Heads, and the bytes of each one's body.
+fn messages(bytes: &[u8], piece: usize) -> Result<Vec<(bool, Vec<u8>)>, Violation> {
+    let (mut framer, mut unread, mut messages) = (Framer::default(), Vec::new(), Vec::new());
+    let mut looked = 0;
+    for piece in bytes.chunks(piece.max(1)) {
+        unread.extend_from_slice(piece);
+        loop {
+            let rest = |unread: &mut Vec<u8>, end: usize| unread.drain(..end).collect::<Vec<u8>>();
+            match framer.step(&unread[looked..])? {
+                Step::More => break,
+                Step::Framing(length) => {
+                    looked += length;
+                    if !framer.is_in_head() {
+                        rest(&mut unread, std::mem::take(&mut looked));
+                    }
+                }
+                Step::Head(length) => {
+                    let end = std::mem::take(&mut looked) + length;
+                    messages.push((true, rest(&mut unread, end)));
+                    messages.push((false, Vec::new()));
+                }
+                Step::Body(length) => {
+                    let body = rest(&mut unread, length);
+                    messages.last_mut().expect("a head").1.extend(body);
+                }
+                Step::Trailer(length) => _ = rest(&mut unread, length),
+            }
+        }
+    }
+    messages.retain(|(is_head, bytes)| *is_head || !bytes.is_empty());
+    Ok(messages)
 }
 
 /// What comes from another node, or in a file: a certificate's request, a list of who

@@ -409,7 +409,10 @@ fn flood(lab: &Lab) -> Result {
             Ok(_) => true,
             Err(it) => !matches!(it.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
         };
-        println!("{name}: cut off: {is_cut} ({ended:?}), {} kB more", rss()?.saturating_sub(before));
+        println!(
+            "{name}: cut off: {is_cut} ({ended:?}), {} kB more",
+            rss()?.saturating_sub(before)
+        );
         if !matches!(name, "settings" | "ping") {
             ensure!(is_cut, "{name} is not cut off");
         }

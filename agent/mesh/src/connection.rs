@@ -6,7 +6,6 @@ use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
     task::Waker,
 };
 
@@ -17,7 +16,7 @@ use slab::Slab;
 use crate::{
     accept::Client,
     counters::{Counters, Open},
-    http::{self, io::Flags},
+    http::{self, Flags},
     who::Asker,
     worker::Worker,
 };
@@ -67,7 +66,7 @@ pub struct Connection {
     /// Requests under way.
     pub active: Cell<u32>,
     /// What its bytes tell.
-    pub flags: Arc<Flags>,
+    pub flags: Rc<Flags>,
     /// What it is asked to do.
     pub ask: Cell<Ask>,
     _open: Rc<Open>,
@@ -87,7 +86,7 @@ impl Connection {
             asker: Asker::new(worker, client),
             _open: client.open.clone(),
             active: Cell::new(0),
-            flags: Arc::default(),
+            flags: Rc::default(),
             ask: Cell::default(),
             waker: RefCell::default(),
             since: Cell::new((worker.tick.get(), 0)),

@@ -66,7 +66,7 @@ mod discovery;
 mod endpoint;
 mod handover;
 mod health;
-mod http;
+pub mod http;
 pub mod identity;
 mod intercept;
 pub mod journal;

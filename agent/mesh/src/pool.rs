@@ -3,21 +3,17 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    io,
     rc::Rc,
 };
 
-use http_body_util::{Either, Empty};
-use hyper::{
-    Request, Response,
-    body::{Bytes, Incoming},
-    client::conn::{TrySendError, http1, http2},
-};
+use hyper::{Request, Response, body::Incoming, client::conn::http2};
 use hyper_util::rt::TokioIo;
 use purlin_core::mesh::{model::AppProtocol, workload::Workload};
 use tokio::task::spawn_local;
 
 use crate::{
-    http::{Local, Upload},
+    http::{Broken, Exchange, Local, Upload},
     tunnel::stream::Stream,
     worker::Worker,
 };
@@ -27,58 +23,63 @@ const MAX_IDLE: usize = 256;
 /// An idle connection is closed after this: servers close theirs after 5 s (Node.js) to
 /// 75 s (nginx), and a request that meets that close has to be sent again.
 const IDLE_SECONDS: u32 = 30;
-/// Looked at to find one that is ready, newest first.
-const MAX_LOOKED_AT: usize = 8;
-
-/// A client's body, or none.
-pub type Outgoing = Either<Upload, Empty<Bytes>>;
-
 /// A way to send requests on one connection.
 #[derive(Debug)]
 pub enum Sender {
     /// One at a time.
-    Http1(http1::SendRequest<Outgoing>),
+    Http1(Box<Exchange>),
     /// Many at a time.
-    Http2(http2::SendRequest<Outgoing>),
+    Http2(http2::SendRequest<Upload>),
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// The request was not sent, and is here.
+    Unsent(Box<Request<Upload>>),
+    /// The endpoint hung up, or said what is no answer.
+    Broken(io::Error),
+    /// The client itself broke off.
+    ByClient(io::Error),
 }
 
 impl Sender {
     /// Speaks HTTP on a new connection.
     pub async fn start(stream: Stream, protocol: AppProtocol) -> hyper::Result<Self> {
-        let io = TokioIo::new(stream);
         if protocol == AppProtocol::H2c {
-            let (sender, connection) = http2::handshake(Local, io).await?;
+            let (sender, connection) = http2::handshake(Local, TokioIo::new(stream)).await?;
             spawn_local(async { _ = connection.await });
             Ok(Sender::Http2(sender))
         } else {
-            let (sender, connection) = http1::handshake(io).await?;
-            spawn_local(async { _ = connection.with_upgrades().await });
-            Ok(Sender::Http1(sender))
+            Ok(Sender::Http1(Box::new(Exchange::new(stream))))
         }
     }
 
-    /// Sends a request; one that was not sent comes back.
+    /// Sends a request. By HTTP/1 its answer's body is read from the connection.
     pub async fn send(
         &mut self,
-        request: Request<Outgoing>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
+        request: Request<Upload>,
+    ) -> Result<Response<Option<Incoming>>, Unanswered> {
         match self {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
+            Sender::Http1(exchange) => match exchange.send(request).await {
+                Ok(answer) => Ok(answer.map(|()| None)),
+                Err(Broken::Connection(error)) => Err(Unanswered::Broken(error)),
+                Err(Broken::Body(error)) => Err(Unanswered::ByClient(error)),
+            },
+            Sender::Http2(sender) => match sender.try_send_request(request).await {
+                Ok(answer) => Ok(answer.map(Some)),
+                Err(mut error) => Err(match error.take_message() {
+                    Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
+                    None => Unanswered::Broken(io::Error::other(error.into_error())),
+                }),
+            },
         }
     }
 
-    fn is_ready(&self) -> bool {
+    fn is_ready(&mut self) -> bool {
         match self {
-            Sender::Http1(sender) => sender.is_ready(),
+            Sender::Http1(exchange) => exchange.is_ready(),
             Sender::Http2(sender) => sender.is_ready(),
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        match self {
-            Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2(sender) => sender.is_closed(),
         }
     }
 }
@@ -120,8 +121,21 @@ impl Lease {
     }
 
     /// To send a request on it.
-    pub fn sender(&mut self) -> &mut Sender {
+    pub fn sender_mut(&mut self) -> &mut Sender {
         &mut self.sender
+    }
+
+    /// The same, to look at.
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    /// The connection, for what is no HTTP.
+    pub fn into_exchange(self) -> Option<Exchange> {
+        match self.sender {
+            Sender::Http1(exchange) => Some(*exchange),
+            Sender::Http2(_) => None,
+        }
     }
 
     /// The answer was read to its end: another request may use it.
@@ -145,16 +159,22 @@ impl Pool {
                 Some(Sender::Http2(shared))
             };
         }
-        let newest = idle.len().saturating_sub(MAX_LOOKED_AT)..idle.len();
-        let found = newest.rev().find(|&at| idle[at].sender.is_ready())?;
-        Some(idle.swap_remove(found).sender)
+        while let Some(Idle { mut sender, .. }) = idle.pop() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
     }
 
     fn put(&self, key: Key, sender: Sender, since: u32) {
         let mut idle = self.idle.borrow_mut();
         let idle = idle.entry(key).or_default();
-        let is_shared = matches!((&sender, idle.last()), (Sender::Http2(_), Some(_)));
-        if idle.len() < MAX_IDLE && !sender.is_closed() && !is_shared {
+        let may_stay = match &sender {
+            Sender::Http1(exchange) => exchange.is_over(),
+            Sender::Http2(sender) => !sender.is_closed() && idle.is_empty(),
+        };
+        if idle.len() < MAX_IDLE && may_stay {
             idle.push(Idle { sender, since });
         }
     }
@@ -163,8 +183,9 @@ impl Pool {
     pub fn look(&self, now: u32) {
         let mut idle = self.idle.borrow_mut();
         for senders in idle.values_mut() {
-            let is_young = |it: &Idle| now.saturating_sub(it.since) < IDLE_SECONDS;
-            senders.retain(|it| !it.sender.is_closed() && is_young(it));
+            senders.retain_mut(|it| {
+                now.saturating_sub(it.since) < IDLE_SECONDS && it.sender.is_ready()
+            });
         }
         idle.retain(|_, senders| !senders.is_empty());
     }

@@ -1,11 +1,11 @@
 //! HTTP/1 as RFC 9112 has it and not a byte looser: what two readers could take for
 //! two different messages (request smuggling) is refused before a parser sees it.
 //!
-//! [`Guard`] is fed the bytes of a connection as they come, and follows the framing by
-//! itself: two lengths, a length beside a transfer coding, a bare CR or LF, folded
-//! lines, spaces before a colon, loose chunk sizes. It keeps at most one line.
+//! [`Framer`] is shown the bytes of a connection and says what they are, line by line:
+//! what belongs to a head, what to a body, and where a message ends. Two lengths, a length
+//! beside a transfer coding, a bare CR or LF, folded lines, spaces before a colon and loose
+//! chunk sizes are none of it. It keeps no byte itself.
 
-use alloc::vec::Vec;
 use core::fmt;
 
 use memchr::{memchr, memchr2};
@@ -107,16 +107,42 @@ impl fmt::Display for Violation {
     }
 }
 
+/// What the next bytes of a connection are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Too few to tell.
+    More,
+    /// So many of a head, or of what sets off a body.
+    Framing(usize),
+    /// So many, and the head is whole with them.
+    Head(usize),
+    /// So many of a body.
+    Body(usize),
+    /// A field of a trailer, so long with its line's end.
+    Trailer(usize),
+}
+
+/// How long a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So many bytes, or none.
+    Exact(u64),
+    /// It says so itself, piece by piece.
+    Chunked,
+    /// Until the connection ends; only an answer may be that long.
+    UntilClose,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Between,
     Fields,
     Body(u64),
+    UntilClose,
     ChunkSize,
     ChunkData(u64),
     ChunkEnd,
     Trailer,
-    Tunnel,
 }
 
 /// What a head has said so far.
@@ -131,139 +157,124 @@ struct Head {
     is_chunked: bool,
 }
 
-/// Follows one connection's requests.
+/// Follows the messages of one connection.
 #[derive(Debug)]
-pub struct Guard {
+pub struct Framer {
     state: State,
     head: Head,
-    /// Beginning of a line whose end has not come yet.
-    partial: Vec<u8>,
 }
 
-impl Default for Guard {
+impl Default for Framer {
+    /// Before a request.
     fn default() -> Self {
-        Self { state: State::Between, head: Head::default(), partial: Vec::new() }
+        Self { state: State::Between, head: Head::default() }
     }
 }
 
-impl Guard {
-    /// Whether nothing of a next request has come yet.
+impl Framer {
+    /// Before a body whose head somebody else has read.
+    pub fn of_body(length: Length) -> Self {
+        let mut framer = Self::default();
+        framer.begin_body(length);
+        framer
+    }
+
+    /// Whether a message is over, and nothing of the next one was taken.
     pub fn is_between(&self) -> bool {
-        self.state == State::Between && self.partial.is_empty() && self.head.bytes == 0
+        self.state == State::Between && self.head.bytes == 0
     }
 
-    /// Whether a request's head is under way.
+    /// Whether the head of a request is under way.
     pub fn is_in_head(&self) -> bool {
-        !self.is_between() && matches!(self.state, State::Between | State::Fields)
+        self.state == State::Fields || self.state == State::Between && self.head.bytes > 0
     }
 
-    /// From here on the bytes are no HTTP any more.
-    pub fn tunnel(&mut self) {
-        self.state = State::Tunnel;
-        self.partial = Vec::new();
-    }
-
-    /// Takes what came next.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
-        while !bytes.is_empty() {
-            match &mut self.state {
-                State::Tunnel => return Ok(()),
-                State::Body(left) | State::ChunkData(left) => {
-                    let taken = (bytes.len() as u64).min(*left);
-                    *left -= taken;
-                    bytes = &bytes[taken as usize..];
-                    match self.state {
-                        State::Body(0) => self.next_message(),
-                        State::ChunkData(0) => self.state = State::ChunkEnd,
-                        _ => {}
-                    }
-                }
-                _ => bytes = self.feed_line(bytes)?,
-            }
+    /// How long what is left of the body is.
+    pub fn left(&self) -> Length {
+        match self.state {
+            State::Body(left) => Length::Exact(left),
+            State::Between | State::Fields => Length::Exact(0),
+            State::UntilClose => Length::UntilClose,
+            _ => Length::Chunked,
         }
-        Ok(())
     }
 
-    /// Takes a line, or what there is of it.
-    fn feed_line<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], Violation> {
-        let (line, rest, is_whole) = match memchr(b'\n', bytes) {
-            Some(end) => (&bytes[..=end], &bytes[end + 1..], true),
-            None => (bytes, &[][..], false),
-        };
-        self.head.bytes += line.len();
+    /// Whether the next bytes are a body's own.
+    pub fn is_in_data(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::ChunkData(_) | State::UntilClose)
+    }
+
+    /// Says what these bytes begin with, and takes it as read.
+    pub fn step(&mut self, bytes: &[u8]) -> Result<Step, Violation> {
+        match &mut self.state {
+            _ if bytes.is_empty() => Ok(Step::More),
+            State::UntilClose => Ok(Step::Body(bytes.len())),
+            State::Body(left) | State::ChunkData(left) => {
+                let taken = (bytes.len() as u64).min(*left);
+                *left -= taken;
+                match self.state {
+                    State::Body(0) => self.next_message(),
+                    State::ChunkData(0) => self.state = State::ChunkEnd,
+                    _ => {}
+                }
+                Ok(Step::Body(taken as usize))
+            }
+            _ => self.step_line(bytes),
+        }
+    }
+
+    /// Takes a line, if it is whole.
+    fn step_line(&mut self, bytes: &[u8]) -> Result<Step, Violation> {
+        let end = memchr(b'\n', bytes);
+        let length = end.map_or(bytes.len(), |end| end + 1);
         let (limit, violation) = match self.state {
             State::ChunkSize | State::ChunkEnd => (MAX_CHUNK_LINE, Violation::Chunk),
             State::Trailer => (MAX_TRAILER, Violation::TooLarge),
             _ => (MAX_HEAD, Violation::TooLarge),
         };
-        if self.head.bytes > limit {
+        if self.head.bytes + length > limit {
             return Err(violation);
         }
-        if !is_whole {
-            self.partial.extend_from_slice(line);
+        if end.is_none() {
             // Garbage is known by its first bytes, before any line ends.
-            return if self.state == State::Between {
-                begins_well(&self.partial).map(|()| rest)
-            } else {
-                Ok(rest)
+            return match self.state {
+                State::Between => begins_well(bytes).map(|()| Step::More),
+                _ => Ok(Step::More),
             };
         }
-        if self.partial.is_empty() {
-            self.line(line)?;
-        } else {
-            let mut whole = core::mem::take(&mut self.partial);
-            whole.extend_from_slice(line);
-            self.line(&whole)?;
-        }
-        Ok(rest)
-    }
-
-    /// Takes a whole line.
-    fn line(&mut self, line: &[u8]) -> Result<(), Violation> {
-        let line = line.strip_suffix(b"\r\n").ok_or(Violation::BareLf)?;
+        self.head.bytes += length;
+        let line = bytes[..length].strip_suffix(b"\r\n").ok_or(Violation::BareLf)?;
         match self.state {
             State::Between if line.is_empty() => {
                 self.head.empty_lines += 1;
                 self.head.bytes = 0;
                 if self.head.empty_lines > MAX_EMPTY_LINES {
-                    Err(Violation::RequestLine)
-                } else {
-                    Ok(())
+                    return Err(Violation::RequestLine);
                 }
             }
-            State::Between => self.request_line(line),
-            State::Fields if line.is_empty() => self.end_of_head(),
-            State::Fields => self.field(line),
-            State::ChunkSize => self.chunk_size(line),
-            State::ChunkEnd if line.is_empty() => {
-                self.begin_chunk();
-                Ok(())
+            State::Between => self.request_line(line)?,
+            State::Fields if line.is_empty() => {
+                self.end_of_head()?;
+                return Ok(Step::Head(length));
             }
-            State::ChunkEnd => Err(Violation::Chunk),
-            State::Trailer if line.is_empty() => {
-                self.next_message();
-                Ok(())
+            State::Fields => self.field(line)?,
+            State::ChunkSize => self.chunk_size(line)?,
+            State::ChunkEnd if line.is_empty() => self.begin_body(Length::Chunked),
+            State::ChunkEnd => return Err(Violation::Chunk),
+            State::Trailer if line.is_empty() => self.next_message(),
+            State::Trailer => {
+                trailer(line)?;
+                return Ok(Step::Trailer(length));
             }
-            State::Trailer => trailer(line),
-            State::Body(_) | State::ChunkData(_) | State::Tunnel => Ok(()),
+            State::Body(_) | State::ChunkData(_) | State::UntilClose => {}
         }
+        Ok(Step::Framing(length))
     }
 
     fn request_line(&mut self, line: &[u8]) -> Result<(), Violation> {
         is_plain(line)?;
-        let mut words = line.split(|&b| b == b' ');
-        let (method, target, version) = (words.next(), words.next(), words.next());
-        self.head.is_http_10 = match version {
-            Some(b"HTTP/1.1") => false,
-            Some(b"HTTP/1.0") => true,
-            _ => return Err(Violation::RequestLine),
-        };
-        let is_target = |it: &[u8]| !it.is_empty() && it.iter().all(|&b| b > b' ' && b != 0x7f);
-        let whole =
-            method.is_some_and(is_token) && target.is_some_and(is_target) && words.next().is_none();
-        if !whole {
-            return Err(Violation::RequestLine);
-        }
+        let (_, _, is_http_10) = request_line(line).ok_or(Violation::RequestLine)?;
+        self.head.is_http_10 = is_http_10;
         self.state = State::Fields;
         Ok(())
     }
@@ -304,9 +315,8 @@ impl Guard {
         match (head.length, head.is_chunked) {
             (Some(_), true) => return Err(Violation::LengthAndCoding),
             (None, true) if head.is_http_10 => return Err(Violation::Coding),
-            (None, true) => self.begin_chunk(),
-            (None | Some(0), false) => self.next_message(),
-            (Some(length), false) => self.state = State::Body(length),
+            (None, true) => self.begin_body(Length::Chunked),
+            (length, false) => self.begin_body(Length::Exact(length.unwrap_or(0))),
         }
         Ok(())
     }
@@ -329,14 +339,33 @@ impl Guard {
         Ok(())
     }
 
-    fn begin_chunk(&mut self) {
+    fn begin_body(&mut self, length: Length) {
         self.head.bytes = 0;
-        self.state = State::ChunkSize;
+        match length {
+            Length::Exact(0) => self.next_message(),
+            Length::Exact(length) => self.state = State::Body(length),
+            Length::Chunked => self.state = State::ChunkSize,
+            Length::UntilClose => self.state = State::UntilClose,
+        }
     }
 
     fn next_message(&mut self) {
         *self = Self::default();
     }
+}
+
+/// The request line of a head that is whole: method and target, and whether it is HTTP/1.0.
+pub fn request_line(line: &[u8]) -> Option<(&[u8], &[u8], bool)> {
+    let mut words = line.split(|&b| b == b' ');
+    let (method, target) = (words.next()?, words.next()?);
+    let is_http_10 = match words.next()? {
+        b"HTTP/1.1" => false,
+        b"HTTP/1.0" => true,
+        _ => return None,
+    };
+    let is_target = !target.is_empty() && target.iter().all(|&b| b > b' ' && b != 0x7f);
+    (is_token(method) && is_target && words.next().is_none())
+        .then_some((method, target, is_http_10))
 }
 
 /// A method is a few letters; whatever else comes is not HTTP.
@@ -347,7 +376,7 @@ fn begins_well(partial: &[u8]) -> Result<(), Violation> {
 }
 
 /// The name of a field and its value without the spaces around it.
-fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+pub fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Violation::Folding);
     }
@@ -373,16 +402,18 @@ fn trailer(line: &[u8]) -> Result<(), Violation> {
 
 /// No control character but a tab.
 fn is_plain(text: &[u8]) -> Result<(), Violation> {
-    if memchr2(b'\r', 0, text).is_some_and(|at| text[at] == b'\r') {
-        return Err(Violation::BareCr);
+    // Without a way out on the way, so that many bytes are looked at at once.
+    if text.iter().fold(true, |plain, &b| plain & ((b >= b' ') & (b != 0x7f) | (b == b'\t'))) {
+        return Ok(());
     }
-    match text.iter().all(|&b| b >= b' ' && b != 0x7f || b == b'\t') {
-        true => Ok(()),
-        false => Err(Violation::FieldValue),
+    match memchr2(b'\r', 0, text) {
+        Some(at) if text[at] == b'\r' => Err(Violation::BareCr),
+        _ => Err(Violation::FieldValue),
     }
 }
 
-fn number(text: &[u8]) -> Option<u64> {
+/// A length: digits, and few enough.
+pub fn number(text: &[u8]) -> Option<u64> {
     let is_number = (1..=18).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
     is_number.then(|| text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
@@ -393,12 +424,21 @@ fn is_token(text: &[u8]) -> bool {
 
 /// RFC 9110, 5.6.2.
 fn is_token_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+    const IS: [bool; 256] = {
+        let (mut is, mut b) = ([false; 256], 0);
+        while b < 256 {
+            is[b] = matches!(b as u8, b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~')
+                || matches!(b as u8, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.');
+            b += 1;
+        }
+        is
+    };
+    IS[usize::from(b)]
 }
 
 #[cfg(test)]
 mod tests {
-    use alloc::{format, string::String};
+    use alloc::{format, string::String, vec::Vec};
 
     use super::{Violation::*, *};
 
@@ -406,10 +446,31 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: Result<bool, Violation>) {
         for piece in [1, 2, 3, 7, text.len().max(1)] {
-            let mut guard = Guard::default();
-            let fed = text.as_bytes().chunks(piece).try_for_each(|piece| guard.feed(piece));
-            assert_eq!(fed.map(|()| guard.is_between()), expected, "{text:?} in pieces of {piece}");
+            let (mut framer, mut unread) = (Framer::default(), Vec::new());
+            let mut pieces = text.as_bytes().chunks(piece);
+            let fed = pieces.try_for_each(|piece| feed(&mut framer, &mut unread, piece));
+            let is_between = fed.map(|()| framer.is_between() && unread.is_empty());
+            assert_eq!(is_between, expected, "{text:?} in pieces of {piece}");
         }
+    }
+
+    fn feed(framer: &mut Framer, unread: &mut Vec<u8>, piece: &[u8]) -> Result<(), Violation> {
+        unread.extend_from_slice(piece);
+        loop {
+            match framer.step(unread)? {
+                Step::More => return Ok(()),
+                Step::Framing(taken)
+                | Step::Head(taken)
+                | Step::Body(taken)
+                | Step::Trailer(taken) => _ = unread.drain(..taken),
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_is_what_rfc_9110_says() {
+        let by_the_book = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        assert!((0..=255).all(|b| is_token_byte(b) == by_the_book(b)));
     }
 
     #[test]
@@ -487,10 +548,10 @@ mod tests {
 
     #[test]
     fn a_head_has_a_bound_however_slowly_it_comes() {
-        let mut guard = Guard::default();
-        let mut fed = guard.feed(b"GET /");
+        let (mut framer, mut unread) = (Framer::default(), Vec::new());
+        let mut fed = feed(&mut framer, &mut unread, b"GET /");
         for _ in 0..MAX_HEAD {
-            fed = fed.and_then(|()| guard.feed(b"a"));
+            fed = fed.and_then(|()| feed(&mut framer, &mut unread, b"a"));
         }
         assert_eq!(fed, Err(TooLarge));
         let many: String = (0..=MAX_FIELDS).map(|n| format!("x{n}: y\r\n")).collect();

@@ -2,6 +2,7 @@
 //! client sends. What passes is counted.
 
 use std::{
+    io,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -10,10 +11,11 @@ use std::{
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 
+use super::{exchange::Exchange, http1::RequestBody, upgrade::Switch};
 use crate::{
     connection::Connection,
     endpoint::{Endpoint, Under},
-    pool::Lease,
+    pool::{Lease, Sender},
     signals::{Active, Signals},
 };
 
@@ -22,15 +24,77 @@ use crate::{
 pub struct Body {
     kind: Kind,
     under: Option<Under>,
-    lease: Option<Lease>,
     request: Request,
     sent: u64,
+}
+
+/// What an endpoint sends, and the connection on which it does until it is read.
+#[derive(Debug)]
+pub struct Answered {
+    lease: Option<Lease>,
+    /// By HTTP/2; else it is on the connection itself.
+    streamed: Option<Incoming>,
 }
 
 #[derive(Debug)]
 enum Kind {
     Own(Option<Bytes>),
-    Endpoints(Incoming),
+    Endpoints(Answered),
+    /// The connection goes on in another protocol.
+    Switch(Box<Switch>),
+}
+
+impl Answered {
+    /// An answer whose head was read.
+    pub fn new(lease: Lease, streamed: Option<Incoming>) -> Self {
+        let mut answered = Self { lease: Some(lease), streamed };
+        answered.let_go();
+        answered
+    }
+
+    fn exchange(&self) -> Option<&Exchange> {
+        match self.lease.as_ref()?.sender() {
+            Sender::Http1(exchange) => Some(exchange),
+            Sender::Http2(_) => None,
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let polled = match (&mut self.streamed, self.lease.as_mut().map(Lease::sender_mut)) {
+            (Some(body), _) => {
+                Pin::new(body).poll_frame(cx).map(|it| it.map(|it| it.map_err(io::Error::other)))
+            }
+            (None, Some(Sender::Http1(exchange))) => exchange.poll_frame(cx),
+            (None, _) => Poll::Ready(None),
+        };
+        if polled.is_ready() {
+            self.let_go();
+        }
+        polled
+    }
+
+    /// The connection is another request's, once this one is over.
+    fn let_go(&mut self) {
+        if self.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.streamed {
+            Some(body) => body.is_end_stream(),
+            None => self.exchange().is_none_or(Exchange::is_end_stream),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.streamed {
+            Some(body) => body.size_hint(),
+            None => self.exchange().map_or(SizeHint::with_exact(0), Exchange::size_hint),
+        }
+    }
 }
 
 /// A request under way on a connection.
@@ -64,10 +128,51 @@ impl Drop for Request {
     }
 }
 
-/// The body of a request on its way to an endpoint.
+/// The body of a request, as its client sends it.
 #[derive(Debug)]
+pub enum Inbound {
+    /// On its connection.
+    Http1(RequestBody),
+    /// In its stream.
+    Http2(Incoming),
+}
+
+impl HttpBody for Inbound {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Inbound::Http1(body) => Pin::new(body).poll_frame(cx),
+            Inbound::Http2(body) => {
+                Pin::new(body).poll_frame(cx).map(|it| it.map(|it| it.map_err(io::Error::other)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Inbound::Http1(body) => body.is_end_stream(),
+            Inbound::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Inbound::Http1(body) => body.size_hint(),
+            Inbound::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The body of a request on its way to an endpoint.
+#[derive(Debug, Default)]
 pub struct Upload {
-    body: Incoming,
+    /// `None`: it has none.
+    body: Option<Inbound>,
     received: u64,
     route: Option<Arc<Signals>>,
     endpoint: Option<Arc<Endpoint>>,
@@ -75,13 +180,17 @@ pub struct Upload {
 
 impl Upload {
     /// What a client sends.
-    pub fn new(body: Incoming, request: &Request) -> Self {
-        Self { body, received: 0, route: request.route().cloned(), endpoint: None }
+    pub fn new(body: Inbound, request: &Request) -> Self {
+        let mut upload = Self::default();
+        if !body.is_end_stream() {
+            (upload.body, upload.route) = (Some(body), request.route().cloned());
+        }
+        upload
     }
 
     /// It goes there.
     pub fn goes_to(&mut self, endpoint: &Arc<Endpoint>) {
-        if !self.body.is_end_stream() {
+        if self.body.is_some() {
             self.endpoint = Some(endpoint.clone());
         }
     }
@@ -89,23 +198,24 @@ impl Upload {
 
 impl HttpBody for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
         self.received += bytes_of(&polled);
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Inbound::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Inbound::size_hint)
     }
 }
 
@@ -118,7 +228,7 @@ impl Drop for Upload {
     }
 }
 
-fn bytes_of(polled: &Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) -> u64 {
+fn bytes_of(polled: &Poll<Option<io::Result<Frame<Bytes>>>>) -> u64 {
     match polled {
         Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len) as u64,
         _ => 0,
@@ -128,18 +238,30 @@ fn bytes_of(polled: &Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) -> u64 {
 impl Body {
     /// Our own words.
     pub fn own(text: impl Into<Bytes>, request: Request) -> Self {
-        Self { kind: Kind::Own(Some(text.into())), under: None, lease: None, request, sent: 0 }
+        Self { kind: Kind::Own(Some(text.into())), under: None, request, sent: 0 }
     }
 
-    /// What an endpoint sends on the leased connection.
-    pub fn of_endpoint(body: Incoming, lease: Lease, under: Under, request: Request) -> Self {
-        let mut lease = Some(lease);
-        if body.is_end_stream()
-            && let Some(lease) = lease.take()
-        {
-            lease.give_back();
+    /// What an endpoint sends.
+    pub fn of_endpoint(answered: Answered, under: Under, request: Request) -> Self {
+        Self { kind: Kind::Endpoints(answered), under: Some(under), request, sent: 0 }
+    }
+
+    /// None: what follows is no HTTP.
+    pub fn switch(switch: Switch, request: Request) -> Self {
+        Self { kind: Kind::Switch(Box::new(switch)), under: None, request, sent: 0 }
+    }
+
+    /// Whether what follows is no HTTP.
+    pub fn is_switch(&self) -> bool {
+        matches!(self.kind, Kind::Switch(_))
+    }
+
+    /// How the connection goes on; the request is over with its answer.
+    pub fn into_switch(mut self) -> Option<Box<Switch>> {
+        match std::mem::replace(&mut self.kind, Kind::Own(None)) {
+            Kind::Switch(switch) => Some(switch),
+            _ => None,
         }
-        Self { kind: Kind::Endpoints(body), under: Some(under), lease, request, sent: 0 }
     }
 
     /// What is told of its route.
@@ -159,41 +281,37 @@ impl Drop for Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        let polled = match &mut this.kind {
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let polled = match &mut self.kind {
             Kind::Own(bytes) => {
-                return Poll::Ready(
-                    bytes.take().filter(|it| !it.is_empty()).map(|it| Ok(Frame::data(it))),
-                );
+                let bytes = bytes.take().filter(|it| !it.is_empty());
+                return Poll::Ready(bytes.map(|it| Ok(Frame::data(it))));
             }
-            Kind::Endpoints(body) => Pin::new(&mut *body).poll_frame(cx),
+            Kind::Endpoints(answered) => answered.poll_frame(cx),
+            Kind::Switch(_) => return Poll::Ready(None),
         };
         self.sent += bytes_of(&polled);
-        let is_over =
-            matches!(polled, Poll::Ready(None)) || polled.is_ready() && self.is_end_stream();
-        if is_over && let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Kind::Endpoints(body) => body.is_end_stream(),
+            Kind::Endpoints(answered) => answered.is_end_stream(),
+            Kind::Switch(_) => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Kind::Endpoints(body) => body.size_hint(),
+            Kind::Endpoints(answered) => answered.size_hint(),
+            Kind::Switch(_) => SizeHint::with_exact(0),
         }
     }
 }

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http_body_util::Empty;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body as _, Incoming},
@@ -21,9 +20,9 @@ use purlin_core::mesh::{
 use tokio::time;
 
 use super::{
-    Body, Upload, affinity,
-    body::Request as Begun,
-    handle::{Refusal, origin},
+    Body, Inbound, Upload, affinity,
+    body::{Answered, Request as Begun},
+    handle::{Refusal, origin, own},
     headers, upgrade,
 };
 use crate::{
@@ -31,7 +30,7 @@ use crate::{
     connection::Connection,
     counters::Counters,
     endpoint::{Endpoint, Under},
-    pool::{Key, Lease, Outgoing, Sender},
+    pool::{Key, Lease, Sender, Unanswered},
     signals::Decision,
     target::Target,
     worker::Worker,
@@ -49,7 +48,7 @@ pub async fn forward(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
     target: &Target,
-    mut request: Request<Incoming>,
+    request: Request<Inbound>,
     begun: Begun,
 ) -> Result<Response<Body>, Failed> {
     let service = &target.service;
@@ -64,10 +63,9 @@ pub async fn forward(
     }
     let hash = hash_of(&service.hash_on, &request, connection);
     let upgrade = headers::wanted_upgrade(request.headers(), request.version());
-    let clients_end = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let trace = request.headers().get(trace::HEADER).cloned();
-    let mut request = request.map(|body| Outgoing::Left(Upload::new(body, &begun)));
-    for_endpoint(&mut request, service, connection, upgrade);
+    let mut request = request.map(|body| Upload::new(body, &begun));
+    for_endpoint(&mut request, service, connection, upgrade.clone());
     let may_repeat = headers::may_repeat(request.method()) && request.body().is_end_stream();
     let deadline = time::Instant::now() + service.timeouts.request;
     let named = affinity::named(target, request.headers());
@@ -107,11 +105,9 @@ pub async fn forward(
                 }
             };
         let spare = may_repeat.then(|| copy(&request));
-        if let Outgoing::Left(upload) = request.body_mut() {
-            upload.goes_to(&endpoint);
-        }
+        request.body_mut().goes_to(&endpoint);
         let began = Instant::now();
-        let sent = time::timeout_at(deadline, lease.sender().send(request)).await;
+        let sent = time::timeout_at(deadline, lease.sender_mut().send(request)).await;
         match sent {
             Ok(Ok(answer)) => {
                 let took = began.elapsed();
@@ -135,36 +131,35 @@ pub async fn forward(
                 }
                 affinity::name(target, &endpoint, named.as_ref(), answer.headers_mut());
                 let under = under.stays(of_service);
-                let upgrade = clients_end.map(|end| (end, service.timeouts.idle));
-                let answer =
-                    from_endpoint(worker, connection, answer, lease, under, begun, upgrade);
-                return Ok(answer);
+                let idle = upgrade.map(|_| service.timeouts.idle);
+                return Ok(from_endpoint(answer, lease, under, begun, idle));
             }
-            Ok(Err(mut error)) => match error.take_message() {
-                Some(unsent) if !is_fresh => (request, stale) = (unsent, stale + 1),
-                Some(unsent) => {
+            Ok(Err(Unanswered::ByClient(error))) => {
+                tracing::debug!(peer = %connection.peer, %error, "a request broke off");
+                let text = "the body of the request broke off\n";
+                return Err((Refusal(StatusCode::BAD_REQUEST, text), begun));
+            }
+            Ok(Err(why)) => {
+                if is_fresh {
                     target.failed(&endpoint, worker.now_ms());
                     tried.push(endpoint.id);
-                    request = unsent;
+                } else {
+                    stale += 1;
                 }
-                None => {
-                    if is_fresh {
-                        target.failed(&endpoint, worker.now_ms());
-                        tried.push(endpoint.id);
-                    } else {
-                        stale += 1;
+                let again = match why {
+                    Unanswered::Unsent(request) => Some(*request),
+                    Unanswered::Broken(error) | Unanswered::ByClient(error) => {
+                        tracing::debug!(endpoint = %endpoint.address, %error, "no answer");
+                        let text = "the endpoint hung up without an answer\n";
+                        refusal = Refusal(StatusCode::BAD_GATEWAY, text);
+                        spare
                     }
-                    tracing::debug!(endpoint = %endpoint.address, error = %error.error(), "no answer");
-                    refusal = Refusal(
-                        StatusCode::BAD_GATEWAY,
-                        "the endpoint hung up without an answer\n",
-                    );
-                    match spare {
-                        Some(again) => request = again,
-                        None => break,
-                    }
+                };
+                match again {
+                    Some(again) => request = again,
+                    None => break,
                 }
-            },
+            }
             Err(_) => {
                 target.failed(&endpoint, worker.now_ms());
                 endpoint.answered(service.timeouts.request, worker.now_ms());
@@ -201,7 +196,7 @@ fn is_gateway_failure(status: StatusCode) -> bool {
 }
 
 /// What of a request is hashed; `None` if it has none of that.
-fn hash_of(on: &HashOn, request: &Request<Incoming>, connection: &Connection) -> Option<u64> {
+fn hash_of(on: &HashOn, request: &Request<Inbound>, connection: &Connection) -> Option<u64> {
     let value = |name: &str| request.headers().get(name).and_then(|it| it.to_str().ok());
     let hashed = |text: &str| hash(text.as_bytes());
     match on {
@@ -214,7 +209,7 @@ fn hash_of(on: &HashOn, request: &Request<Incoming>, connection: &Connection) ->
 
 /// A request as the endpoint is to see it.
 fn for_endpoint(
-    request: &mut Request<Outgoing>,
+    request: &mut Request<Upload>,
     service: &Service,
     connection: &Connection,
     upgrade: Option<HeaderValue>,
@@ -250,8 +245,8 @@ fn for_endpoint(
 }
 
 /// The same request once more; it has no body.
-fn copy(request: &Request<Outgoing>) -> Request<Outgoing> {
-    let mut copy = Request::new(Outgoing::Right(Empty::new()));
+fn copy(request: &Request<Upload>) -> Request<Upload> {
+    let mut copy = Request::new(Upload::default());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
@@ -259,21 +254,23 @@ fn copy(request: &Request<Outgoing>) -> Request<Outgoing> {
     copy
 }
 
+/// An answer as the client is to see it; with `idle`, it had asked for another protocol.
 fn from_endpoint(
-    worker: &Rc<Worker>,
-    connection: &Rc<Connection>,
-    mut answer: Response<Incoming>,
+    mut answer: Response<Option<Incoming>>,
     lease: Lease,
     under: Under,
     begun: Begun,
-    upgrade: Option<(hyper::upgrade::OnUpgrade, Duration)>,
+    idle: Option<Duration>,
 ) -> Response<Body> {
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some((clients_end, idle)) = upgrade
-    {
-        return upgrade::switch(worker, connection, answer, clients_end, under, begun, idle);
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return match (idle, lease.into_exchange()) {
+            (Some(idle), Some(it)) => upgrade::switch(answer.map(drop), it, under, begun, idle),
+            _ => {
+                let text = "the endpoint goes on in a protocol that nobody asked for\n";
+                own(StatusCode::BAD_GATEWAY, text, begun)
+            }
+        };
     }
     headers::end_hop(answer.headers_mut());
-    let (parts, body) = answer.into_parts();
-    Response::from_parts(parts, Body::of_endpoint(body, lease, under, begun))
+    answer.map(|streamed| Body::of_endpoint(Answered::new(lease, streamed), under, begun))
 }

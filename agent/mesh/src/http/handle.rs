@@ -4,7 +4,6 @@ use std::{io, rc::Rc, sync::Arc, time::Instant};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
-    body::Incoming,
     header::{self, HeaderValue},
     http::request::Parts,
 };
@@ -18,7 +17,7 @@ use purlin_core::mesh::{
     trace::{self, Trace},
 };
 
-use super::{Body, body::Request as Begun, forward, headers, look, token};
+use super::{Body, Inbound, body::Request as Begun, forward, headers, look, token};
 use crate::{
     connection::Connection,
     counters::Counters,
@@ -32,7 +31,7 @@ use crate::{
 pub async fn handle(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
-    mut request: Request<Incoming>,
+    mut request: Request<Inbound>,
 ) -> Response<Body> {
     Counters::one(&worker.counters.requests);
     let began = Instant::now();
@@ -99,7 +98,7 @@ impl Refusal {
 async fn answer(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
     mut begun: Begun,
 ) -> Result<Response<Body>, (Refusal, Begun)> {
     let (mut parts, body) = request.into_parts();

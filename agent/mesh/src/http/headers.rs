@@ -39,12 +39,17 @@ pub fn end_hop(headers: &mut HeaderMap) {
 
 /// The protocol that a request asks to go on in, if it does.
 pub fn wanted_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
-    let is_asked = |value: &HeaderValue| {
-        let names = value.to_str().unwrap_or_default();
-        names.split(',').any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
-    };
     let upgrade = headers.get(header::UPGRADE).filter(|_| version == Version::HTTP_11)?;
-    headers.get_all(header::CONNECTION).iter().any(is_asked).then(|| upgrade.clone())
+    says(headers, header::CONNECTION, "upgrade").then(|| upgrade.clone())
+}
+
+/// Whether a header that is a list has this in it.
+pub fn says(headers: &HeaderMap, name: HeaderName, one: &str) -> bool {
+    let has = |value: &HeaderValue| {
+        let names = value.to_str().unwrap_or_default();
+        names.split(',').any(|name| name.trim().eq_ignore_ascii_case(one))
+    };
+    headers.get_all(name).iter().any(has)
 }
 
 /// What is said of who asks.

@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, rc::Rc, time::Instant};
 
-use hyper::{Request, body::Incoming, header};
+use hyper::{Request, header};
 use purlin_core::mesh::{authorize::Principal, trace::Trace, workload::Workload};
 use purlin_proto::mesh::Tapped;
 
+use super::Inbound;
 use crate::{connection::Connection, worker::Worker};
 
 /// The longest path that is shown, in bytes.
@@ -20,7 +21,7 @@ pub struct At {
 
 impl At {
     /// It begins.
-    pub fn new(connection: &Rc<Connection>, request: &Request<Incoming>, trace: Trace) -> Self {
+    pub fn new(connection: &Rc<Connection>, request: &Request<Inbound>, trace: Trace) -> Self {
         let header = |name| request.headers().get(name).and_then(|it| it.to_str().ok());
         let authority = request.uri().authority().map(|it| it.as_str());
         let host = authority.or_else(|| header(header::HOST)).unwrap_or_default();

@@ -1,15 +1,11 @@
 //! One client's connection that speaks HTTP: which version, its bounds, parking while
 //! it is idle, and its end.
 
-use std::{convert::Infallible, future, pin::Pin, rc::Rc, task::Poll, time::Duration};
+use std::{convert::Infallible, future, rc::Rc, task::Poll, time::Duration};
 
-use hyper::{
-    rt::Executor,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{Request, body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use purlin_core::mesh::strict::{MAX_FIELDS, MAX_HEAD, Violation};
+use purlin_core::mesh::strict::{MAX_HEAD, Violation};
 use tokio::{io::AsyncWriteExt, task::spawn_local, time};
 
 use crate::{
@@ -22,21 +18,32 @@ use crate::{
 
 mod affinity;
 mod body;
+mod exchange;
+mod flags;
 mod forward;
 mod handle;
 mod headers;
-pub mod io;
+mod http1;
+mod io;
 mod look;
+pub mod message;
 mod parked;
+mod reader;
 mod token;
 mod upgrade;
+mod writer;
 
-pub use body::{Body, Upload};
+pub use body::{Body, Inbound, Upload};
+pub use exchange::Exchange;
+pub use flags::Flags;
 pub use handle::changed;
 pub use headers::{of_peer, of_trace};
 pub use look::At;
 pub use parked::{Parked, park, take_up};
 pub use token::bearer;
+pub use writer::Broken;
+
+use self::http1::{End, Http1};
 
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -102,22 +109,13 @@ async fn first_bytes(stream: &mut Stream, first: &mut Vec<u8>) -> std::io::Resul
 async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
     let connection = Rc::new(Connection::new(&worker, &client));
     let Client { stream, peer, at, open, through } = client;
-    let io = io::Io::guarded(stream, first, connection.flags.clone());
-    let (of_service, to_serve) = (worker.clone(), connection.clone());
-    let service = service_fn(move |request| {
-        let (worker, connection) = (of_service.clone(), to_serve.clone());
-        async move { Ok::<_, Infallible>(handle::handle(&worker, &connection, request).await) }
-    });
-    let mut served = http1::Builder::new()
-        .max_headers(MAX_FIELDS)
-        .max_buf_size(MAX_HEAD + 8192)
-        .half_close(true)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
+    let http1 = Rc::new(Http1::new(stream, &first, connection.flags.clone()));
+    drop(first);
     let entry = Connections::enter(&worker, &connection);
     let mut is_parked = false;
+    let mut served = Box::pin(http1.serve(&worker, &connection));
     let ended = future::poll_fn(|cx| {
-        if let Poll::Ready(ended) = Pin::new(&mut served).poll(cx) {
+        if let Poll::Ready(ended) = served.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
         connection.keep_waker(cx.waker());
@@ -129,33 +127,37 @@ async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
         if is_parked { Poll::Ready(None) } else { Poll::Pending }
     });
     let ended = ended.await;
-    drop(entry);
-    if let Some(violation) = connection.flags.violation() {
+    drop((entry, served));
+    // A body that an endpoint is still sent would hold it.
+    let Some((mut stream, unread)) = Rc::into_inner(http1).map(Http1::into_parts) else { return };
+    if let Some(violation) = connection.flags.violation.get() {
         worker.counters.violation(violation);
         tracing::info!(peer = %connection.peer, %violation, "a request was refused");
-        let parts = served.into_parts();
-        return refuse(parts.map(|it| it.io.into_inner().into_inner().0), violation).await;
+        return refuse(stream, violation).await;
     }
-    if let Some(Err(error)) = ended {
-        tracing::debug!(peer = %connection.peer, %error, "a connection broke");
-    }
-    if is_parked
-        && let Some(parts) = served.into_parts()
-        && parts.read_buf.is_empty()
-    {
-        let (stream, _) = parts.io.into_inner().into_inner();
-        drop((parts.service, connection));
-        park(&worker, Client { stream, peer, at, open, through });
+    match ended {
+        None if is_parked => {
+            drop((connection, unread));
+            park(&worker, Client { stream, peer, at, open, through });
+        }
+        Some(End::LastAnswer) => _ = time::timeout(GOODBYE, hang_up(&mut stream)).await,
+        Some(End::Switched(body)) => {
+            if let Some(switch) = body.into_switch() {
+                switch.go_on(&worker, stream, &unread).await;
+            }
+        }
+        Some(End::Closed) | None => {}
     }
 }
 
 async fn serve_http2(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
     let connection = Rc::new(Connection::new(&worker, &client));
     let stream = client.stream;
-    let io = io::Io::plain(stream, first, connection.flags.clone());
+    let io = io::Io::new(stream, first, connection.flags.clone());
     let (of_service, to_serve) = (worker.clone(), connection.clone());
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let (worker, connection) = (of_service.clone(), to_serve.clone());
+        let request = request.map(Inbound::Http2);
         async move { Ok::<_, Infallible>(handle::handle(&worker, &connection, request).await) }
     });
     let mut served = std::pin::pin!(
@@ -187,9 +189,8 @@ async fn serve_http2(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
     drop(entry);
 }
 
-/// Says why, where nothing else was begun, and hangs up.
-async fn refuse(stream: Option<Stream>, violation: Violation) {
-    let Some(mut stream) = stream else { return };
+/// Says why, and hangs up.
+async fn refuse(mut stream: Stream, violation: Violation) {
     let status =
         hyper::StatusCode::from_u16(violation.status()).unwrap_or(hyper::StatusCode::BAD_REQUEST);
     let text = format!("{violation}\n");
@@ -199,10 +200,14 @@ async fn refuse(stream: Option<Stream>, violation: Violation) {
     );
     _ = time::timeout(GOODBYE, async {
         stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await?;
-        // What is unread at close would make the kernel send a reset, and the client
-        // lose the answer.
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+        hang_up(&mut stream).await
     })
     .await;
+}
+
+/// Says that nothing follows, and waits for the client to go. What is unread at close would
+/// make the kernel send a reset, and the client lose the answer.
+async fn hang_up(stream: &mut Stream) -> std::io::Result<()> {
+    stream.shutdown().await?;
+    tokio::io::copy(stream, &mut tokio::io::sink()).await.map(drop)
 }

@@ -1,19 +1,16 @@
 //! Connections that leave HTTP: WebSocket and other upgrades, and CONNECT. From there on
 //! they are bytes, and are spliced.
 
-use std::{io as stdio, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use hyper::{
     Method, Request, Response, StatusCode, Version,
-    body::Incoming,
+    body::Bytes,
     header::{self, HeaderValue},
-    upgrade::{OnUpgrade, Parts, Upgraded},
 };
-use hyper_util::rt::TokioIo;
 use purlin_core::mesh::{model::AppProtocol, trace};
-use tokio::task::spawn_local;
 
-use super::{Body, body::Request as Begun, handle::Refusal, headers, io::Io};
+use super::{Body, Exchange, Inbound, body::Request as Begun, handle::Refusal, headers};
 use crate::{
     accept::{self, From, MAX_ATTEMPTS},
     connection::Connection,
@@ -26,40 +23,35 @@ use crate::{
     worker::Worker,
 };
 
-/// Passes an endpoint's 101 on, and then the bytes.
+/// A connection that goes on as bytes, once its answer has been written.
+#[derive(Debug)]
+pub struct Switch {
+    endpoint: Stream,
+    /// What the endpoint has said already.
+    from_endpoint: Bytes,
+    under: Under,
+    route: Option<Active>,
+    idle: Duration,
+}
+
+/// Passes an endpoint's 101 on; then bytes follow.
 pub fn switch(
-    worker: &Rc<Worker>,
-    connection: &Rc<Connection>,
-    mut answer: Response<Incoming>,
-    clients_end: OnUpgrade,
+    mut answer: Response<()>,
+    exchange: Exchange,
     under: Under,
     begun: Begun,
     idle: Duration,
 ) -> Response<Body> {
-    let endpoints_end = hyper::upgrade::on(&mut answer);
-    connection.flags.tunnel();
-    let worker = worker.clone();
-    let route = begun.route().map(Active::begin);
-    spawn_local(async move {
-        let passed = Passed::new(&[]);
-        let relayed = async {
-            let other = stdio::Error::other;
-            let (client, first) = client_stream(clients_end.await.map_err(other)?)?;
-            let endpoint = endpoints_end.await.map_err(other)?.downcast::<TokioIo<Stream>>();
-            let Parts { io, read_buf, .. } =
-                endpoint.map_err(|_| stdio::Error::other("not a socket"))?;
-            let endpoint = (io.into_inner(), read_buf.into());
-            both_ways(&worker, (client, first), endpoint, idle, &passed).await
-        };
-        ended(relayed.await, under, route, &passed);
-    });
     let protocol = answer.headers().get(header::UPGRADE).cloned();
     headers::end_hop(answer.headers_mut());
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {
         answer.headers_mut().insert(header::UPGRADE, protocol);
     }
-    answer.map(|_| Body::own("", begun))
+    let (endpoint, from_endpoint) = exchange.into_parts();
+    let route = begun.route().map(Active::begin);
+    let switch = Switch { endpoint, from_endpoint, under, route, idle };
+    answer.map(|()| Body::switch(switch, begun))
 }
 
 /// Answers a CONNECT by connecting to one of the endpoints of a service of protocol tcp,
@@ -68,7 +60,7 @@ pub async fn connect(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
     target: &Target,
-    mut request: Request<Incoming>,
+    request: Request<Inbound>,
     begun: Begun,
     of_service: OfService,
 ) -> Result<Response<Body>, (Refusal, Begun)> {
@@ -80,7 +72,6 @@ pub async fn connect(
             "CONNECT goes to services of protocol tcp, over HTTP/1.1, and nothing else does\n";
         return Err((Refusal(StatusCode::METHOD_NOT_ALLOWED, text), begun));
     }
-    let clients_end = hyper::upgrade::on(&mut request);
     let mut tried = Vec::new();
     let mut refusal = Refusal::NO_ENDPOINT;
     let trace = request.headers().get(trace::HEADER).cloned();
@@ -103,49 +94,33 @@ pub async fn connect(
         };
         target.ended(&endpoint, true, worker.now_ms());
         endpoint.signals.is_over(Class::Connected);
-        let route = begun.route().map(Active::begin);
-        let under = under.stays(of_service);
-        connection.flags.tunnel();
-        let (worker, idle) = (worker.clone(), target.service.timeouts.idle);
-        spawn_local(async move {
-            let passed = Passed::new(&[]);
-            let relayed = async {
-                let client = client_stream(clients_end.await.map_err(stdio::Error::other)?)?;
-                both_ways(&worker, client, (stream, Vec::new()), idle, &passed).await
-            };
-            ended(relayed.await, under, route, &passed);
-        });
-        return Ok(Response::new(Body::own("", begun)));
+        let switch = Switch {
+            endpoint: stream,
+            from_endpoint: Bytes::new(),
+            under: under.stays(of_service),
+            route: begun.route().map(Active::begin),
+            idle: target.service.timeouts.idle,
+        };
+        return Ok(Response::new(Body::switch(switch, begun)));
     }
     Err((refusal, begun))
 }
 
-/// The client's socket, and what was read of it already.
-fn client_stream(upgraded: Upgraded) -> stdio::Result<(Stream, Vec<u8>)> {
-    let parts = upgraded.downcast::<TokioIo<Io>>();
-    let Parts { io, read_buf, .. } = parts.map_err(|_| stdio::Error::other("not a socket"))?;
-    let (stream, unread) = io.into_inner().into_inner();
-    Ok((stream, [&read_buf[..], &unread].concat()))
-}
-
-async fn both_ways(
-    worker: &Rc<Worker>,
-    (mut client, from_client): (Stream, Vec<u8>),
-    (mut endpoint, from_endpoint): (Stream, Vec<u8>),
-    idle: Duration,
-    passed: &Passed,
-) -> stdio::Result<()> {
-    relay::write_first(&mut endpoint, &from_client).await?;
-    relay::write_first(&mut client, &from_endpoint).await?;
-    passed.from.set(from_client.len() as u64);
-    passed.to.set(from_endpoint.len() as u64);
-    relay::relay(worker, &mut client, &mut endpoint, idle, passed).await
-}
-
-fn ended(relayed: stdio::Result<()>, under: Under, route: Option<Active>, passed: &Passed) {
-    if let Err(error) = relayed {
-        tracing::debug!(%error, "an upgraded connection broke");
+impl Switch {
+    /// Passes bytes on until both ends have said all.
+    pub async fn go_on(self, worker: &Rc<Worker>, mut client: Stream, from_client: &[u8]) {
+        let Self { mut endpoint, from_endpoint, under, route, idle } = self;
+        let passed = Passed::new(from_client);
+        let relayed = async {
+            relay::write_first(&mut endpoint, from_client).await?;
+            relay::write_first(&mut client, &from_endpoint).await?;
+            passed.to.set(from_endpoint.len() as u64);
+            relay::relay(worker, &mut client, &mut endpoint, idle, &passed).await
+        };
+        if let Err(error) = relayed.await {
+            tracing::debug!(%error, "an upgraded connection broke");
+        }
+        under.signals().passed(&passed);
+        route.iter().for_each(|it| it.0.passed(&passed));
     }
-    under.signals().passed(passed);
-    route.iter().for_each(|it| it.0.passed(passed));
 }

@@ -260,9 +260,9 @@ fn http1(bytes: &[u8]) {
     if let (Ok(at_once), Ok(one_by_one)) = (at_once, one_by_one) {
         assert_eq!(at_once, one_by_one);
         let heads = at_once.into_iter().filter(|(is_head, _)| *is_head);
-        for parts in heads.filter_map(|(_, head)| message::request(&head.into())) {
+        for request in heads.filter_map(|(_, head)| message::request(&head.into())) {
             let mut sent = Vec::new();
-            message::put_request(&mut sent, &parts, Length::Exact(0));
+            message::put_request(&mut sent, &request, Length::Exact(0));
             let read = messages(&sent, sent.len()).expect("what is sent is strict");
             assert_eq!(read, [(true, sent)]);
         }

@@ -29,6 +29,7 @@ use crate::{
 mod client;
 mod datagrams;
 mod gossip;
+mod http1;
 mod intercept;
 mod interop;
 mod jwt;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
             .needs(&[Need::Program("h2load"), Need::Program("curl")]),
     ];
     let mut all = Vec::from(tests);
+    all.extend(http1::tests());
     all.extend(interop::tests());
     all.extend(jwt::tests());
     all.extend(tunnel::tests());

@@ -57,6 +57,9 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == helper::COMMAND) {
         return helper::main(std::env::args_os().nth(2).as_deref());
     }
+    if let Some(place) = purlin_mesh::place() {
+        return purlin_mesh::main(place);
+    }
     let words: Vec<_> = std::env::args_os().collect();
     if oci::is_meant(&words) {
         return oci::main(words);

@@ -54,7 +54,7 @@ use rustix::net::{
     sockopt::{Timeout, set_socket_timeout},
 };
 
-use crate::udp;
+use crate::{PLACE, udp};
 
 /// Set for a process that takes over.
 const HEIR: &str = "PURLIN_MESH_HEIR";
@@ -151,6 +151,8 @@ pub fn start(executable: &Path, control: &UnixListener, sockets: &[Sockets]) -> 
     let mut child = Command::new(executable)
         .args(arguments)
         .env(HEIR, "1")
+        // It may find another one.
+        .env_remove(PLACE)
         // It would stand for this process.
         .env_remove("WATCHDOG_PID")
         .stdin(Stdio::from(theirs))

@@ -34,14 +34,16 @@
 
 use std::{
     env, fs, io,
+    os::unix::process::CommandExt,
     path::PathBuf,
-    process::ExitCode,
+    process::{Command, ExitCode},
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use sd_notify::NotifyState;
+use serde::{Deserialize, Serialize};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -106,8 +108,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often memory is given back: the workers wait while a heap of their own is walked.
 const GIVE_BACK: Duration = Duration::from_secs(30);
 
+/// Where a process that begins anew is told its [`Place`].
+const PLACE: &str = "PURLIN_MESH_PLACE";
+
 /// Where a mesh keeps its things.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// Its directory, for the last table.
     pub dir: PathBuf,
@@ -121,7 +126,26 @@ pub struct Place {
     pub clock_unix_s: Option<u64>,
 }
 
-/// `purlin mesh`: runs until a signal. Prints its own errors.
+/// `purlin mesh`: the same process begins anew, and knows its place from the start. What it
+/// took to find it, the command line and the shape of every document, would be a third of an
+/// idle mesh's memory for ever.
+pub fn start(place: Place) -> ExitCode {
+    let mut words = env::args_os();
+    let name = words.next().unwrap_or_default();
+    // Either may fail, a path that is no UTF-8 and a system without /proc; it serves anyway.
+    if let (Ok(executable), Ok(told)) = (env::current_exe(), serde_json::to_string(&place)) {
+        let error = Command::new(executable).arg0(name).args(words).env(PLACE, told).exec();
+        eprintln!("purlin mesh: it can't begin anew, and goes on: {error}");
+    }
+    main(place)
+}
+
+/// The place of a process that has begun anew.
+pub fn place() -> Option<Place> {
+    serde_json::from_str(env::var(PLACE).ok()?.as_str()).ok()
+}
+
+/// Runs until a signal. Prints its own errors.
 pub fn main(place: Place) -> ExitCode {
     let log = tracing_subscriber::fmt().with_target(false).with_max_level(tracing::Level::INFO);
     // Under a test harness somebody may have set one already.

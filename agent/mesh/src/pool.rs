@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    io,
+    io, mem,
     rc::Rc,
 };
 
@@ -35,8 +35,8 @@ pub enum Sender {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Unanswered {
-    /// The request was not sent, and is here.
-    Unsent(Box<Request<Upload>>),
+    /// The request was not sent.
+    Unsent,
     /// The endpoint hung up, or said what is no answer.
     Broken(io::Error),
     /// The client itself broke off.
@@ -55,10 +55,11 @@ impl Sender {
         }
     }
 
-    /// Sends a request. By HTTP/1 its answer's body is read from the connection.
+    /// Sends a request; what stays is without the body, if that was sent. By HTTP/1 the
+    /// answer's body is read from the connection.
     pub async fn send(
         &mut self,
-        request: Request<Upload>,
+        request: &mut Request<Upload>,
     ) -> Result<Response<Option<Incoming>>, Unanswered> {
         match self {
             Sender::Http1(exchange) => match exchange.send(request).await {
@@ -66,13 +67,19 @@ impl Sender {
                 Err(Broken::Connection(error)) => Err(Unanswered::Broken(error)),
                 Err(Broken::Body(error)) => Err(Unanswered::ByClient(error)),
             },
-            Sender::Http2(sender) => match sender.try_send_request(request).await {
-                Ok(answer) => Ok(answer.map(Some)),
-                Err(mut error) => Err(match error.take_message() {
-                    Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
-                    None => Unanswered::Broken(io::Error::other(error.into_error())),
-                }),
-            },
+            Sender::Http2(sender) => {
+                let sent = copy(request);
+                match sender.try_send_request(sent).await {
+                    Ok(answer) => Ok(answer.map(Some)),
+                    Err(mut error) => Err(match error.take_message() {
+                        Some(unsent) => {
+                            *request.body_mut() = unsent.into_body();
+                            Unanswered::Unsent
+                        }
+                        None => Unanswered::Broken(io::Error::other(error.into_error())),
+                    }),
+                }
+            }
         }
     }
 
@@ -82,6 +89,16 @@ impl Sender {
             Sender::Http2(sender) => sender.is_ready(),
         }
     }
+}
+
+/// The same request, with the body.
+fn copy(request: &mut Request<Upload>) -> Request<Upload> {
+    let mut copy = Request::new(mem::take(request.body_mut()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 #[derive(Debug)]

@@ -41,7 +41,7 @@ pub fn serve(global: &Global, drain: u32) -> ExitCode {
         Ok(Place { dir: boot.mesh_dir(), socket, agents, drain, clock_unix_s })
     });
     match found {
-        Ok(place) => purlin_mesh::main(place),
+        Ok(place) => purlin_mesh::start(place),
         Err(failure) => failure.report().into(),
     }
 }

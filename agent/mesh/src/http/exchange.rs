@@ -4,7 +4,7 @@
 
 use std::{
     cell::RefCell,
-    future, io,
+    future, io, mem,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -58,13 +58,12 @@ impl Exchange {
     }
 
     /// Sends a request, and waits for the head of its answer.
-    pub async fn send(&mut self, request: Request<Upload>) -> Result<Response<()>, Broken> {
-        let (parts, upload) = request.into_parts();
-        let length = message::length_of(&upload.size_hint());
-        message::put_request(self.writer.head(), &parts, length);
+    pub async fn send(&mut self, request: &mut Request<Upload>) -> Result<Response<()>, Broken> {
+        let length = message::length_of(&request.body().size_hint());
+        message::put_request(self.writer.head(), request, length);
         self.writer.follows(length, true);
-        self.upload = Some(upload);
-        let is_to_head = parts.method == Method::HEAD;
+        self.upload = Some(mem::take(request.body_mut()));
+        let is_to_head = request.method() == Method::HEAD;
         let answer = future::poll_fn(|cx| {
             self.poll_upload(cx).map_err(Broken::Body)?;
             let stream = self.stream.get_mut();

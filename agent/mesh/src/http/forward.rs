@@ -104,10 +104,9 @@ pub async fn forward(
                     continue;
                 }
             };
-        let spare = may_repeat.then(|| copy(&request));
         request.body_mut().goes_to(&endpoint);
         let began = Instant::now();
-        let sent = time::timeout_at(deadline, lease.sender_mut().send(request)).await;
+        let sent = time::timeout_at(deadline, lease.sender_mut().send(&mut request)).await;
         match sent {
             Ok(Ok(answer)) => {
                 let took = began.elapsed();
@@ -115,13 +114,11 @@ pub async fn forward(
                 endpoint.signals.answered(answer.status().as_u16(), took);
                 target.ended(&endpoint, !is_gateway_failure(answer.status()), worker.now_ms());
                 let is_to_repeat = service.retry_on.contains(&answer.status().as_u16());
-                if let Some(again) = spare.filter(|_| is_to_repeat)
-                    && tried.len() + 1 < MAX_ATTEMPTS
-                {
+                if may_repeat && is_to_repeat && tried.len() + 1 < MAX_ATTEMPTS {
                     tried.push(endpoint.id);
                     // Only for another endpoint, and within the budget: else this is it.
                     if target.pick(&worker.by(&tried, hash)).is_some() && target.may_retry() {
-                        (request, is_granted) = (again, true);
+                        is_granted = true;
                         continue;
                     }
                 }
@@ -146,18 +143,13 @@ pub async fn forward(
                 } else {
                     stale += 1;
                 }
-                let again = match why {
-                    Unanswered::Unsent(request) => Some(*request),
-                    Unanswered::Broken(error) | Unanswered::ByClient(error) => {
-                        tracing::debug!(endpoint = %endpoint.address, %error, "no answer");
-                        let text = "the endpoint hung up without an answer\n";
-                        refusal = Refusal(StatusCode::BAD_GATEWAY, text);
-                        spare
+                if let Unanswered::Broken(error) = why {
+                    tracing::debug!(endpoint = %endpoint.address, %error, "no answer");
+                    let text = "the endpoint hung up without an answer\n";
+                    refusal = Refusal(StatusCode::BAD_GATEWAY, text);
+                    if !may_repeat {
+                        break;
                     }
-                };
-                match again {
-                    Some(again) => request = again,
-                    None => break,
                 }
             }
             Err(_) => {
@@ -242,16 +234,6 @@ fn for_endpoint(
         }
         *request.version_mut() = hyper::Version::HTTP_11;
     }
-}
-
-/// The same request once more; it has no body.
-fn copy(request: &Request<Upload>) -> Request<Upload> {
-    let mut copy = Request::new(Upload::default());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 /// An answer as the client is to see it; with `idle`, it had asked for another protocol.

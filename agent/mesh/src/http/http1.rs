@@ -9,7 +9,6 @@ use std::{
 };
 
 use hyper::{
-    Request,
     body::{Body as HttpBody, Bytes, Frame, SizeHint},
     header,
 };
@@ -48,6 +47,8 @@ pub struct Http1 {
 pub enum End {
     /// The client is done, or its connection broke.
     Closed,
+    /// With bytes that are no request, where no answer was begun.
+    Refused(Violation),
     /// With an answer that is the last.
     LastAnswer,
     /// Bytes follow that are no HTTP.
@@ -74,22 +75,27 @@ impl Http1 {
     pub async fn serve(self: &Rc<Self>, worker: &Rc<Worker>, connection: &Rc<Connection>) -> End {
         let mut writer = Writer::new(connection.flags.clone());
         loop {
-            let Some(head) = self.head().await else { return End::Closed };
-            let Some(parts) = message::request(&head) else {
+            let head = self.head().await;
+            if let Some(violation) = connection.flags.violation.get() {
+                return End::Refused(violation);
+            }
+            let Some(head) = head else { return End::Closed };
+            let Some(request) = message::request(&head) else {
                 connection.flags.violation.set(Some(Violation::RequestLine));
-                return End::Closed;
+                return End::Refused(Violation::RequestLine);
             };
             drop(head);
-            let asked = Asked::of(&parts);
+            let asked = Asked::of(&request);
             self.number.set(self.number.get() + 1);
-            if !asked.is_http_10 && says(&parts.headers, header::EXPECT, "100-continue") {
-                self.go_on.set(CONTINUE);
-            }
+            let is_waiting = !asked.is_http_10
+                && !self.reader.borrow().is_over()
+                && says(request.headers(), header::EXPECT, "100-continue");
+            self.go_on.set(if is_waiting { CONTINUE } else { b"" });
             let body = RequestBody { of: self.clone(), number: self.number.get() };
-            let request = Request::from_parts(parts, Inbound::Http1(body));
+            let request = request.map(|()| Inbound::Http1(body));
             let answer = handle(worker, connection, request).await;
-            if connection.flags.violation.get().is_some() {
-                return End::Closed;
+            if let Some(violation) = connection.flags.violation.get() {
+                return End::Refused(violation);
             }
             let is_refused = !self.go_on.take().is_empty();
             let (parts, mut body) = answer.into_parts();

@@ -11,7 +11,7 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     body::{Bytes, SizeHint},
     header::{self, HeaderName, HeaderValue},
-    http::{request, response},
+    http::response,
 };
 use memchr::{memchr, memchr_iter};
 use purlin_core::mesh::strict::{self, Length, MAX_FIELDS};
@@ -23,17 +23,17 @@ const MORE_FIELDS: usize = 4;
 
 /// The head of a request, which the framer found to be well formed; `None`: but its target
 /// is none.
-pub fn request(head: &Bytes) -> Option<request::Parts> {
+pub fn request(head: &Bytes) -> Option<Request<()>> {
     let end = memchr(b'\r', head)?;
     let (method, target, is_http_10) = strict::request_line(&head[..end])?;
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = Method::from_bytes(method).ok()?;
-    parts.uri = Uri::from_maybe_shared(head.slice_ref(target)).ok()?;
-    parts.version = if is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(method).ok()?;
+    *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target)).ok()?;
+    *request.version_mut() = if is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 };
     let lines = memchr_iter(b'\n', head).count();
-    parts.headers = HeaderMap::with_capacity(lines + MORE_FIELDS);
-    fields(&head.slice(end + 2..), &mut parts.headers).ok()?;
-    Some(parts)
+    *request.headers_mut() = HeaderMap::with_capacity(lines + MORE_FIELDS);
+    fields(&head.slice(end + 2..), request.headers_mut()).ok()?;
+    Some(request)
 }
 
 /// Whole lines that the framer found to be fields, up to an empty one.
@@ -158,19 +158,19 @@ pub fn length_of(size: &SizeHint) -> Length {
 }
 
 /// Writes a request's head.
-pub fn put_request(out: &mut Vec<u8>, parts: &request::Parts, length: Length) {
-    let target = parts.uri.path_and_query().map_or("/", |it| it.as_str());
-    for part in [parts.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+pub fn put_request<B>(out: &mut Vec<u8>, request: &Request<B>, length: Length) {
+    let target = request.uri().path_and_query().map_or("/", |it| it.as_str());
+    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
-    put_fields(out, &parts.headers, true);
-    if !parts.headers.contains_key(header::HOST) {
+    put_fields(out, request.headers(), true);
+    if !request.headers().contains_key(header::HOST) {
         // HTTP/1.0 may leave it out, and HTTP/1.1 may not (RFC 9112, 3.2).
         out.extend_from_slice(b"host: \r\n");
     }
     let is_empty = length == Length::Exact(0);
-    let is_said = parts.headers.contains_key(header::CONTENT_LENGTH)
-        || matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
+    let is_said = request.headers().contains_key(header::CONTENT_LENGTH)
+        || matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     if !is_empty || is_said {
         put_length(out, length);
     }
@@ -192,16 +192,17 @@ pub struct Asked {
 
 impl Asked {
     /// By this head.
-    pub fn of(parts: &request::Parts) -> Self {
-        let is_http_10 = parts.version == Version::HTTP_10;
+    pub fn of(request: &Request<()>) -> Self {
+        let is_http_10 = request.version() == Version::HTTP_10;
+        let headers = request.headers();
         Self {
-            is_head: parts.method == Method::HEAD,
+            is_head: request.method() == Method::HEAD,
             is_http_10,
             may_stay: match is_http_10 {
-                true => says(&parts.headers, header::CONNECTION, "keep-alive"),
-                false => !says(&parts.headers, header::CONNECTION, "close"),
+                true => says(headers, header::CONNECTION, "keep-alive"),
+                false => !says(headers, header::CONNECTION, "close"),
             },
-            wants_trailers: says(&parts.headers, header::TE, "trailers"),
+            wants_trailers: says(headers, header::TE, "trailers"),
         }
     }
 

@@ -133,9 +133,9 @@ async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
     if let Some(violation) = connection.flags.violation.get() {
         worker.counters.violation(violation);
         tracing::info!(peer = %connection.peer, %violation, "a request was refused");
-        return refuse(stream, violation).await;
     }
     match ended {
+        Some(End::Refused(violation)) => refuse(stream, violation).await,
         None if is_parked => {
             drop((connection, unread));
             park(&worker, Client { stream, peer, at, open, through });

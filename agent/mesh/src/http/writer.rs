@@ -44,6 +44,8 @@ pub struct Writer {
     length: Length,
     has_trailers: bool,
     is_done: bool,
+    /// Why there is no more; what there was is written all the same.
+    broken: Option<io::Error>,
     flags: Rc<Flags>,
 }
 
@@ -58,6 +60,7 @@ impl Writer {
             length: Length::Exact(0),
             has_trailers: false,
             is_done: true,
+            broken: None,
             flags,
         }
     }
@@ -86,25 +89,29 @@ impl Writer {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
         loop {
-            if self.is_done || !self.data.is_empty() || self.buffer.len() > MOST {
+            let is_over = self.is_done || self.broken.is_some();
+            if is_over || !self.data.is_empty() || self.buffer.len() > MOST {
                 ready!(self.poll_flush(stream, cx)).map_err(Broken::Connection)?;
+            }
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(Err(Broken::Body(error)));
             }
             if self.is_done {
                 return Poll::Ready(Ok(()));
             }
-            match Pin::new(&mut *body).poll_frame(cx) {
+            let put = match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Ready(Some(frame)) => {
-                    frame.and_then(|frame| self.put(frame)).map_err(Broken::Body)?;
-                    if !self.is_done && body.is_end_stream() {
-                        self.finish().map_err(Broken::Body)?;
-                    }
+                    frame.and_then(|frame| self.put(frame)).and_then(|()| {
+                        if !self.is_done && body.is_end_stream() { self.finish() } else { Ok(()) }
+                    })
                 }
-                Poll::Ready(None) => self.finish().map_err(Broken::Body)?,
+                Poll::Ready(None) => self.finish(),
                 Poll::Pending => {
                     ready!(self.poll_flush(stream, cx)).map_err(Broken::Connection)?;
                     return Poll::Pending;
                 }
-            }
+            };
+            self.broken = put.err();
         }
     }
 

@@ -97,7 +97,13 @@ pub fn clock_is_synchronized() -> bool {
 /// Hands memory that is not in use back to the kernel. The C library by itself keeps what
 /// a burst has needed, for as long as anything above it is in use.
 pub fn give_back_memory() {
-    sys::heap::give_back();
+    sys::memory::give_back_heap();
+}
+
+/// Unmaps the program's code: what is in use is mapped again piece by piece, and what only
+/// the start needed is not.
+pub fn give_back_code() {
+    sys::memory::give_back_code();
 }
 
 /// Reads every part, one after the other.

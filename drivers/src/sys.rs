@@ -9,8 +9,8 @@
 pub(crate) mod apart;
 pub(crate) mod clock;
 pub(crate) mod ethtool;
-pub(crate) mod heap;
 pub(crate) mod ipmi;
+pub(crate) mod memory;
 pub(crate) mod nvme;
 pub(crate) mod nvml;
 pub(crate) mod packet;

@@ -105,6 +105,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at addresses that could not be had, and at who the node is.
 const LOOK: Duration = Duration::from_secs(1);
+/// After this a mesh has all that it starts with.
+const STARTED: Duration = Duration::from_secs(3);
 /// How often memory is given back: the workers wait while a heap of their own is walked.
 const GIVE_BACK: Duration = Duration::from_secs(30);
 
@@ -259,6 +261,8 @@ async fn run(place: Place) -> io::Result<()> {
 
 /// Gives back what connections needed that are parked by now.
 async fn give_back() {
+    time::sleep(STARTED).await;
+    purlin_drivers::give_back_code();
     loop {
         time::sleep(GIVE_BACK).await;
         purlin_drivers::give_back_memory();

@@ -61,6 +61,8 @@ fn measure(lab: &Lab) -> Result {
     more_files()?;
     let upstream = Upstream::start(lab)?;
     let proxies = Proxies::start(lab, &upstream)?;
+    // Until what they needed to start is given back.
+    std::thread::sleep(SETTLED);
     println!("| idle | RSS MiB |\n| --- | --- |");
     for it in proxies.all() {
         println!("| {} | {:.1} |", it.name, resident(it.pid)? / 1024.0);
@@ -73,7 +75,6 @@ fn measure(lab: &Lab) -> Result {
     for it in proxies.all() {
         let before = resident(it.pid)?;
         let held = idle(it.http, IDLE)?;
-        // Until what they needed and don't hold is given back.
         std::thread::sleep(SETTLED);
         println!("| {} | {:.2} |", it.name, (resident(it.pid)? - before) / IDLE as f64);
         drop(held);

@@ -99,7 +99,7 @@ impl Table {
         check.peers(&self.peers);
         check.jwt_issuers(&self.jwt_issuers);
         check.services(&self.services, &self);
-        check.principals("mesh.relay_uplink_for", &self.relay_uplink_for);
+        check.nodes("mesh.relay_uplink_for", &self.relay_uplink_for);
         check.names("mesh.routes", self.routes.iter().map(|it| &it.name), MAX_ROUTES);
         for (n, route) in self.routes.iter().enumerate() {
             check.route(&format!("mesh.routes[{n}]"), route, &self);
@@ -418,6 +418,17 @@ impl Check {
             let limit = "a name that begins with spiffe://";
             let hint = "`purlin mesh show` has this node's own";
             self.refuse(format!("{path}[{n}]"), it, limit, hint);
+        }
+    }
+
+    /// It is agents who ask, and no workloads.
+    fn nodes(&mut self, path: &str, all: &[String]) {
+        self.principals(path, all);
+        for (n, it) in all.iter().enumerate() {
+            if authorize::of_workloads(it).is_some() {
+                let hint = "it is the node's agent that asks, and no workload";
+                self.refuse(format!("{path}[{n}]"), it, "a node's name", hint);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use httparse::{ParserConfig, Status};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     body::{Bytes, SizeHint},
-    header::{self, HeaderName, HeaderValue},
+    header::{self, Entry, HeaderName, HeaderValue},
     http::response,
 };
 use memchr::{memchr, memchr_iter};
@@ -113,6 +113,13 @@ pub fn answer(head: &Bytes, is_to_head: bool) -> io::Result<Answer> {
         add(&mut parts.headers, field.name.as_bytes(), head.slice_ref(field.value))?;
     }
     let said = said_length(&parts.headers, is_http_10)?;
+    if let Entry::Occupied(mut lengths) = parts.headers.entry(header::CONTENT_LENGTH)
+        && lengths.iter().nth(1).is_some()
+    {
+        // They are one and the same, and are said once.
+        let length = lengths.get().clone();
+        lengths.insert(length);
+    }
     let length = match () {
         () if is_to_head || has_no_body(parts.status) => Length::Exact(0),
         () => said.unwrap_or(Length::UntilClose),
@@ -268,5 +275,51 @@ fn put_length(out: &mut Vec<u8>, length: Length) {
         Length::Exact(length) => _ = write!(out, "content-length: {length}\r\n"),
         Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Length::UntilClose => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_ends_where_it_ends_whatever_pieces_it_comes_in() {
+        for (text, rest) in [
+            ("HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody\r\n\r\n", 8),
+            ("HTTP/1.1 200 OK\nA: b\n\nbody\n\n", 6),
+            ("HTTP/1.1 200 OK\r\n\nbody", 4),
+        ] {
+            for piece in 1..text.len() {
+                let (mut looked, mut end) = (0, None);
+                for come in (0..=text.len()).step_by(piece).chain([text.len()]) {
+                    end = end.or_else(|| end_of_head(&text.as_bytes()[..come], &mut looked));
+                }
+                assert_eq!(end, Some(text.len() - rest), "{text:?} in pieces of {piece}");
+            }
+        }
+        assert_eq!(end_of_head(b"HTTP/1.1 200 OK\r\nA: b\r\n\r", &mut 0), None);
+    }
+
+    #[test]
+    fn what_may_be_read_in_two_ways_is_no_length() {
+        let said = |fields: &str| {
+            let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+            answer(&Bytes::from(head), false).map(|it| (it.length, it.may_stay)).ok()
+        };
+        for (fields, expected) in [
+            ("A: b", Some((Length::UntilClose, false))),
+            ("Content-Length: 7", Some((Length::Exact(7), true))),
+            ("Content-Length: 7\r\nContent-Length: 7", Some((Length::Exact(7), true))),
+            ("Content-Length: 7\r\nConnection: x, Close", Some((Length::Exact(7), false))),
+            ("Transfer-Encoding: CHUNKED", Some((Length::Chunked, true))),
+            ("Content-Length: 7\r\nContent-Length: 8", None),
+            ("Content-Length: 7, 7", None),
+            ("Content-Length: -7", None),
+            ("Content-Length: 7\r\nTransfer-Encoding: chunked", None),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", None),
+            ("Transfer-Encoding: gzip", None),
+        ] {
+            assert_eq!(said(fields), expected, "{fields:?}");
+        }
     }
 }

@@ -756,6 +756,7 @@ mod tests {
         let mesh = v1::Mesh {
             listeners: vec![tunnel],
             services: vec![service],
+            relay_uplink_for: vec!["spiffe://r1/node/*/workload/shop/checkout".into()],
             peers: vec![
                 peer("a", "10.0.0.1:15008"),
                 peer("b", "0.0.0.0:1"),
@@ -778,6 +779,7 @@ mod tests {
             mesh.services[0].allow: shop (may be principals alone for protocol tcp; bytes have neither methods, paths nor tokens: leave them out)
             mesh.services[0].endpoints[2].address: 127.0.0.1:80 (may be each endpoint once; give it more weight instead)
             mesh.services[0].endpoints[3].node: c (may be one of mesh.peers; add it to mesh.peers with the address of its tunnel)
+            mesh.relay_uplink_for[0]: spiffe://r1/node/*/workload/shop/checkout (may be a node's name; it is the node's agent that asks, and no workload)
         "#]],
         );
     }

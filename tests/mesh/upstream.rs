@@ -107,7 +107,11 @@ fn serve(stream: TcpStream, name: &str, upstream: &Upstream) -> std::io::Result<
         reader.read_exact(&mut body)?;
         if head.to_lowercase().contains("transfer-encoding: chunked") {
             // Nobody here sends an empty line within; it ends the trailers.
-            while !body.ends_with(b"\r\n\r\n") && reader.read_until(b'\n', &mut body)? > 0 {}
+            while !body.ends_with(b"\r\n\r\n") {
+                if reader.read_until(b'\n', &mut body)? == 0 {
+                    return Ok(());
+                }
+            }
         }
         upstream.requests.fetch_add(1, Relaxed);
         if head.to_lowercase().contains("upgrade: echo") {

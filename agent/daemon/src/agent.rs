@@ -107,6 +107,8 @@ const INVENTORY_INBOX: usize = 4;
 /// From the signal to the end, at most: 3.5 s for tasks and 1 s for the disk.
 const DRAIN: Duration = Duration::from_millis(3500);
 const CLOSE_SPOOL: Duration = Duration::from_secs(1);
+/// After this the inventory was read, and the agent does what it does from then on.
+const STARTED: Duration = Duration::from_secs(15);
 /// How often memory is given back.
 const GIVE_BACK: Duration = Duration::from_secs(30);
 /// Standard output tells what was found after this time at the latest.
@@ -760,6 +762,8 @@ impl Opened {
 
 /// What the start and each burst needed, and nothing does any more.
 async fn give_back() -> Result<(), String> {
+    time::sleep(STARTED).await;
+    purlin_drivers::give_back_code();
     loop {
         time::sleep(GIVE_BACK).await;
         purlin_drivers::give_back_memory();

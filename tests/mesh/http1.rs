@@ -249,6 +249,19 @@ fn bodies(lab: &Lab) -> Result {
         connection.send("POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")?;
     ensure!(unwanted.status == 404, "{unwanted:?}");
     ensure!(connection.get("a", "/a")?.by() == "shop", "the next one");
+    // So it is where the body goes on by HTTP/2: to another listener, with no route to anything.
+    let inner = free_port()?;
+    let h2c = all(at, &shop)
+        .replace(&shop.address.to_string(), &inner.to_string())
+        .replace("name = \"it\"\nendpoints", "name = \"it\"\nprotocol = \"h2c\"\nendpoints");
+    mesh.put(&(h2c + &listener(inner).replace("web", "inner")))?;
+    let mut endless = Connection::open(at)?;
+    let chunked = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let answer = endless.send(&format!("{chunked}3\r\nabc\r\n"))?;
+    ensure!(answer.status == 404, "{answer:?}");
+    ensure!(endless.0.read(&mut [0])? == 0, "the connection goes on within the body");
+    let whole = Connection::open(at)?.send(&format!("{chunked}3\r\nabc\r\n0\r\n\r\n"))?;
+    ensure!(whole.status == 404, "{whole:?}");
     // An endpoint may answer before it has all of it.
     mesh.put(&all(at_says, &says))?;
     let mut early = Connection::open(at_says)?;

@@ -4,8 +4,8 @@ use std::{
     cell::{Cell, RefCell},
     future, io,
     pin::Pin,
-    rc::Rc,
-    task::{Context, Poll, ready},
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker, ready},
 };
 
 use hyper::{
@@ -40,6 +40,8 @@ pub struct Http1 {
     number: Cell<u64>,
     /// What is still to be said before the body is read.
     go_on: Cell<&'static [u8]>,
+    /// Who waits for more of the body, maybe in a task of its own.
+    waiting: RefCell<Option<Waker>>,
 }
 
 /// How it ended.
@@ -63,11 +65,14 @@ impl Http1 {
             reader: Reader::new(first, flags).into(),
             number: Cell::default(),
             go_on: Cell::default(),
+            waiting: RefCell::default(),
         }
     }
 
-    /// The bare connection, and what was read of it that is not taken.
+    /// The bare connection, and what was read of it that is not taken. Who still waits for a
+    /// body is told that there is no more.
     pub fn into_parts(self) -> (Stream, Bytes) {
+        self.waiting.take().into_iter().for_each(Waker::wake);
         (self.stream.into_inner(), self.reader.into_inner().unread.freeze())
     }
 
@@ -91,7 +96,7 @@ impl Http1 {
                 && !self.reader.borrow().is_over()
                 && says(request.headers(), header::EXPECT, "100-continue");
             self.go_on.set(if is_waiting { CONTINUE } else { b"" });
-            let body = RequestBody { of: self.clone(), number: self.number.get() };
+            let body = RequestBody::new(self);
             let request = request.map(|()| Inbound::Http1(body));
             let answer = handle(worker, connection, request).await;
             if let Some(violation) = connection.flags.violation.get() {
@@ -128,7 +133,7 @@ impl Http1 {
     /// Reads what there is of a body that nobody read, if it isn't much.
     fn is_rest_read(&self) -> bool {
         let (mut reader, mut stream) = (self.reader.borrow_mut(), self.stream.borrow_mut());
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         let mut left = UNWANTED;
         while !reader.is_over() {
             let Poll::Ready(Some(Ok(frame))) = reader.poll_frame(&mut stream, &mut cx) else {
@@ -142,17 +147,23 @@ impl Http1 {
     }
 }
 
-/// The body of a request, read from its connection.
+/// The body of a request, read from its connection while that is there and at it.
 #[derive(Debug)]
 pub struct RequestBody {
-    of: Rc<Http1>,
+    of: Weak<Http1>,
     number: u64,
+    is_over: bool,
 }
 
 impl RequestBody {
-    /// Whether the connection's bytes are another request's by now.
-    fn is_past(&self) -> bool {
-        self.number != self.of.number.get()
+    fn new(of: &Rc<Http1>) -> Self {
+        let is_over = of.reader.borrow().is_over();
+        Self { of: Rc::downgrade(of), number: of.number.get(), is_over }
+    }
+
+    /// The connection, unless its bytes are another request's by now.
+    fn connection(&self) -> Option<Rc<Http1>> {
+        self.of.upgrade().filter(|it| it.number.get() == self.number)
     }
 }
 
@@ -161,31 +172,37 @@ impl HttpBody for RequestBody {
     type Error = io::Error;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.is_past() {
+        if self.is_over {
             return Poll::Ready(None);
         }
-        let mut stream = self.of.stream.borrow_mut();
-        let mut reader = self.of.reader.borrow_mut();
-        while !self.of.go_on.get().is_empty() && reader.unread.is_empty() {
-            let go_on = self.of.go_on.get();
+        let Some(of) = self.connection() else {
+            return Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())));
+        };
+        let (mut stream, mut reader) = (of.stream.borrow_mut(), of.reader.borrow_mut());
+        while !of.go_on.get().is_empty() && reader.unread.is_empty() {
+            let go_on = of.go_on.get();
             let written = ready!(Pin::new(&mut *stream).poll_write(cx, go_on))?;
-            self.of.go_on.set(&go_on[written..]);
+            of.go_on.set(&go_on[written..]);
         }
-        self.of.go_on.set(b"");
-        reader.poll_frame(&mut stream, cx)
+        of.go_on.set(b"");
+        let polled = reader.poll_frame(&mut stream, cx);
+        self.is_over = reader.is_over();
+        *of.waiting.borrow_mut() = polled.is_pending().then(|| cx.waker().clone());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_past() || self.of.reader.borrow().is_over()
+        self.is_over
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.is_past() {
-            true => SizeHint::with_exact(0),
-            false => self.of.reader.borrow().size_hint(),
+        match self.connection() {
+            _ if self.is_over => SizeHint::with_exact(0),
+            Some(of) => of.reader.borrow().size_hint(),
+            None => SizeHint::default(),
         }
     }
 }

@@ -128,7 +128,6 @@ async fn serve_http1(worker: Rc<Worker>, client: Client, first: Vec<u8>) {
     });
     let ended = ended.await;
     drop((entry, served));
-    // A body that an endpoint is still sent would hold it.
     let Some((mut stream, unread)) = Rc::into_inner(http1).map(Http1::into_parts) else { return };
     if let Some(violation) = connection.flags.violation.get() {
         worker.counters.violation(violation);

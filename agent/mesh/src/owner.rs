@@ -179,6 +179,8 @@ impl Owner {
         owner.problems.iter().for_each(|problem| tracing::error!(problem));
         // What the table doesn't have any more.
         owner.handed.clear();
+        // Also where there is no table: the first one that comes may speak of the rack.
+        owner.look_who();
         owner
     }
 

@@ -21,7 +21,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
     sync::{Notify, mpsc, watch},
-    task::{AbortHandle, spawn_local},
+    task::{self, AbortHandle, spawn_local},
     time,
 };
 
@@ -144,6 +144,9 @@ impl Worker {
         let mut released = self.released.clone();
         // One that is gone reads none either.
         _ = time::timeout(RELEASE, released.wait_for(|it| *it)).await;
+        // What was passed on before that is in the inbox, and is taken over first: else a
+        // client that has a session would be given another.
+        task::yield_now().await;
     }
 
     /// Passes a connection on to the mesh that took over; without one it ends.

@@ -254,7 +254,7 @@ fn bodies(lab: &Lab) -> Result {
     let h2c = all(at, &shop)
         .replace(&shop.address.to_string(), &inner.to_string())
         .replace("name = \"it\"\nendpoints", "name = \"it\"\nprotocol = \"h2c\"\nendpoints");
-    mesh.put(&(h2c + &listener(inner).replace("web", "inner")))?;
+    mesh.put(&(h2c.clone() + &listener(inner).replace("web", "inner")))?;
     let mut endless = Connection::open(at)?;
     let chunked = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let answer = endless.send(&format!("{chunked}3\r\nabc\r\n"))?;
@@ -262,6 +262,17 @@ fn bodies(lab: &Lab) -> Result {
     ensure!(endless.0.read(&mut [0])? == 0, "the connection goes on within the body");
     let whole = Connection::open(at)?.send(&format!("{chunked}3\r\nabc\r\n0\r\n\r\n"))?;
     ensure!(whole.status == 404, "{whole:?}");
+    // And that breaks off, too, without the endpoint's fault.
+    let to_shop = all(inner, &shop).replace("\"web\"", "\"inner\"").replace("\"it\"", "\"shop\"");
+    mesh.put(&(h2c + &to_shop))?;
+    ensure!(Connection::open(at)?.get("a", "/")?.by() == "shop", "over HTTP/2");
+    let mut broken = Connection::open(at)?;
+    broken.0.write_all(format!("{post}\r\nabc").as_bytes())?;
+    broken.0.shutdown(Shutdown::Write)?;
+    let answer = broken.answer()?;
+    ensure!(answer.status == 400 && answer.body.contains("broke off"), "{answer:?}");
+    let all_of: Endpoints = mesh.node.cli(&["mesh", "endpoints", "-o", "json"])?.json()?;
+    ensure!(all_of.endpoints.iter().all(|it| it.failures == 0), "{all_of:?}");
     // An endpoint may answer before it has all of it.
     mesh.put(&all(at_says, &says))?;
     let mut early = Connection::open(at_says)?;

@@ -2,7 +2,7 @@
 //! hand: weights, stepping back, spilling, breakers, limits, hashes, taps and drains.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::Stdio,
@@ -144,12 +144,14 @@ fn waiting(at: SocketAddr, host: &str, ms: u32, count: usize) -> Result<Vec<Conn
 
 /// Until so many requests are under way at a service.
 fn under_way(mesh: &Mesh, service: &str, count: u32) -> Result {
-    wait::until("so many are under way", SOON, || {
+    let mut seen = BTreeSet::new();
+    wait::until(&format!("{count} are under way"), SOON, || {
         let all = mesh.node.cli(&["mesh", "endpoints", "-o", "json"]);
         let all: Endpoints = all.and_then(|it| it.json()).map_err(|e| format!("{e:?}"))?;
         let of = all.endpoints.iter().filter(|it| it.service == service);
         let now: u32 = of.map(|it| it.active).sum();
-        if now == count { Ok(()) } else { Err(format!("{now}")) }
+        seen.insert(now);
+        if now == count { Ok(()) } else { Err(format!("{now}, and in all this time {seen:?}")) }
     })
 }
 

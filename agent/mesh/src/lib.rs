@@ -190,13 +190,12 @@ async fn run(place: Place) -> io::Result<()> {
     let seats = Seat::all(cores).into_iter().enumerate();
     let tap = Arc::new(Tap::new(started));
     let clock = Clock::new(place.clock_unix_s);
-    let (release, released) = watch::channel(inherited.is_none());
     let finder = Finder::start()?;
     let shared = worker::Shared {
         started,
         clock: clock.clone(),
         tap: tap.clone(),
-        released,
+        is_released: inherited.is_none(),
         finder: finder.clone(),
     };
     let workers =
@@ -211,7 +210,7 @@ async fn run(place: Place) -> io::Result<()> {
     let control = Arc::new(Control::new(owner, place.agents, executable, socket, tap));
     tracing::info!(workers = cores, generation = control.owner().status().generation, "ready");
     match inherited {
-        Some(inherited) => inherited.take_over(control.owner().adopter(release))?,
+        Some(inherited) => inherited.take_over(control.owner().adopter())?,
         // Without systemd there is nobody to tell.
         None => _ = sd_notify::notify(&[NotifyState::Ready]),
     }

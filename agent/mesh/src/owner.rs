@@ -447,7 +447,7 @@ impl Owner {
 
     /// What gives the workers what another mesh had: connections in turn, and a session to
     /// the one that has its socket. Datagrams are read once it is told so, or gone.
-    pub fn adopter(&self, release: watch::Sender<bool>) -> impl FnMut(Passed) + Send + 'static {
+    pub fn adopter(&self) -> impl FnMut(Passed) + Send + 'static {
         let workers: Vec<_> = self.workers.iter().map(|it| it.commands.clone()).collect();
         let mut turn = 0;
         move |passed| {
@@ -458,8 +458,7 @@ impl Owner {
                 }
                 Passed::Session(session) => (session.index, Command::AdoptSession(session)),
                 Passed::Released => {
-                    _ = release.send(true);
-                    return;
+                    return workers.iter().for_each(|it| _ = it.send(Command::Released));
                 }
             };
             // A worker that is gone has said why.

@@ -7,7 +7,11 @@ use std::{
     rc::Rc,
 };
 
-use hyper::{Request, Response, body::Incoming, client::conn::http2};
+use hyper::{
+    Request, Response,
+    body::{Body as _, Incoming},
+    client::conn::http2,
+};
 use hyper_util::rt::TokioIo;
 use purlin_core::mesh::{model::AppProtocol, workload::Workload};
 use tokio::task::spawn_local;
@@ -55,8 +59,8 @@ impl Sender {
         }
     }
 
-    /// Sends a request; what stays is without the body, if that was sent. By HTTP/1 the
-    /// answer's body is read from the connection.
+    /// Sends a request; one without a body stays, to be sent again. By HTTP/1 the answer's
+    /// body is read from the connection.
     pub async fn send(
         &mut self,
         request: &mut Request<Upload>,
@@ -68,12 +72,15 @@ impl Sender {
                 Err(Broken::Body(error)) => Err(Unanswered::ByClient(error)),
             },
             Sender::Http2(sender) => {
-                let sent = copy(request);
+                let sent = match request.body().is_end_stream() {
+                    true => copy(request),
+                    false => mem::take(request),
+                };
                 match sender.try_send_request(sent).await {
                     Ok(answer) => Ok(answer.map(Some)),
                     Err(mut error) => Err(match error.take_message() {
                         Some(unsent) => {
-                            *request.body_mut() = unsent.into_body();
+                            *request = unsent;
                             Unanswered::Unsent
                         }
                         None => Unanswered::Broken(io::Error::other(error.into_error())),
@@ -91,9 +98,9 @@ impl Sender {
     }
 }
 
-/// The same request, with the body.
-fn copy(request: &mut Request<Upload>) -> Request<Upload> {
-    let mut copy = Request::new(mem::take(request.body_mut()));
+/// The same request once more; it has no body.
+fn copy(request: &Request<Upload>) -> Request<Upload> {
+    let mut copy = Request::new(Upload::default());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();

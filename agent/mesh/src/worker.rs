@@ -20,8 +20,8 @@ use purlin_core::mesh::{
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
-    sync::{Notify, mpsc, watch},
-    task::{self, AbortHandle, spawn_local},
+    sync::{Notify, mpsc},
+    task::{AbortHandle, spawn_local},
     time,
 };
 
@@ -73,6 +73,8 @@ pub enum Command {
     Adopt(Connection),
     /// The same of UDP.
     AdoptSession(udp::Passed),
+    /// The mesh before this one reads no datagrams any more; what it passed on came before.
+    Released,
 }
 
 /// The table in force. The outer count is this thread's own: the inner one is a cache
@@ -102,7 +104,8 @@ pub struct Worker {
     /// Tokens whose signature is good.
     pub tokens: Tokens,
     clock: Clock,
-    released: watch::Receiver<bool>,
+    is_released: Cell<bool>,
+    release_came: Notify,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// Who looks at requests.
@@ -141,12 +144,11 @@ impl Worker {
 
     /// Waits until the mesh before this one reads no datagrams any more.
     pub async fn released(&self) {
-        let mut released = self.released.clone();
-        // One that is gone reads none either.
-        _ = time::timeout(RELEASE, released.wait_for(|it| *it)).await;
-        // What was passed on before that is in the inbox, and is taken over first: else a
-        // client that has a session would be given another.
-        task::yield_now().await;
+        let came = self.release_came.notified();
+        if !self.is_released.get() {
+            // One that is gone reads none either.
+            _ = time::timeout(RELEASE, came).await;
+        }
     }
 
     /// Passes a connection on to the mesh that took over; without one it ends.
@@ -205,15 +207,15 @@ pub struct Shared {
     pub clock: Clock,
     /// Who looks at requests.
     pub tap: Arc<Tap>,
-    /// Whether the mesh before this one reads no datagrams any more.
-    pub released: watch::Receiver<bool>,
+    /// Whether there is no mesh before this one that still reads datagrams.
+    pub is_released: bool,
     /// Who finds cgroups.
     pub finder: Finder,
 }
 
 /// Starts a worker.
 pub fn start(number: usize, seed: u64, seat: Option<Seat>, shared: Shared) -> io::Result<Handle> {
-    let Shared { started, clock, tap, released, finder } = shared;
+    let Shared { started, clock, tap, is_released, finder } = shared;
     let (commands, inbox) = mpsc::unbounded_channel();
     let counters = Arc::new(Counters::default());
     let of_worker = counters.clone();
@@ -240,7 +242,8 @@ pub fn start(number: usize, seed: u64, seat: Option<Seat>, shared: Shared) -> io
             sessions: Sessions::default(),
             tokens: Tokens::new(clock.now()),
             clock,
-            released,
+            is_released: Cell::new(is_released),
+            release_came: Notify::new(),
             counters: of_worker,
             tap,
             is_draining: Cell::new(false),
@@ -297,6 +300,10 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>) {
             }
             Command::Adopt(passed) => adopt(&worker, passed),
             Command::AdoptSession(passed) => udp::adopt(&worker, passed),
+            Command::Released => {
+                worker.is_released.set(true);
+                worker.release_came.notify_waiters();
+            }
             Command::Drain(heir) => {
                 listening.drain().flat_map(|(_, all)| all).for_each(|it| it.abort());
                 worker.is_draining.set(true);

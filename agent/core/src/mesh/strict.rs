@@ -376,7 +376,7 @@ fn begins_well(partial: &[u8]) -> Result<(), Violation> {
 }
 
 /// The name of a field and its value without the spaces around it.
-pub fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Violation::Folding);
     }

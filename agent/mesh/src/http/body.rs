@@ -61,9 +61,7 @@ impl Answered {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let polled = match (&mut self.streamed, self.lease.as_mut().map(Lease::sender_mut)) {
-            (Some(body), _) => {
-                Pin::new(body).poll_frame(cx).map(|it| it.map(|it| it.map_err(io::Error::other)))
-            }
+            (Some(body), _) => streamed(body, cx),
             (None, Some(Sender::Http1(exchange))) => exchange.poll_frame(cx),
             (None, _) => Poll::Ready(None),
         };
@@ -147,9 +145,7 @@ impl HttpBody for Inbound {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
             Inbound::Http1(body) => Pin::new(body).poll_frame(cx),
-            Inbound::Http2(body) => {
-                Pin::new(body).poll_frame(cx).map(|it| it.map(|it| it.map_err(io::Error::other)))
-            }
+            Inbound::Http2(body) => streamed(body, cx),
         }
     }
 
@@ -226,6 +222,11 @@ impl Drop for Upload {
             self.route.iter().chain(endpoint).for_each(|it| it.received(self.received));
         }
     }
+}
+
+/// The next piece of what comes by HTTP/2.
+fn streamed(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    Pin::new(body).poll_frame(cx).map(|it| it.map(|it| it.map_err(io::Error::other)))
 }
 
 fn bytes_of(polled: &Poll<Option<io::Result<Frame<Bytes>>>>) -> u64 {

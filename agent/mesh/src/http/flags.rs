@@ -23,6 +23,8 @@ pub struct Flags {
     pub is_read_pending: Cell<bool>,
     /// Whether the other end takes no more.
     pub is_write_blocked: Cell<bool>,
+    /// Whether a body broke off, or was none.
+    pub is_body_broken: Cell<bool>,
     /// Why it was refused.
     pub violation: Cell<Option<Violation>>,
     phase: Cell<Phase>,

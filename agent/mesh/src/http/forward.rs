@@ -2,6 +2,7 @@
 //! was sent.
 
 use std::{
+    io,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -132,9 +133,11 @@ pub async fn forward(
                 return Ok(from_endpoint(answer, lease, under, begun, idle));
             }
             Ok(Err(Unanswered::ByClient(error))) => {
-                tracing::debug!(peer = %connection.peer, %error, "a request broke off");
-                let text = "the body of the request broke off\n";
-                return Err((Refusal(StatusCode::BAD_REQUEST, text), begun));
+                return Err((broke_off(connection, &error), begun));
+            }
+            // By HTTP/2 the endpoint's connection has sent the body, and knows of no reason.
+            Ok(Err(Unanswered::Broken(error))) if connection.flags.is_body_broken.get() => {
+                return Err((broke_off(connection, &error), begun));
             }
             Ok(Err(why)) => {
                 if is_fresh {
@@ -171,15 +174,20 @@ async fn lease(
     target: &Target,
     key: Key,
     may_be_old: bool,
-) -> std::io::Result<(Lease, bool)> {
+) -> io::Result<(Lease, bool)> {
     if may_be_old && let Some(sender) = worker.pool.take(&key) {
         return Ok((Lease::new(worker, key, sender), false));
     }
     let stream = accept::connect(worker, endpoint, target, from).await?;
-    let sender =
-        Sender::start(stream, target.service.protocol).await.map_err(std::io::Error::other)?;
+    let sender = Sender::start(stream, target.service.protocol).await.map_err(io::Error::other)?;
     worker.pool.opened();
     Ok((Lease::new(worker, key, sender), true))
+}
+
+/// Nobody's fault but the client's.
+fn broke_off(connection: &Connection, error: &io::Error) -> Refusal {
+    tracing::debug!(peer = %connection.peer, %error, "a request broke off");
+    Refusal(StatusCode::BAD_REQUEST, "the body of the request broke off\n")
 }
 
 /// The endpoint says itself that it can't, and another may.

@@ -134,6 +134,18 @@ impl Reader {
         stream: &mut Stream,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let polled = self.poll_piece(stream, cx);
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.flags.is_body_broken.set(true);
+        }
+        polled
+    }
+
+    fn poll_piece(
+        &mut self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         loop {
             if self.framer.is_between() {
                 self.flags.is_in(Phase::Between);

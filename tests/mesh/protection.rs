@@ -20,12 +20,13 @@ use crate::{
     upstream::Upstream,
 };
 
-pub fn tests() -> [Test; 7] {
+pub fn tests() -> [Test; 8] {
     [
         test("a_new_backend_that_fails_is_stepped_back_from_for_good", 120, stepped_back),
         test("a_full_rack_spills_to_the_core_and_comes_back", 90, spilled),
         test("requests_are_split_by_weight", 60, weighed),
         test("a_breaker_opens_at_its_limit_and_by_hand", 60, broken),
+        test("one_request_after_another_is_never_over_a_limit_of_one", 60, one_by_one),
         test("a_drained_endpoint_gets_nothing_new_and_a_tap_shows_who_answered", 60, by_hand),
         test("a_hash_moves_only_what_was_on_the_endpoint_that_went", 60, hashed),
         test("the_proxy_protocol_is_read_and_written_in_both_versions", 60, proxied),
@@ -213,6 +214,21 @@ fn broken(lab: &Lab) -> Result {
     ensure!(closed.code == 0 && get(at, "shop.rack", "/")?.status == 200, "{closed:?}");
     let none = mesh.node.cli(&["mesh", "break", "nobody"])?;
     ensure!(none.code != 0 && none.stderr.contains("nobody is none of"), "{none:?}");
+    Ok(())
+}
+
+fn one_by_one(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    mesh.put(&(listener(at) + &service_of("shop", "max_requests = 1", &[plain(&shop)])))?;
+    // Over connections that are different workers'.
+    let mut connections =
+        (0..8).map(|_| Connection::open(at)).collect::<std::io::Result<Vec<_>>>()?;
+    for n in 0..4000 {
+        let answer = connections[n % 8].get("shop.rack", "/")?;
+        ensure!(answer.status == 200, "request {n}: {answer:?}");
+    }
     Ok(())
 }
 

@@ -28,8 +28,10 @@ use crate::clock;
 
 /// Between two looks at whether the mesh still has the table.
 const LOOK: Duration = Duration::from_secs(5);
-/// For a mesh that was just started to answer.
+/// For a mesh that begins just now to answer.
 const START: Duration = Duration::from_secs(5);
+/// Between two tries until it does.
+const POLL: Duration = Duration::from_millis(50);
 
 /// What the mesh is to do; `None` while that isn't known.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +87,8 @@ pub async fn run(handover: Arc<Handover>) -> Result<(), String> {
 async fn keep(handover: &Handover, wanted: &mut watch::Receiver<Wanted>) {
     loop {
         let now = wanted.borrow_and_update().clone();
-        let looked = hand_over(handover, now.table.as_deref()).await;
+        let is_new = now.number != handover.seen.borrow().number;
+        let looked = hand_over(handover, now.table.as_deref(), is_new).await;
         handover.seen.send_modify(|seen| note(seen, &handover.socket, &now, looked));
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
@@ -95,15 +98,31 @@ async fn keep(handover: &Handover, wanted: &mut watch::Receiver<Wanted>) {
 }
 
 /// Puts what is wanted in force, if it is not; how the mesh is then.
-async fn hand_over(handover: &Handover, wanted: Option<&v1::MeshTable>) -> Result<Status, Failed> {
-    let asked = ask::<Status>(&handover.socket, Method::GET, "/v1/status", Bytes::new()).await;
-    let status = match (asked, &handover.child, wanted.filter(|it| it.mesh.is_some())) {
-        (Err(Failed::Unreachable(_)), Some(child), Some(_)) => started(handover, child).await?,
-        (Err(Failed::Unreachable(error)), None, Some(_)) => {
-            let hint = "`systemctl status purlin-mesh` may tell why";
-            return Err(Failed::Unreachable(format!("{error}; {hint}")));
+async fn hand_over(
+    handover: &Handover,
+    wanted: Option<&v1::MeshTable>,
+    is_new: bool,
+) -> Result<Status, Failed> {
+    let deadline = time::Instant::now() + START;
+    let status = match (status(handover).await, &handover.child) {
+        (Err(Failed::Unreachable(_)), Some(child)) if has_mesh(wanted) => {
+            child.start().map_err(|error| {
+                Failed::Unreachable(format!("the mesh can't be started: {error}"))
+            })?;
+            answered(handover, deadline).await.map_err(|_| {
+                let last = child.last_words();
+                Failed::Unreachable(format!("the mesh was started and does not answer: {last}"))
+            })?
         }
-        (asked, ..) => asked?,
+        (Err(Failed::Unreachable(error)), None) if has_mesh(wanted) => {
+            // One that is just being started fails no change.
+            let answered = if is_new { answered(handover, deadline).await } else { Err(error) };
+            answered.map_err(|error| {
+                let hint = "`systemctl status purlin-mesh` may tell why";
+                Failed::Unreachable(format!("{error}; {hint}"))
+            })?
+        }
+        (asked, _) => asked?,
     };
     let Some(wanted) = wanted else { return Ok(status) };
     let is_there = (status.incarnation, status.generation)
@@ -120,25 +139,23 @@ async fn hand_over(handover: &Handover, wanted: Option<&v1::MeshTable>) -> Resul
     Ok(status)
 }
 
-/// Starts the mesh and waits until it answers.
-async fn started(handover: &Handover, child: &Child) -> Result<Status, Failed> {
-    child
-        .start()
-        .map_err(|error| Failed::Unreachable(format!("the mesh can't be started: {error}")))?;
-    let deadline = time::Instant::now() + START;
+async fn status(handover: &Handover) -> Result<Status, Failed> {
+    ask(&handover.socket, Method::GET, "/v1/status", Bytes::new()).await
+}
+
+/// Waits until the mesh answers; else why it doesn't.
+async fn answered(handover: &Handover, deadline: time::Instant) -> Result<Status, String> {
     loop {
-        match ask::<Status>(&handover.socket, Method::GET, "/v1/status", Bytes::new()).await {
+        match status(handover).await {
             Ok(status) => return Ok(status),
-            Err(_) if time::Instant::now() < deadline => {
-                time::sleep(Duration::from_millis(50)).await
-            }
-            Err(_) => {
-                let last = child.last_words();
-                let what = format!("the mesh was started and does not answer: {last}");
-                return Err(Failed::Unreachable(what));
-            }
+            Err(_) if time::Instant::now() < deadline => time::sleep(POLL).await,
+            Err(Failed::Unreachable(error) | Failed::Refused(error)) => return Err(error),
         }
     }
+}
+
+fn has_mesh(wanted: Option<&v1::MeshTable>) -> bool {
+    wanted.is_some_and(|it| it.mesh.is_some())
 }
 
 /// Takes note of a look.
@@ -148,7 +165,7 @@ fn note(
     wanted: &Wanted,
     looked: Result<Status, Failed>,
 ) {
-    let is_wanted = wanted.table.as_ref().is_some_and(|it| it.mesh.is_some());
+    let is_wanted = has_mesh(wanted.table.as_deref());
     let state = match &looked {
         Ok(_) => MeshState::Up,
         Err(Failed::Unreachable(_)) if !is_wanted => MeshState::Absent,

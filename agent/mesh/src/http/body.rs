@@ -244,7 +244,8 @@ impl Body {
 
     /// What an endpoint sends.
     pub fn of_endpoint(answered: Answered, under: Under, request: Request) -> Self {
-        Self { kind: Kind::Endpoints(answered), under: Some(under), request, sent: 0 }
+        let under = (!answered.is_end_stream()).then_some(under);
+        Self { kind: Kind::Endpoints(answered), under, request, sent: 0 }
     }
 
     /// None: what follows is no HTTP.
@@ -269,14 +270,22 @@ impl Body {
     pub fn route(&self) -> Option<&Arc<Signals>> {
         self.request.route()
     }
+
+    /// The endpoint has said all. Told before its last bytes go on: whoever has them may
+    /// ask at once for what is free now.
+    fn answered(&mut self) {
+        if let Some(under) = self.under.take()
+            && self.sent > 0
+        {
+            under.signals().sent(self.sent);
+            self.route().into_iter().for_each(|it| it.sent(self.sent));
+        }
+    }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let Some(under) = self.under.as_ref().filter(|_| self.sent > 0) {
-            under.signals().sent(self.sent);
-            self.route().into_iter().for_each(|it| it.sent(self.sent));
-        }
+        self.answered();
     }
 }
 
@@ -297,6 +306,9 @@ impl HttpBody for Body {
             Kind::Switch(_) => return Poll::Ready(None),
         };
         self.sent += bytes_of(&polled);
+        if polled.is_ready() && self.is_end_stream() {
+            self.answered();
+        }
         polled
     }
 

@@ -20,7 +20,7 @@ use crate::{
     upstream::Upstream,
 };
 
-pub fn tests() -> [Test; 8] {
+pub fn tests() -> [Test; 9] {
     [
         test("a_new_backend_that_fails_is_stepped_back_from_for_good", 120, stepped_back),
         test("a_full_rack_spills_to_the_core_and_comes_back", 90, spilled),
@@ -29,6 +29,7 @@ pub fn tests() -> [Test; 8] {
         test("one_request_after_another_is_never_over_a_limit_of_one", 60, one_by_one),
         test("a_drained_endpoint_gets_nothing_new_and_a_tap_shows_who_answered", 60, by_hand),
         test("a_hash_moves_only_what_was_on_the_endpoint_that_went", 60, hashed),
+        test("what_is_hashed_decides_and_nothing_else", 60, hashed_on),
         test("the_proxy_protocol_is_read_and_written_in_both_versions", 60, proxied),
     ]
 }
@@ -324,6 +325,38 @@ fn hashed(lab: &Lab) -> Result {
         );
         ensure!(astray.len() <= may_stray, "{policy}: {} keys astray", astray.len());
         ensure!(of_gone.len() <= KEYS / 5 + KEYS * 15 / 100, "{policy}: {}", of_gone.len());
+    }
+    Ok(())
+}
+
+fn hashed_on(lab: &Lab) -> Result {
+    let all: Vec<_> =
+        ["a", "b", "c", "d", "e"].map(Upstream::start).into_iter().collect::<Result<_>>()?;
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    let ends: Vec<_> = all.iter().map(plain).collect();
+    // Forty requests, each on a connection of its own, that differ in this alone: they go
+    // to one place or to several.
+    for (hash_on, target, header, is_one) in [
+        ("source_ip", "/N?N", "Cookie: id=N", true),
+        ("source", "/", "X-User: u", false),
+        ("path", "/?N", "X-User: N", true),
+        ("path", "/N", "X-User: u", false),
+        ("url", "/", "X-User: N", true),
+        ("url", "/?N", "X-User: u", false),
+        ("protocol", "/N?N", "X-User: N", true),
+        ("cookie:id", "/N", "Cookie: other=N; id=1", true),
+        ("cookie:id", "/", "Cookie: other=1; id=N", false),
+    ] {
+        let what = format!("balance = {{ policy = \"maglev\", hash_on = \"{hash_on}\" }}");
+        mesh.put(&(listener(at) + &service_of("shop", &what, &ends)))?;
+        let one = |n: usize| -> Result<String> {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: shop.rack\r\n{header}\r\n\r\n");
+            let answer = Connection::open(at)?.send(&request.replace('N', &n.to_string()))?;
+            Ok(answer.by().to_owned())
+        };
+        let by = (0..40).map(one).collect::<Result<BTreeSet<_>>>()?;
+        ensure!((by.len() == 1) == is_one, "{hash_on} {target} {header}: {by:?}");
     }
     Ok(())
 }

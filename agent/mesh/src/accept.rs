@@ -266,7 +266,8 @@ pub fn source_hash(on: &HashOn, peer: SocketAddr) -> Option<u64> {
     match on {
         HashOn::SourceIp => Some(hash(peer.ip().to_canonical().to_string().as_bytes())),
         HashOn::Source => Some(hash(peer.to_string().as_bytes())),
-        HashOn::Path | HashOn::Header(_) | HashOn::Cookie(_) => None,
+        HashOn::Protocol => Some(hash(b"bytes")),
+        HashOn::Path | HashOn::Url | HashOn::Header(_) | HashOn::Cookie(_) => None,
     }
 }
 

@@ -240,6 +240,10 @@ pub enum HashOn {
     Source,
     /// The path.
     Path,
+    /// The path, and the query.
+    Url,
+    /// What the client speaks, a version of HTTP or bare bytes.
+    Protocol,
     /// A header, by its name in lower case.
     Header(String),
     /// A cookie.
@@ -253,12 +257,14 @@ impl FromStr for HashOn {
             ("source_ip", _) => Ok(HashOn::SourceIp),
             ("source", _) => Ok(HashOn::Source),
             ("path", _) => Ok(HashOn::Path),
+            ("url", _) => Ok(HashOn::Url),
+            ("protocol", _) => Ok(HashOn::Protocol),
             (_, Some(("header", name))) if !name.is_empty() => {
                 Ok(HashOn::Header(name.to_ascii_lowercase()))
             }
             (_, Some(("cookie", name))) if !name.is_empty() => Ok(HashOn::Cookie(name.into())),
             _ => Err(Impossible {
-                limit: "source_ip, source, path, header:NAME or cookie:NAME".into(),
+                limit: "source_ip, source, path, url, protocol, header:NAME or cookie:NAME".into(),
                 hint: "choose one, or leave it out".into(),
             }),
         }

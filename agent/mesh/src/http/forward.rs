@@ -202,6 +202,8 @@ fn hash_of(on: &HashOn, request: &Request<Inbound>, connection: &Connection) -> 
     match on {
         HashOn::SourceIp | HashOn::Source => accept::source_hash(on, connection.peer),
         HashOn::Path => Some(hashed(request.uri().path())),
+        HashOn::Url => request.uri().path_and_query().map(|it| hashed(it.as_str())),
+        HashOn::Protocol => Some(hashed(&format!("{:?}", request.version()))),
         HashOn::Header(name) => value(name).map(hashed),
         HashOn::Cookie(name) => affinity::cookie(request.headers(), name).map(hashed),
     }

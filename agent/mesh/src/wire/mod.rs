@@ -693,7 +693,7 @@ mod tests {
                 mesh.services[0].endpoints[0].locality: moon (may be one of node, rack, remote; leave it out to have it found by its address)
                 mesh.services[0].endpoints[0].address: shop:80 (may be IP:PORT, such as 10.0.0.1:8080 or [::1]:8080; an address and a port, an IPv6 address in brackets; names are not resolved)
                 mesh.services[0].balance.policy: best (may be one of p2c, least_request, round_robin, random, maglev, ring_hash; choose one, or leave it out)
-                mesh.services[0].balance.hash_on: header: (may be source_ip, source, path, header:NAME or cookie:NAME; choose one, or leave it out)
+                mesh.services[0].balance.hash_on: header: (may be source_ip, source, path, url, protocol, header:NAME or cookie:NAME; choose one, or leave it out)
                 mesh.services[0].timeouts.connect_ms: 1 (may be 10 to 60000; the nearest possible value is 10)
                 mesh.services[0].health_check.kind: icmp (may be one of tcp, http, grpc; choose one, or leave it out)
                 mesh.services[0].health_check.interval_ms: 1 (may be 100 to 600000; the nearest possible value is 100)

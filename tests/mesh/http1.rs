@@ -15,10 +15,13 @@ use purlin_tests::{Lab, Need, Result, ensure, lab::Test, test};
 
 use crate::{Mesh, SOON, client::Connection, free_port, listener, plain, upstream::Upstream};
 
-pub fn tests() -> [Test; 3] {
+pub fn tests() -> [Test; 5] {
     [
         test("what_an_endpoint_may_say_is_told_and_what_it_may_not_is_502", 60, answers),
         test("bodies_go_through_and_one_that_breaks_off_is_its_senders_fault", 60, bodies),
+        test("who_sends_all_before_reading_anything_gets_a_streamed_answer", 60, both_ways),
+        test("cookies_that_came_apart_by_http2_go_on_as_one", 60, cookies)
+            .needs(&[Need::Program("curl")]),
         test("big_answers_are_the_same_bytes_for_an_independent_client", 60, big)
             .needs(&[Need::Program("curl")]),
     ]
@@ -26,6 +29,8 @@ pub fn tests() -> [Test; 3] {
 
 /// Of a big answer.
 const BIG: usize = 5 << 20;
+/// More than the sockets on the way hold.
+const MUCH: usize = 48 << 20;
 
 /// What an endpoint sends in answer to `/N`, and then closes.
 const SAID: [&str; 20] = [
@@ -55,7 +60,8 @@ const SAID: [&str; 20] = [
 
 /// Says what is asked for, to the letter.
 fn say(mut stream: TcpStream, _: &str, upstream: &Upstream) -> std::io::Result<()> {
-    let head = head(&mut BufReader::new(stream.try_clone()?))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let head = head(&mut reader)?;
     upstream.requests.fetch_add(1, Relaxed);
     let path = head.split(' ').nth(1).unwrap_or_default();
     match path.trim_start_matches('/') {
@@ -77,6 +83,19 @@ fn say(mut stream: TcpStream, _: &str, upstream: &Upstream) -> std::io::Result<(
                 rest = after;
             }
             stream.write_all(b"0\r\n\r\n")
+        }
+        "both" => {
+            let mut writer = stream.try_clone()?;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {MUCH}\r\n\r\n");
+            let said = thread::spawn(move || {
+                writer.write_all(head.as_bytes())?;
+                writer.write_all(&vec![b'y'; MUCH - 1])?;
+                Ok::<_, std::io::Error>(writer)
+            });
+            // Its last byte tells whether all was had.
+            let had = std::io::copy(&mut reader.take(MUCH as u64), &mut std::io::sink())?;
+            let ends = if had == MUCH as u64 { b"z" } else { b"n" };
+            said.join().map_err(|_| std::io::Error::other("it panicked"))??.write_all(ends)
         }
         "refuses" => {
             stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno\n")?;
@@ -282,6 +301,36 @@ fn bodies(lab: &Lab) -> Result {
     let answer = early.answer()?;
     ensure!(answer.status == 413 && answer.body == "no\n", "{answer:?}");
     ensure!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    Ok(())
+}
+
+fn both_ways(lab: &Lab) -> Result {
+    let it = Upstream::start_with("it", "127.0.0.1:0", say)?;
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    mesh.put(&all(at, &it))?;
+    let mut client = Connection::open(at)?;
+    let head = format!("POST /both HTTP/1.1\r\nHost: a\r\nContent-Length: {MUCH}\r\n\r\n");
+    client.0.write_all(head.as_bytes())?;
+    client.0.write_all(&vec![b'x'; MUCH])?;
+    let answer = client.answer()?;
+    ensure!(answer.status == 200 && answer.body.len() == MUCH, "{}", answer.body.len());
+    ensure!(answer.body.ends_with('z'), "the endpoint has not all of the request");
+    ensure!(client.get("a", "/5")?.status == 204, "and the connection goes on");
+    Ok(())
+}
+
+fn cookies(lab: &Lab) -> Result {
+    let shop = Upstream::start("shop")?;
+    let mesh = Mesh::standalone(lab)?;
+    let at = free_port()?;
+    mesh.put(&all(at, &shop))?;
+    let url = format!("http://{at}/");
+    let apart = ["-H", "Cookie: a=1", "-H", "Cookie: b=2; c=3", &url];
+    let curl =
+        Command::new("curl").args(["-sS", "--http2-prior-knowledge"]).args(apart).output()?;
+    let seen = String::from_utf8_lossy(&curl.stdout);
+    ensure!(curl.status.success() && seen.contains("\r\ncookie: a=1; b=2; c=3\r\n"), "{seen}");
     Ok(())
 }
 

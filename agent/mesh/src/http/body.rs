@@ -71,6 +71,13 @@ impl Answered {
         polled
     }
 
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.lease.as_mut().map(Lease::sender_mut) {
+            Some(Sender::Http1(exchange)) => exchange.poll_upload(cx),
+            _ => Ok(()),
+        }
+    }
+
     /// The connection is another request's, once this one is over.
     fn let_go(&mut self) {
         if self.is_end_stream()
@@ -269,6 +276,14 @@ impl Body {
     /// What is told of its route.
     pub fn route(&self) -> Option<&Arc<Signals>> {
         self.request.route()
+    }
+
+    /// Sends on what there is of the request, while nobody takes the answer.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::Endpoints(answered) => answered.poll_upload(cx),
+            Kind::Own(_) | Kind::Switch(_) => Ok(()),
+        }
     }
 
     /// The endpoint has said all. Told before its last bytes go on: whoever has them may

@@ -76,7 +76,7 @@ impl Exchange {
 
     /// Sends what there is of the request. An endpoint that takes no more of it may have
     /// answered.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(upload) = &mut self.upload else { return Ok(()) };
         match self.writer.poll_body(&self.stream, upload, cx) {
             Poll::Pending => return Ok(()),

@@ -242,6 +242,9 @@ fn for_endpoint(
         if request.uri().scheme().is_some() || request.uri().authority().is_some() {
             *request.uri_mut() = origin(request.uri());
         }
+        if request.version() == hyper::Version::HTTP_2 {
+            headers::join_cookies(request.headers_mut());
+        }
         *request.version_mut() = hyper::Version::HTTP_11;
     }
 }
@@ -263,6 +266,7 @@ fn from_endpoint(
             }
         };
     }
+    headers::end_named(answer.headers_mut());
     headers::end_hop(answer.headers_mut());
     answer.map(|streamed| Body::of_endpoint(Answered::new(lease, streamed), under, begun))
 }

@@ -35,6 +35,7 @@ pub async fn handle(
 ) -> Response<Body> {
     Counters::one(&worker.counters.requests);
     let began = Instant::now();
+    headers::end_named(request.headers_mut());
     let trace = trace(worker, request.headers_mut());
     let begun = Begun::begin(connection);
     let is_http1 = request.version() < hyper::Version::HTTP_2;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use hyper::{
     HeaderMap, Method, Version,
-    header::{self, Entry, HeaderName, HeaderValue},
+    header::{self, Entry, HeaderName, HeaderValue, OccupiedEntry},
 };
 use purlin_core::mesh::{model::HeaderEdit, trace::Trace};
 
@@ -20,17 +20,24 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Takes away what is for one hop only. `TE: trailers` stays: gRPC asks for it.
+/// Takes away what the sender says to be for one hop only. That comes before anything is
+/// added: else a client could have taken away what a rule says of it.
+pub fn end_named(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let named: Vec<HeaderName> = (headers.get_all(header::CONNECTION).iter())
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| !HOP_BY_HOP.contains(name))
+        .collect();
+    named.iter().for_each(|name| _ = headers.remove(name));
+}
+
+/// Takes away what is always for one hop only. `TE: trailers` stays: gRPC asks for it.
 pub fn end_hop(headers: &mut HeaderMap) {
     let wants_trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = (headers.get_all(header::CONNECTION).iter())
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        named.iter().for_each(|name| _ = headers.remove(name));
-    }
     HOP_BY_HOP.iter().for_each(|name| _ = headers.remove(name));
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -63,14 +70,27 @@ pub fn forwarded(headers: &mut HeaderMap, peer: &HeaderValue) {
     match headers.entry(FORWARDED_FOR) {
         Entry::Vacant(entry) => _ = entry.insert(peer.clone()),
         Entry::Occupied(mut entry) => {
-            let before: Vec<_> = entry.iter().map(HeaderValue::as_bytes).collect();
-            let all = [&before.join(&b", "[..]), &b", "[..], peer.as_bytes()].concat();
-            if let Ok(value) = HeaderValue::from_bytes(&all) {
-                entry.insert(value);
-            }
+            entry.append(peer.clone());
+            join(&mut entry, b", ");
         }
     }
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+}
+
+/// Makes one cookie header of several: HTTP/2 may part them, HTTP/1 may not (RFC 9113, 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    if let Entry::Occupied(mut entry) = headers.entry(header::COOKIE) {
+        join(&mut entry, b"; ");
+    }
+}
+
+fn join(entry: &mut OccupiedEntry<'_, HeaderValue>, with: &[u8]) {
+    let all: Vec<_> = entry.iter().map(HeaderValue::as_bytes).collect();
+    if all.len() > 1
+        && let Ok(one) = HeaderValue::from_bytes(&all.join(with))
+    {
+        entry.insert(one);
+    }
 }
 
 /// Which trace something belongs to.
@@ -118,13 +138,15 @@ mod tests {
     #[test]
     fn what_is_for_one_hop_stays_here() {
         let mut headers = map(&[
-            ("connection", "keep-alive, X-Secret"),
+            ("connection", "keep-alive, X-Secret, upgrade"),
             ("keep-alive", "timeout=5"),
             ("x-secret", "1"),
             ("te", "trailers"),
             ("upgrade", "h2c"),
             ("accept", "*/*"),
         ]);
+        end_named(&mut headers);
+        assert!(headers.contains_key("upgrade") && !headers.contains_key("x-secret"));
         end_hop(&mut headers);
         assert_eq!(headers, map(&[("accept", "*/*"), ("te", "trailers")]));
     }

@@ -108,7 +108,15 @@ impl Http1 {
             let size = body.size_hint();
             let (length, may_stay) = asked.put_answer(writer.head(), &parts, &size, is_switch);
             writer.follows(length, asked.wants_trailers);
-            let sent = future::poll_fn(|cx| writer.poll_body(&self.stream, &mut body, cx)).await;
+            let sent = future::poll_fn(|cx| {
+                let sent = writer.poll_body(&self.stream, &mut body, cx);
+                if sent.is_pending() {
+                    // Some clients read nothing before they have sent all.
+                    body.poll_upload(cx).map_err(Broken::Body)?;
+                }
+                sent
+            });
+            let sent = sent.await;
             if let Err(Broken::Connection(error) | Broken::Body(error)) = sent {
                 tracing::debug!(peer = %connection.peer, %error, "an answer broke off");
                 return End::Closed;

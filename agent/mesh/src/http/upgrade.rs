@@ -43,6 +43,7 @@ pub fn switch(
     idle: Duration,
 ) -> Response<Body> {
     let protocol = answer.headers().get(header::UPGRADE).cloned();
+    headers::end_named(answer.headers_mut());
     headers::end_hop(answer.headers_mut());
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {

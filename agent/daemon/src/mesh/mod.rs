@@ -103,20 +103,21 @@ async fn hand_over(
     wanted: Option<&v1::MeshTable>,
     is_new: bool,
 ) -> Result<Status, Failed> {
-    let deadline = time::Instant::now() + START;
+    let began = time::Instant::now();
     let status = match (status(handover).await, &handover.child) {
         (Err(Failed::Unreachable(_)), Some(child)) if has_mesh(wanted) => {
             child.start().map_err(|error| {
                 Failed::Unreachable(format!("the mesh can't be started: {error}"))
             })?;
-            answered(handover, deadline).await.map_err(|_| {
+            answered(handover, time::Instant::now() + START).await.map_err(|_| {
                 let last = child.last_words();
                 Failed::Unreachable(format!("the mesh was started and does not answer: {last}"))
             })?
         }
         (Err(Failed::Unreachable(error)), None) if has_mesh(wanted) => {
             // One that is just being started fails no change.
-            let answered = if is_new { answered(handover, deadline).await } else { Err(error) };
+            let answered =
+                if is_new { answered(handover, began + START).await } else { Err(error) };
             answered.map_err(|error| {
                 let hint = "`systemctl status purlin-mesh` may tell why";
                 Failed::Unreachable(format!("{error}; {hint}"))
